@@ -1,0 +1,100 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The errors of the collection: each says what failed, why, and what to do about it."""
+
+from __future__ import annotations
+
+import typing as t
+
+
+class MinicloudError(Exception):
+    """The root of all errors that the collection raises on purpose.
+
+    what -- what was attempted or is wrong, one clause without a final full stop
+    why  -- the cause, in the words of whoever knows it (a hypervisor, a server, the system)
+    hint -- what the user can do about it, as a sentence
+    facts -- evidence as data; it becomes part of the failed module's result
+    """
+
+    def __init__(self, what: str, why: str = "", hint: str = "", **facts: t.Any) -> None:
+        super().__init__(what, why, hint)
+        self.what = what
+        self.why = why
+        self.hint = hint
+        self.facts = facts
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.why:
+            text = f"{text}: {self.why.strip()}"
+        if not text.endswith((".", "!", "?")):
+            text += "."
+        return f"{text} {self.hint}" if self.hint else text
+
+
+class InvalidOption(MinicloudError):
+    """What the user wrote cannot be meant; nothing was changed."""
+
+
+class NotSupported(MinicloudError):
+    """The chosen driver lacks a capability that the request needs; nothing was changed."""
+
+
+class RestartRequired(MinicloudError):
+    """A change needs the instance stopped, and the user did not allow that."""
+
+
+class MissingRequirement(MinicloudError):
+    """A program, library, device or permission is missing on this host."""
+
+
+class NotFound(MinicloudError):
+    """The instance, image or other object that was named does not exist."""
+
+
+class InUse(MinicloudError):
+    """The object cannot be removed or taken because something else uses it."""
+
+
+class Busy(MinicloudError):
+    """Another run holds the lock, and went on holding it until the time was up."""
+
+
+class RecordError(MinicloudError):
+    """A file of scope storage is damaged, unreadable, or written by a newer version."""
+
+
+class CommandFailed(MinicloudError):
+    """A command ended with an error; facts hold cmd, rc, stdout and stderr."""
+
+
+class ImageError(MinicloudError):
+    """An image could not be found, fetched, built, verified or prepared."""
+
+
+class ChecksumMismatch(ImageError):
+    """An image's content is not what its checksum promises."""
+
+
+class NoSpace(MinicloudError):
+    """A file system is full, or too small for what was asked."""
+
+
+class HypervisorError(MinicloudError):
+    """The hypervisor refused or failed to do what a driver asked of it."""
+
+
+class LaunchError(MinicloudError):
+    """An instance did not become ready.
+
+    facts -- stage (image, create, boot, address, ssh or cloud-init) and the evidence
+    that exists for it: console (last lines), hypervisor_log (last lines), cloud_init_errors.
+    """
+
+    def __init__(self, stage: str, what: str, why: str = "", hint: str = "", **facts: t.Any) -> None:
+        super().__init__(what, why, hint, stage=stage, **facts)
+        self.stage = stage

@@ -1,0 +1,118 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What the code below the modules gets from its surroundings: commands, messages, time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, MissingRequirement
+
+# Programs that ordinary users' PATH leaves out.
+_SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
+
+
+class Completed(t.NamedTuple):
+    """A command that has ended: its exit status and output, decoded."""
+
+    rc: int
+    out: str
+    err: str
+
+
+class Runner(t.Protocol):
+    """Runs a command to its end, in the C locale, without a shell."""
+
+    def __call__(
+        self,
+        argv: t.Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        cwd: str | None = None,
+        env: t.Mapping[str, str] | None = None,
+        pass_fds: t.Sequence[int] = (),
+    ) -> Completed:
+        """env is added to the environment; pass_fds stay open in the command under the same numbers."""
+
+
+class Reporter:
+    """Receives what happens while it happens. This one keeps quiet and collects the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def step(self, name: str) -> None:
+        """A part of the work named NAME begins."""
+
+    def progress(self, what: str, done: int, total: int | None, unit: str = "B") -> None:
+        """WHAT has come to DONE of TOTAL units (None: nobody knows the total)."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know although the work goes on."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+class Runtime:
+    """The surroundings of one run."""
+
+    def __init__(self, runner: Runner, reporter: Reporter | None = None) -> None:
+        self.run = runner
+        self.report = reporter or Reporter()
+
+    def program(self, name: str, package: str = "", purpose: str = "") -> str:
+        """The path of program NAME, or MissingRequirement that says which package brings it."""
+        path = find_program(name)
+        if path is None:
+            raise MissingRequirement(
+                f"the program {name} was not found on this host",
+                f"it is needed {purpose}" if purpose else "",
+                f"Install the package {package or name}.",
+                missing_program=name,
+            )
+        return path
+
+    def check(self, argv: t.Sequence[str], what: str, **kwargs: t.Any) -> str:
+        """Run a command that must succeed and return its output; WHAT says what failed if it does not."""
+        done = self.run(argv, **kwargs)
+        if done.rc != 0:
+            reason = done.err.strip() or done.out.strip() or f"{argv[0]} ended with status {done.rc} and said nothing"
+            raise CommandFailed(what, reason, cmd=list(argv), rc=done.rc, stdout=done.out, stderr=done.err)
+        return done.out
+
+
+def find_program(name: str) -> str | None:
+    """The path of a program, looked up in PATH and in the system's own directories."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_PATH])
+    return shutil.which(name, path=path)
+
+
+class Deadline:
+    """A point in time by which all of something must be done, and a pause that adapts while waiting for it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until the deadline, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.left() <= 0
+
+    def pauses(self, first: float = 0.02, longest: float = 0.5, factor: float = 1.4) -> t.Iterator[float]:
+        """Sleep a little longer each time and yield, until the deadline has passed."""
+        pause = first
+        while not self.expired():
+            yield pause
+            time.sleep(min(pause, self.left()))
+            pause = min(pause * factor, longest)
