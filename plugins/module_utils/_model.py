@@ -1,0 +1,227 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The nouns of the collection: their shapes, names, sizes and states. No input or output."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import asdict, dataclass, field
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+DEFAULT_CPUS = 1
+DEFAULT_MEMORY = 1 * GIB
+DEFAULT_DISK = 5 * GIB
+DEFAULT_IMAGE = "lts"
+
+# Less boots no cloud image; what users of Multipass know.
+MIN_MEMORY = 64 * MIB
+MIN_DISK = 64 * MIB
+
+# States that are observed.
+RUNNING, STOPPED, ABSENT = "running", "stopped", "absent"
+
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(?:I?B)?|B)?\s*\Z", re.IGNORECASE)
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_PORT = re.compile(
+    r"(?:(?:(?P<ip>[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?(?P<host>[0-9]*):)?(?P<guest>[0-9]+)(?:/(?P<protocol>tcp|udp))?\Z"
+)
+_ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """NAME if it is one that an instance (or snapshot, or network) can have, else InvalidOption."""
+    if not _NAME.match(name):
+        raise InvalidOption(
+            f"{what} {name!r} is not valid",
+            hint="A name begins with a letter, goes on with letters, digits and hyphens, ends with a letter or digit,"
+            " and has at most 63 characters.",
+        )
+    return name
+
+
+def key_of(name: str) -> str:
+    """What two names must differ in to be two names: they are compared without case."""
+    return name.lower()
+
+
+def parse_size(value: t.Union[str, int], what: str) -> int:
+    """Bytes from `512M`, `1.5G`, `10GiB`, `1T` or plain bytes; units are powers of 1024."""
+    match = _SIZE.match(str(value))
+    if not match:
+        raise InvalidOption(
+            f"{what} {value!r} is not a size",
+            hint="Write a number with a unit, such as 512M, 1.5G, 10GiB or 1T, or plain bytes.",
+        )
+    number, unit = match.groups()
+    factor = _UNITS[(unit or "").upper()]
+    return int(number) * factor if "." not in number else int(float(number) * factor)
+
+
+def format_size(size: int) -> str:
+    """A size for people: the largest unit that leaves a number of at least one, at most two decimals."""
+    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size >= factor:
+            return f"{size / factor:.2f}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{size} bytes"
+
+
+def normal_arch(arch: str) -> str:
+    """The kernel's name of an architecture (x86_64, aarch64), also from Debian's (amd64, arm64)."""
+    return _ARCHITECTURES.get(arch.lower(), arch.lower())
+
+
+class PortForward(t.NamedTuple):
+    """A port of the host that leads to a port of the guest. A host_port of 0 is chosen when it is needed."""
+
+    host_ip: str
+    host_port: int
+    guest_port: int
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        ip = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
+        return f"{ip}:{self.host_port or ''}:{self.guest_port}/{self.protocol}"
+
+    def wants(self, other: PortForward) -> bool:
+        """Whether OTHER is what this asks for, its host port chosen or not."""
+        return self == other or (not self.host_port and self == other._replace(host_port=0))
+
+
+def parse_port(text: str) -> PortForward:
+    """A forward from `[[host_ip:]host_port:]guest_port[/tcp|udp]`; the host's address is 127.0.0.1 unless given."""
+    match = _PORT.match(str(text).strip())
+    if match:
+        forward = PortForward(
+            (match["ip"] or "127.0.0.1").strip("[]"),
+            int(match["host"] or 0),
+            int(match["guest"]),
+            match["protocol"] or "tcp",
+        )
+        if forward.host_port < 65536 and 0 < forward.guest_port < 65536:
+            return forward
+    raise InvalidOption(
+        f"port {text!r} is not valid",
+        hint="Write [[host_ip:]host_port:]guest_port[/tcp|udp], such as 80, 8080:80, 0.0.0.0:8080:80 or 5353:53/udp;"
+        " ports are 1 to 65535.",
+    )
+
+
+@dataclass(frozen=True)
+class Image:
+    """A prepared image in the vault: what a disk can be backed by.
+
+    hash -- sha256 (hex) of the image as its source publishes it; of a bootstrap image, of the disk that was built
+    format -- of the file at path (qcow2); size -- of that file, bytes; virtual_size -- of the disk in it, bytes
+    os, release, version -- such as debian, bookworm, 12; empty where unknown
+    arch -- x86_64, aarch64 …; user -- the image's own login user, empty where unknown
+    source -- where it came from: a URL, a path or the package archive's release
+    """
+
+    name: str
+    hash: str
+    path: str
+    format: str
+    size: int
+    virtual_size: int
+    arch: str
+    os: str = ""
+    release: str = ""
+    version: str = ""
+    user: str = ""
+    title: str = ""
+    source: str = ""
+    created: str = ""
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """As plain data, for a record or a result."""
+        return asdict(self)
+
+
+@dataclass
+class Nic:
+    """A network interface of an instance. network -- its name; mode -- auto or manual."""
+
+    network: str
+    mac: str
+    mode: str = "auto"
+    address: str = ""
+
+
+@dataclass
+class Instance:
+    """What scope storage knows of an instance.
+
+    driver -- which made it; owner -- under which it was last started
+    phase -- creating (its parts are being made), ready (they are all there) or removing
+    cpus -- number; memory, disk -- bytes; user -- login user, empty until known
+    image -- name, hash, path, os, release, version of what its disk is backed by
+    origin -- fingerprints of the options that only count when an instance is made, by option
+    ssh_port -- the port of the host's loopback address that leads to the guest's ssh server
+    booted -- whether it has ever become ready; ready -- whether it has since its last start
+    cloud_init -- status and errors, as cloud-init reported them
+    """
+
+    name: str
+    uuid: str
+    scope: str
+    driver: str
+    created: str
+    arch: str
+    cpus: int
+    memory: int
+    disk: int
+    owner: str = ""
+    phase: str = "creating"
+    instance_type: str = "vm"
+    user: str = ""
+    autostart: bool = False
+    ssh_port: int = 0
+    booted: bool = False
+    ready: bool = False
+    image: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, t.Any] = field(default_factory=dict)
+    ports: list[PortForward] = field(default_factory=list)
+    nics: list[Nic] = field(default_factory=list)
+    host_keys: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+    cloud_init: dict[str, t.Any] = field(default_factory=dict)
+
+    @property
+    def alias(self) -> str:
+        """The name under which ssh knows the instance's host key: unique in the data directory."""
+        return f"minicloud-{self.scope}-{key_of(self.name)}"
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """As plain data, for the record."""
+        data = dict(vars(self))
+        data["ports"] = [str(port) for port in self.ports]
+        data["nics"] = [vars(nic) for nic in self.nics]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Instance:
+        """From a record's data. Raises KeyError, TypeError or InvalidOption where it is not one."""
+        values = dict(data)
+        values["ports"] = [parse_port(port) for port in values["ports"]]
+        values["nics"] = [Nic(**nic) for nic in values["nics"]]
+        return cls(**values)
+
+
+class Observed(t.NamedTuple):
+    """What a driver sees of an instance now.
+
+    state -- running or stopped (absent is what scope storage knows, not a driver)
+    addresses -- of the guest, as far as the driver knows them
+    """
+
+    state: str
+    addresses: tuple[str, ...] = ()

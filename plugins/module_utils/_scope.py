@@ -1,0 +1,307 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Scope storage: the data directory, its records, its locks and its settings.
+
+A record is written before the thing it describes is made, and replaced by write-to-temporary, fsync, rename:
+a reader sees the old one or the new one, never half of one, and needs no lock. Writers hold a lock per object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    Busy,
+    InvalidOption,
+    MinicloudError,
+    MissingRequirement,
+    NoSpace,
+    RecordError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
+
+ENVIRONMENT = "MINICLOUD_DATA_DIR"
+SYSTEM_PATH = "/var/lib/minicloud"
+
+# The newest form of each record that this version writes and can read.
+SCHEMA = 1
+
+
+def default_data_dir() -> str:
+    """Where scope storage lives unless an option says otherwise."""
+    given = os.environ.get(ENVIRONMENT)
+    if given:
+        return os.path.abspath(os.path.expanduser(given))
+    if os.geteuid() == 0:
+        return SYSTEM_PATH
+    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(base, "minicloud")
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> t.Iterator[None]:
+    """Turn an error of the file system met while DOING something into one that says what to do about it."""
+    try:
+        yield
+    except OSError as exc:
+        where = f" ({exc.filename})" if exc.filename else ""
+        why = f"{exc.strerror or exc}{where}"
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(doing, why, "Free some space on that file system, or use another data_dir.") from exc
+        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MissingRequirement(
+                doing, why, "Run as the user that the data directory belongs to, or choose another data_dir."
+            ) from exc
+        raise MinicloudError(doing, why) from exc
+
+
+def make_dir(path: str) -> str:
+    """Make a directory and its parents, private to the user; return its path."""
+    with explained(f"the directory {path} could not be made"):
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def write_file(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Put a file in place whole: whoever opens it, or finds it after a power cut, has the old content or the new."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with explained(f"{path} could not be written"):
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            with open(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def write_record(path: str, data: t.Mapping[str, t.Any]) -> None:
+    """Put a record in place, with the number of its schema."""
+    write_file(path, json.dumps({"schema": SCHEMA, **data}, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def read_record(path: str) -> dict[str, t.Any] | None:
+    """A record's data without its schema number, or None where there is no record."""
+    try:
+        with open(path, "rb") as stream:
+            data = json.loads(stream.read())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        return None
+    except OSError as exc:
+        raise RecordError(
+            f"the record {path} cannot be read",
+            exc.strerror or str(exc),
+            "Run as the user that the data directory belongs to.",
+            record=path,
+        ) from exc
+    except ValueError as exc:
+        raise _damaged(path, f"it is not whole JSON ({exc})") from exc
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise _damaged(path, "it has no schema number")
+    schema = data.pop("schema")
+    if schema > SCHEMA:
+        raise RecordError(
+            f"the record {path} was written by a newer version of minicloud.local",
+            f"its schema is {schema}, and this version knows up to {SCHEMA}",
+            "Upgrade the collection on this host; nothing was changed.",
+            record=path,
+        )
+    return data
+
+
+def _damaged(path: str, why: str) -> RecordError:
+    return RecordError(
+        f"the record {path} is damaged",
+        why,
+        "Restore the file from a backup, or move its directory away and make the object anew; nothing was changed.",
+        record=path,
+    )
+
+
+class DataDirectory:
+    """The data directory: where everything that the collection knows is kept."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = os.path.abspath(os.path.expanduser(path)) if path else default_data_dir()
+        self.keys = os.path.join(self.path, "keys")
+        self.vault = os.path.join(self.path, "vault")
+        self.known_hosts = os.path.join(self.path, "known_hosts")
+        self._settings = os.path.join(self.path, "settings.json")
+
+    def settings(self) -> dict[str, t.Any]:
+        """What is set for the whole data directory; empty where nothing was set."""
+        return read_record(self._settings) or {}
+
+    def change_settings(self, **values: t.Any) -> None:
+        """Set some of the settings and keep the others; a value of None takes a setting away."""
+        make_dir(self.path)
+        with self.lock("settings"):
+            settings = {**self.settings(), **values}
+            write_record(self._settings, {key: value for key, value in settings.items() if value is not None})
+
+    def scope(self, name: str) -> Scope:
+        """The storage of one scope."""
+        return Scope(self, name)
+
+    def scopes(self) -> list[Scope]:
+        """The scopes that have storage, by name."""
+        try:
+            names = sorted(os.listdir(os.path.join(self.path, "scopes")))
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise RecordError(
+                f"the data directory {self.path} cannot be read",
+                exc.strerror or str(exc),
+                "Run as the user that it belongs to, or name another data_dir.",
+            ) from exc
+        return [Scope(self, name) for name in names if not name.startswith(".")]
+
+    @contextlib.contextmanager
+    def lock(self, name: str, deadline: Deadline | None = None, report: Reporter | None = None) -> t.Iterator[None]:
+        """Hold the lock NAME of this data directory; Busy if somebody else holds it until the deadline (300 s)."""
+        path = os.path.join(make_dir(os.path.join(self.path, "locks")), f"{name}.lock")
+        handle = _acquire(path, name, deadline or Deadline(300), report)
+        try:
+            yield
+        finally:
+            # Unlinked while held: whoever waits on this file finds that the name leads elsewhere and starts again.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            os.close(handle)
+
+
+def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) -> int:
+    told = False
+    while True:
+        with explained(f"the lock {path} could not be opened"):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for dummy in deadline.pauses(longest=0.25):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if report and not told:
+                    report.step(f"waiting for the lock on {name}, which process {_holder(handle)} holds")
+                    told = True
+        else:
+            holder = _holder(handle)
+            os.close(handle)
+            raise Busy(
+                f"the lock on {name} was not free within {deadline.seconds:g} seconds",
+                f"process {holder} holds it",
+                "Wait for that run to end, or end it, and run this again.",
+            )
+        try:
+            current = os.stat(path)
+        except FileNotFoundError:
+            current = None
+        if current and current.st_ino == os.fstat(handle).st_ino:
+            os.truncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            return handle
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    return os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
+
+
+class Scope:
+    """The records of the instances that belong to one scope."""
+
+    def __init__(self, data: DataDirectory, name: str) -> None:
+        self.data = data
+        self.name = name
+        self._instances = os.path.join(data.path, "scopes", name, "instances")
+
+    def directory(self, name: str) -> str:
+        """The directory of an instance, there or not."""
+        return os.path.join(self._instances, key_of(name))
+
+    def _record(self, name: str) -> str:
+        return os.path.join(self.directory(name), "instance.json")
+
+    def lock(
+        self, name: str, deadline: Deadline | None = None, report: Reporter | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of one instance."""
+        return self.data.lock(f"{self.name}-instance-{key_of(name)}", deadline, report)
+
+    def read(self, name: str) -> Instance | None:
+        """The record of an instance, or None where there is none. RecordError where it cannot be used."""
+        path = self._record(name)
+        data = read_record(path)
+        if data is None:
+            return None
+        try:
+            return Instance.from_dict(data)
+        except (KeyError, TypeError, InvalidOption) as exc:
+            raise _damaged(path, f"it does not describe an instance ({exc})") from exc
+
+    def write(self, instance: Instance) -> None:
+        """Put the record of an instance in place."""
+        make_dir(self.directory(instance.name))
+        write_record(self._record(instance.name), instance.to_dict())
+
+    def remove(self, name: str) -> None:
+        """Remove an instance's directory, the record last: until then it tells the next run what is left to do."""
+        directory = self.directory(name)
+        record = os.path.basename(self._record(name))
+        with explained(f"{directory} could not be removed"):
+            for entry in os.listdir(directory) if os.path.isdir(directory) else ():
+                if entry != record:
+                    remove_path(os.path.join(directory, entry))
+            remove_path(directory)
+
+    def instances(self) -> tuple[list[Instance], list[RecordError]]:
+        """All instances of the scope by name, and what is wrong with the records that cannot be used."""
+        try:
+            names = sorted(os.listdir(self._instances))
+        except FileNotFoundError:
+            return [], []
+        except OSError as exc:
+            raise RecordError(f"{self._instances} cannot be read", exc.strerror or str(exc)) from exc
+        found, broken = [], []
+        for name in names:
+            try:
+                instance = self.read(name)
+            except RecordError as exc:
+                broken.append(exc)
+                continue
+            if instance:
+                found.append(instance)
+        return found, broken
+
+
+def remove_path(path: str) -> None:
+    """Remove a file or a whole directory; all the same if it is not there."""
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
