@@ -1,0 +1,74 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Where images come from: what users write, and what an image host answers."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+
+DEFAULT_HOST = "release"
+
+
+class Reference(t.NamedTuple):
+    """An image as users name it.
+
+    host -- the image host (release, daily, bootstrap …), or `url` or `file`
+    name -- the image's name there, the URL, or the absolute path
+    """
+
+    host: str
+    name: str
+
+    def __str__(self) -> str:
+        if self.host in ("url", "file"):
+            return self.name
+        return self.name if self.host == DEFAULT_HOST else f"{self.host}:{self.name}"
+
+
+def parse_reference(text: str) -> Reference:
+    """What `24.04`, `daily:26.04`, `https://…`, `file:///…` or a path means. InvalidOption where it means nothing."""
+    text = text.strip()
+    if "://" in text:
+        scheme = text.split("://", 1)[0].lower()
+        if scheme in ("http", "https"):
+            return Reference("url", text)
+        if scheme == "file":
+            return Reference("file", os.path.abspath(text[len("file://") :]))
+        raise InvalidOption(f"image {text!r} has a scheme that is not known", hint="Use https://, http:// or file://.")
+    if text.startswith(("/", "./", "../", "~")):
+        return Reference("file", os.path.abspath(os.path.expanduser(text)))
+    host, colon, name = text.rpartition(":")
+    if not name or (colon and not host) or ":" in host:
+        raise InvalidOption(
+            f"image {text!r} is not valid",
+            hint="Write a name such as 24.04, HOST:NAME such as daily:26.04 or bootstrap:bookworm, a URL, or a path.",
+        )
+    return Reference(host or DEFAULT_HOST, name)
+
+
+class Source(t.NamedTuple):
+    """One image as an image host offers it: where to get it and what it must be.
+
+    location -- a URL or an absolute path; empty when the host makes the image itself
+    sha256, sha512 -- hex, empty where the host promises none; size -- bytes, 0 where unknown
+    os, release, version, arch, user, title -- as in the model's Image
+    """
+
+    reference: Reference
+    location: str
+    arch: str
+    sha256: str = ""
+    sha512: str = ""
+    size: int = 0
+    os: str = ""
+    release: str = ""
+    version: str = ""
+    user: str = ""
+    title: str = ""
