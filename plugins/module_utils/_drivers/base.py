@@ -1,0 +1,98 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The contract of a driver: what the collection asks of a hypervisor.
+
+A driver is mechanism. It is given records of instances and does one thing at a time with the hypervisor; what to do,
+and in which order, is decided above. It writes no record: a caller that hands in an instance writes its record
+before and after.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
+
+
+class Driver:
+    """One hypervisor, working in one scope.
+
+    name -- of the driver; scope_name -- of the scope that its instances live in
+    capabilities -- what it can do beyond the methods here, as words of capabilities.py
+    option_names -- the keys of driver_options that it knows
+    """
+
+    name = ""
+    scope_name = ""
+    capabilities: frozenset[str] = frozenset()
+    option_names: tuple[str, ...] = ()
+
+    def __init__(self, runtime: Runtime, scope: Scope, options: t.Mapping[str, t.Any] | None = None) -> None:
+        self.runtime = runtime
+        self.scope = scope
+        self.options = dict(options or {})
+        unknown = sorted(set(self.options) - set(self.option_names))
+        if unknown:
+            raise InvalidOption(
+                f"driver_options has the key {unknown[0]!r}, which the driver {self.name} does not know",
+                hint=f"It knows: {', '.join(self.option_names) or 'none'}.",
+            )
+
+    def require(self, arch: str) -> None:
+        """Return if this host can run instances of an architecture; else MissingRequirement with the remedy."""
+        raise NotImplementedError
+
+    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
+        """What is known of each of some instances now, in their order: one bulk call to the hypervisor."""
+        raise NotImplementedError
+
+    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
+        """Make the disk, backed by the image, and the seed (NoCloud file name to content). May be called again."""
+        raise NotImplementedError
+
+    def grow_disk(self, instance: Instance) -> None:
+        """Grow the disk of a stopped instance to its record's size."""
+        raise NotImplementedError
+
+    def choose_ports(self, instance: Instance) -> None:
+        """Settle in the record which ports of the host lead to the guest; InUse if one that was asked for is taken."""
+        raise NotImplementedError
+
+    def start(self, instance: Instance) -> None:
+        """Start a stopped instance as its record describes it, and return once the hypervisor runs it."""
+        raise NotImplementedError
+
+    def forward_ports(self, instance: Instance, before: t.Sequence[t.Any]) -> None:
+        """Change the forwards of a running instance from those before to its record's."""
+        raise NotImplementedError
+
+    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
+        """Shut an instance down by its guest, or by force at once; HypervisorError if the guest does not comply."""
+        raise NotImplementedError
+
+    def delete(self, instance: Instance) -> None:
+        """End the instance by force and take away all that the driver made outside the instance's directory."""
+        raise NotImplementedError
+
+    def endpoint(self, instance: Instance) -> tuple[str, int]:
+        """The address and port at which this host reaches the guest's ssh server."""
+        raise NotImplementedError
+
+    def alive(self, instance: Instance) -> bool:
+        """Whether the hypervisor runs the instance now; cheap enough to be asked often."""
+        raise NotImplementedError
+
+    def console_log(self, instance: Instance) -> str:
+        """The file that keeps what the guest writes to its serial console."""
+        raise NotImplementedError
+
+    def log(self, instance: Instance) -> str:
+        """What the hypervisor itself said of this instance since its last start."""
+        raise NotImplementedError

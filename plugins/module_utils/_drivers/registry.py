@@ -1,0 +1,69 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Which drivers there are, what each can do, and which one a task uses. A driver's own code is imported only here."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+# The capabilities, by driver: known without importing the driver.
+CAPABILITIES: dict[str, frozenset[str]] = {
+    "qemu": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
+}
+DRIVERS = tuple(CAPABILITIES)
+
+# Drivers that share the scope of another.
+_SCOPES: dict[str, str] = {}
+
+
+def default_driver() -> str:
+    """The driver of a data directory in which none was made active."""
+    wanted = "qemu"
+    if sys.platform.startswith("linux") and platform.machine() not in ("x86_64", "amd64"):
+        wanted = "lxd"
+    return wanted if wanted in CAPABILITIES else "qemu"
+
+
+def active_driver(data: DataDirectory) -> str:
+    """The driver that is used when a task names none."""
+    return str(data.settings().get("driver") or default_driver())
+
+
+def scope_of(driver: str) -> str:
+    """The scope in which a driver's instances live."""
+    return _SCOPES.get(driver, driver)
+
+
+def load(
+    name: str | None, runtime: Runtime, data: DataDirectory, options: t.Mapping[str, t.Any] | None = None
+) -> Driver:
+    """The driver of that name (none: the active one), working in the data directory."""
+    name = name or active_driver(data)
+    scope = data.scope(scope_of(name))
+    if name == "qemu":
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
+
+        return QemuDriver(runtime, scope, options)
+    raise InvalidOption(f"there is no driver {name!r}", hint=f"Choose one of: {', '.join(DRIVERS)}.")
+
+
+def require_capability(driver: str, capability: str, what: str) -> None:
+    """Return if the driver has the capability that WHAT needs; else NotSupported, naming the drivers that have it."""
+    if capability in CAPABILITIES[driver]:
+        return
+    able = sorted(name for name, capabilities in CAPABILITIES.items() if capability in capabilities)
+    raise NotSupported(
+        f"the driver {driver} cannot do {what}",
+        hint=f"Drivers that can: {', '.join(able)}." if able else "No driver of this version can.",
+    )
