@@ -13,6 +13,7 @@ before and after.
 
 from __future__ import annotations
 
+import abc
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
@@ -21,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
 
-class Driver:
+class Driver(abc.ABC):
     """One hypervisor, working in one scope.
 
     name -- of the driver; scope_name -- of the scope that its instances live in
@@ -45,54 +46,54 @@ class Driver:
                 hint=f"It knows: {', '.join(self.option_names) or 'none'}.",
             )
 
+    @abc.abstractmethod
     def require(self, arch: str) -> None:
         """Return if this host can run instances of an architecture; else MissingRequirement with the remedy."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
         """What is known of each of some instances now, in their order: one bulk call to the hypervisor."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         """Make the disk, backed by the image, and the seed (NoCloud file name to content). May be called again."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def grow_disk(self, instance: Instance) -> None:
         """Grow the disk of a stopped instance to its record's size."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def choose_ports(self, instance: Instance) -> None:
         """Settle in the record which ports of the host lead to the guest; InUse if one that was asked for is taken."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def start(self, instance: Instance) -> None:
         """Start a stopped instance as its record describes it, and return once the hypervisor runs it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward_ports(self, instance: Instance, before: t.Sequence[t.Any]) -> None:
         """Change the forwards of a running instance from those before to its record's."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         """Shut an instance down by its guest, or by force at once; HypervisorError if the guest does not comply."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def delete(self, instance: Instance) -> None:
         """End the instance by force and take away all that the driver made outside the instance's directory."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def endpoint(self, instance: Instance) -> tuple[str, int]:
         """The address and port at which this host reaches the guest's ssh server."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def alive(self, instance: Instance) -> bool:
         """Whether the hypervisor runs the instance now; cheap enough to be asked often."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def console_log(self, instance: Instance) -> str:
         """The file that keeps what the guest writes to its serial console."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def log(self, instance: Instance) -> str:
         """What the hypervisor itself said of this instance since its last start."""
-        raise NotImplementedError

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
+import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
@@ -82,12 +84,13 @@ class Qmp:
 
     def wait_closed(self, seconds: float) -> bool:
         """Wait until QEMU has closed the connection, as it does when it ends; False if it did not in time."""
-        self._socket.settimeout(max(0.01, seconds))
-        try:
-            while self._stream.readline():
-                pass
-        except socket.timeout:
-            return False
-        except OSError:
-            return True
-        return True
+        end = time.monotonic() + seconds
+        while True:
+            readable, dummy, dummy = select.select([self._socket], [], [], max(0.0, end - time.monotonic()))
+            if not readable:
+                return False
+            try:
+                if not self._socket.recv(65536):
+                    return True
+            except OSError:
+                return True
