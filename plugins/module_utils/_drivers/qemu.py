@@ -55,7 +55,7 @@ _CONSOLE_LIMIT = 16 << 20
 # Whom QEMU runs as when root starts it, first that exists.
 _USERS = ("minicloud", "libvirt-qemu", "qemu", "nobody")
 
-_LAUNCHER = 'echo $$ > qemu.pid && exec "$@" < /dev/null > qemu.log 2>&1'
+_LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null > qemu.log 2>&1'
 
 
 class QemuDriver(Driver):

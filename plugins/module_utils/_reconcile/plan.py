@@ -1,0 +1,268 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Desired and observed become a plan: a list of named steps. Pure: nothing here touches the host."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DEFAULT_CPUS,
+    DEFAULT_DISK,
+    DEFAULT_IMAGE,
+    DEFAULT_MEMORY,
+    RUNNING,
+    STOPPED,
+    Image,
+    Instance,
+    Nic,
+    Observed,
+    PortForward,
+    format_size,
+    key_of,
+)
+
+# Steps that change nothing: they fetch, or wait.
+_PASSIVE = frozenset({"wait_ready"})
+
+# What a running machine cannot take on.
+_COLD = ("cpus", "memory", "disk")
+
+
+@dataclass
+class Wish:
+    """What a task asks of an instance; None where it has no opinion. Sizes in bytes."""
+
+    name: str
+    state: str = RUNNING
+    image: str | None = None
+    image_checksum: str | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    instance_type: str | None = None
+    arch: str | None = None
+    user: str | None = None
+    autostart: bool | None = None
+    tags: dict[str, t.Any] | None = None
+    ports: list[PortForward] | None = None
+    ssh_authorized_keys: list[str] | None = None
+    cloud_init: t.Any = None
+    vendor_data: t.Any = None
+    network_config: t.Any = None
+    meta_data: t.Any = None
+    allow_restart: bool = False
+    wait: bool = True
+    timeout: float = 300
+    cloud_init_errors: str = "fail"
+    recreate: bool = False
+    force: bool = False
+    # Fingerprints of the options that only count when an instance is made, by option.
+    origin: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wants_running(self) -> bool:
+        """Whether the instance is to run in the end."""
+        return self.state in (RUNNING, "restarted")
+
+
+@dataclass
+class Plan:
+    """What to do, and what will be.
+
+    steps -- names, in order; after -- the instance as it will be (None: gone), with what only the real run can know
+    left empty; state -- that it will be in; drift -- what differs but is not acted on, as sentences
+    """
+
+    steps: list[str] = field(default_factory=list)
+    after: Instance | None = None
+    state: str = STOPPED
+    drift: list[str] = field(default_factory=list)
+
+    @property
+    def changes(self) -> bool:
+        """Whether carrying it out changes anything."""
+        return any(step not in _PASSIVE for step in self.steps)
+
+
+def make_plan(
+    wish: Wish, current: Instance | None, observed: Observed | None, image: Image | None, host_arch: str, driver: str
+) -> Plan:
+    """The way from what is (current and observed; None: there is none) to what is wished.
+
+    image -- the wished image if the vault has it. Raises InvalidOption or RestartRequired.
+    """
+    leftovers = current is not None and current.phase != "ready"
+    if wish.state == "absent":
+        return Plan(["delete"] if current else [], None, "absent")
+    if current is None or leftovers or observed is None:
+        plan = _creation(wish, image, host_arch, driver)
+        if leftovers:
+            plan.steps.insert(0, "remove_leftovers")
+        return plan
+
+    drift = _drift(wish, current)
+    if drift and wish.recreate:
+        plan = _creation(wish, image, host_arch, driver)
+        plan.steps.insert(1 if plan.steps[0] == "fetch_image" else 0, "delete")
+        return plan
+    return _change(wish, current, observed, drift)
+
+
+def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str) -> Plan:
+    after = Instance(
+        name=wish.name,
+        uuid="",
+        scope="",
+        driver=driver,
+        owner=driver if wish.wants_running else "",
+        created="",
+        arch=wish.arch or host_arch,
+        cpus=wish.cpus or DEFAULT_CPUS,
+        memory=wish.memory or DEFAULT_MEMORY,
+        disk=disk_size(wish, image),
+        instance_type=wish.instance_type or "vm",
+        user=wish.user or (image.user if image else ""),
+        autostart=bool(wish.autostart),
+        image=image_of(image) if image else {"name": wish.image or DEFAULT_IMAGE},
+        tags=dict(wish.tags or {}),
+        ports=list(wish.ports or []),
+        nics=[Nic("user", "")],
+        origin=dict(wish.origin),
+    )
+    steps = [] if image else ["fetch_image"]
+    steps.append("create")
+    if wish.wants_running:
+        steps.append("start")
+        if wish.wait:
+            steps.append("wait_ready")
+    return Plan(steps, after, RUNNING if wish.wants_running else STOPPED)
+
+
+def image_of(image: Image) -> dict[str, str]:
+    """What an instance's record keeps of its image."""
+    return {key: str(getattr(image, key)) for key in ("name", "hash", "path", "os", "release", "version")}
+
+
+def disk_size(wish: Wish, image: Image | None) -> int:
+    """The size of a new disk: as asked, or the default, but never below the image's own."""
+    own = image.virtual_size if image else 0
+    if wish.disk is None:
+        return max(DEFAULT_DISK, own)
+    if wish.disk < own:
+        raise InvalidOption(
+            f"disk {format_size(wish.disk)} is smaller than the image {image.name if image else ''}",
+            f"the image needs {format_size(own)}",
+            "Ask for at least that, or leave the option out.",
+        )
+    return wish.disk
+
+
+def _drift(wish: Wish, current: Instance) -> list[str]:
+    """What the task asks for that only counts when an instance is made, and that this one was not made with."""
+    found = []
+    name = current.image.get("name", "")
+    if wish.image is not None and wish.image != name:
+        found.append(f"image is {name}, not {wish.image}")
+    for option in ("instance_type", "arch", "user"):
+        wanted, actual = getattr(wish, option), getattr(current, option)
+        if wanted is not None and actual and wanted != actual:
+            found.append(f"{option} is {actual}, not {wanted}")
+    for option, fingerprint in wish.origin.items():
+        if current.origin.get(option) != fingerprint:
+            found.append(f"{option} differs from what the instance was made with")
+    return found
+
+
+def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str]) -> Plan:
+    after = replace(current)
+    running = observed.state == RUNNING
+    changes = []
+    for option in ("cpus", "memory", "disk", "autostart", "tags"):
+        wanted = getattr(wish, option)
+        if wanted is not None and wanted != getattr(current, option):
+            setattr(after, option, wanted)
+            changes.append(option)
+    if after.disk < current.disk:
+        raise InvalidOption(
+            f"the disk of {current.name} cannot shrink from {format_size(current.disk)} to {format_size(after.disk)}",
+            "that would cut off data",
+            "Ask for more, or leave the option out.",
+        )
+    if wish.ports is not None and not same_ports(wish.ports, current.ports):
+        after.ports = keep_chosen(wish.ports, current.ports)
+        changes.append("ports")
+
+    cold = [option for option in _COLD if option in changes]
+    goes_down = wish.state in (STOPPED, "restarted")
+    if cold and running and not goes_down and not wish.allow_restart:
+        what = ", ".join(
+            f"{option} from {_shown(option, current)} to {_shown(option, after)}" for option in cold
+        )
+        raise RestartRequired(
+            f"{current.name} must be stopped to change {what}",
+            hint="Set allow_restart: true to have it stopped, changed and started again, or stop it first.",
+        )
+
+    steps = []
+    stops = running and (goes_down or bool(cold))
+    if stops:
+        steps.append("stop")
+    steps += [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
+    if wish.wants_running and (not running or stops) or (wish.state == "present" and stops):
+        steps.append("start")
+        running = True
+        after.ready = False
+        after.owner = ""
+    elif stops:
+        running = False
+    if wish.wants_running and wish.wait and not after.ready:
+        steps.append("wait_ready")
+    return Plan(steps, after, RUNNING if running else STOPPED, drift)
+
+
+def _shown(option: str, instance: Instance) -> str:
+    value = getattr(instance, option)
+    return str(value) if option == "cpus" else format_size(value)
+
+
+def same_ports(wanted: t.Sequence[PortForward], actual: t.Sequence[PortForward]) -> bool:
+    """Whether each wanted forward is there and no other, the order aside; a host port that was chosen counts."""
+    return len(wanted) == len(actual) and set(keep_chosen(wanted, actual)) == set(actual)
+
+
+def keep_chosen(wanted: t.Sequence[PortForward], actual: t.Sequence[PortForward]) -> list[PortForward]:
+    """The wanted forwards, those without a host port with the one that was chosen for them earlier."""
+    left = list(actual)
+    kept = []
+    for port in sorted(wanted, key=lambda each: not each.host_port):
+        match = next((other for other in left if port.wants(other)), None)
+        if match:
+            left.remove(match)
+        kept.append(match or port)
+    return kept
+
+
+def comparable(instance: Instance | None, state: str) -> dict[str, t.Any]:
+    """An instance for a diff: what a task can ask for, without what only describes it."""
+    if instance is None:
+        return {"state": "absent"}
+    return {
+        "state": state,
+        "name": key_of(instance.name),
+        "image": instance.image.get("name", ""),
+        "instance_type": instance.instance_type,
+        "arch": instance.arch,
+        "cpus": instance.cpus,
+        "memory": instance.memory,
+        "disk": instance.disk,
+        "autostart": instance.autostart,
+        "ports": [str(port) for port in instance.ports],
+        "tags": instance.tags,
+    }

@@ -1,0 +1,89 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""An instance as users see it: in results of modules and in the inventory."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args, login_command
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+LOGIN_KEY = "id_ed25519"
+
+
+def ssh_endpoint(instance: Instance, driver: Driver, data: DataDirectory) -> SshEndpoint:
+    """How this host reaches the instance by ssh."""
+    host, port = driver.endpoint(instance)
+    return SshEndpoint(
+        host=host,
+        port=port,
+        user=instance.user,
+        key_file=os.path.join(data.keys, LOGIN_KEY),
+        known_hosts=data.known_hosts,
+        alias=instance.alias,
+    )
+
+
+def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
+    """The variables that make an instance an Ansible host. A user that is not known yet is left to the controller."""
+    variables = {
+        "ansible_host": endpoint.host,
+        "ansible_port": endpoint.port,
+        "ansible_ssh_private_key_file": endpoint.key_file,
+        "ansible_ssh_common_args": common_args(endpoint),
+    }
+    if endpoint.user:
+        variables["ansible_user"] = endpoint.user
+    return variables
+
+
+def instance_view(instance: Instance, observed: Observed, driver: Driver, data: DataDirectory) -> dict[str, t.Any]:
+    """The return value `instance` of the modules."""
+    endpoint = ssh_endpoint(instance, driver, data)
+    return {
+        "name": instance.name,
+        "state": observed.state,
+        "driver": instance.driver,
+        "owner": instance.owner,
+        "scope": instance.scope,
+        "instance_type": instance.instance_type,
+        "arch": instance.arch,
+        "image": {key: instance.image.get(key, "") for key in ("name", "hash", "os", "release", "version")},
+        "cpus": instance.cpus,
+        "memory": instance.memory,
+        "disk": instance.disk,
+        "addresses": list(observed.addresses),
+        "networks": [
+            {"name": nic.network, "mac": nic.mac, "addresses": [nic.address] if nic.address else []}
+            for nic in instance.nics
+        ],
+        "ports": [port._asdict() for port in instance.ports],
+        "mounts": [],
+        "snapshots": [],
+        "tags": instance.tags,
+        "user": instance.user,
+        "ssh": {
+            "host": endpoint.host,
+            "port": endpoint.port,
+            "user": endpoint.user,
+            "key_file": endpoint.key_file,
+            "known_hosts": endpoint.known_hosts,
+            "command": login_command(endpoint),
+        },
+        "created": instance.created,
+        "autostart": instance.autostart,
+        "cloud_init": {
+            "status": instance.cloud_init.get("status", ""),
+            "errors": instance.cloud_init.get("errors", []),
+        },
+        "console_log": driver.console_log(instance),
+        "ansible_vars": connection_vars(endpoint),
+    }
