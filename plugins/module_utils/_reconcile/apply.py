@@ -1,0 +1,309 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Carrying out the plan for one instance. Each step may be the last one before a power cut: the next run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+import typing as t
+import uuid
+from dataclasses import replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, LaunchError, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, seed
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    DEFAULT_IMAGE,
+    Image,
+    Instance,
+    Nic,
+    PortForward,
+    format_size,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    Plan,
+    Wish,
+    disk_size,
+    image_of,
+    make_plan,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+class Applier:
+    """Carries out plans for one wish."""
+
+    def __init__(self, wish: Wish, driver: Driver, runtime: Runtime, data: DataDirectory, host_arch: str) -> None:
+        self.wish = wish
+        self.driver = driver
+        self.runtime = runtime
+        self.data = data
+        self.host_arch = host_arch
+        self.scope = driver.scope
+        # The forwards that the running hypervisor has, as far as this run knows.
+        self._forwards: list[PortForward] = []
+
+    def check_host(self, plan: Plan) -> None:
+        """Raise if the host cannot do what the plan needs; nothing was changed then."""
+        if plan.after is None:
+            return
+        if "start" in plan.steps or "create" in plan.steps:
+            self.driver.require(plan.after.arch)
+            self._check_memory(plan.after)
+
+    def _check_memory(self, instance: Instance) -> None:
+        total, available = host_memory()
+        if total and instance.memory > total:
+            raise InvalidOption(
+                f"memory {format_size(instance.memory)} is more than this host has",
+                f"it has {format_size(total)}",
+                "Ask for less.",
+            )
+        if available and instance.memory > available:
+            self.runtime.report.warn(
+                f"{instance.name} may use {format_size(instance.memory)} of memory, and this host has"
+                f" {format_size(available)} left now."
+            )
+
+    def carry_out(self, plan: Plan) -> tuple[Plan, Instance | None]:
+        """Apply the plan and return what was done, and the instance as it is then (None: it is gone).
+
+        Under the instance's lock the plan is made again from what is there then: where another run was faster,
+        nothing is left to do.
+        """
+        image, fetched = None, []
+        if "fetch_image" in plan.steps:
+            image = self._fetch_image()
+            fetched = ["fetch_image"]
+        deadline = Deadline(self.wish.timeout)
+        if plan.changes:
+            with self.scope.lock(self.wish.name, deadline, self.runtime.report):
+                current = self.scope.read(self.wish.name)
+                observed = None
+                if current and current.phase == "ready":
+                    observed = self.driver.observe([current])[0]
+                if image is None and plan.after is not None:
+                    image = self._find_image()
+                plan = make_plan(self.wish, current, observed, image, self.host_arch, self.driver.name)
+                current = self._apply(plan, current, image, deadline)
+        else:
+            current = self.scope.read(self.wish.name)
+        plan.steps = fetched + plan.steps
+        if current and "wait_ready" in plan.steps:
+            current = self._wait_ready(current, Deadline(self.wish.timeout))
+        return plan, current
+
+    def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
+        after = plan.after
+        self._forwards = list(current.ports) if current else []
+        for step in plan.steps:
+            self.runtime.report.step(step)
+            if step in ("delete", "remove_leftovers"):
+                if current is not None:
+                    self._delete(current)
+                current = None
+            elif step == "create":
+                current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
+            elif step == "stop":
+                self.driver.stop(t.cast(Instance, current), deadline, self.wish.force)
+                current = self._store(replace(t.cast(Instance, current), owner="", ready=False))
+            elif step == "start":
+                current = after = self._start(t.cast(Instance, after))
+            elif step == "grow_disk":
+                self.driver.grow_disk(t.cast(Instance, after))
+            elif step == "set_ports":
+                self._set_ports(t.cast(Instance, after), "start" in plan.steps)
+        if after is not None and plan.changes and after is not current:
+            current = self._store(after if current is None else self._merged(after, current))
+        return current if plan.state != ABSENT else None
+
+    @staticmethod
+    def _merged(after: Instance, current: Instance) -> Instance:
+        """The planned record with what the steps found out meanwhile."""
+        return replace(after, owner=current.owner, ready=current.ready)
+
+    def _store(self, instance: Instance) -> Instance:
+        self.scope.write(instance)
+        return instance
+
+    def _vault(self) -> t.Any:
+        from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
+
+        return Vault(self.data, self.runtime)
+
+    def _reference(self) -> t.Any:
+        return parse_reference(self.wish.image or DEFAULT_IMAGE)
+
+    def _arch(self) -> str:
+        return self.wish.arch or self.host_arch
+
+    def _find_image(self) -> Image | None:
+        image: Image | None = self._vault().find(self._reference(), self._arch())
+        return image
+
+    def _fetch_image(self) -> Image:
+        self.runtime.report.step("fetch_image")
+        try:
+            image, dummy = self._vault().ensure(self._reference(), self._arch(), self.wish.image_checksum or "")
+        except MinicloudError as exc:
+            exc.facts.setdefault("stage", "image")
+            raise
+        return t.cast(Image, image)
+
+    def _create(self, planned: Instance, image: Image) -> Instance:
+        name = planned.name
+        identity = str(uuid.uuid4())
+        instance = replace(
+            planned,
+            uuid=identity,
+            scope=self.scope.name,
+            owner="",
+            phase="creating",
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            disk=disk_size(self.wish, image),
+            image=image_of(image),
+            user=self.wish.user or seed.expected_login_user(self.wish.cloud_init) or image.user,
+            nics=[Nic(nic.network, self._new_mac()) for nic in planned.nics],
+        )
+        self._store(instance)
+        self.runtime.report.step("record")
+        try:
+            self._make_parts(instance, image)
+        except MinicloudError:
+            # Nothing has run in it yet: leave nothing half-made.
+            with contextlib.suppress(MinicloudError):
+                self._delete(instance)
+            raise
+        self.runtime.report.step("created")
+        return self._store(replace(instance, phase="ready"))
+
+    def _make_parts(self, instance: Instance, image: Image) -> None:
+        directory = self.scope.directory(instance.name)
+        login = keys.ensure_login_key(self.runtime, self.data.keys)
+        self.runtime.report.step("host_key")
+        host_key = keys.make_host_key(self.runtime, directory, instance.name)
+        instance.host_keys = seed.pinned_host_keys(self.wish.cloud_init, [host_key])
+        files = seed.build_seed(
+            name=instance.name,
+            instance_id=instance.uuid,
+            login_user=self.wish.user,
+            authorized_keys=[login.public, *(self.wish.ssh_authorized_keys or [])],
+            host_keys=[host_key],
+            cloud_init=self.wish.cloud_init,
+            vendor_data=self.wish.vendor_data,
+            network_config=self.wish.network_config,
+            meta_data=self.wish.meta_data,
+            nics=instance.nics,
+        )
+        self.driver.create(instance, image, files)
+
+    def _new_mac(self) -> str:
+        used = {nic.mac for scope in self.data.scopes() for other in scope.instances()[0] for nic in other.nics}
+        while True:
+            mac = "52:54:00:" + ":".join(f"{random.SystemRandom().randrange(256):02x}" for dummy in range(3))
+            if mac not in used:
+                return mac
+
+    def _start(self, instance: Instance) -> Instance:
+        # Ports are chosen one run at a time, so that two starts do not settle on the same one.
+        with self.data.lock("ports", Deadline(60), self.runtime.report):
+            self.driver.choose_ports(instance)
+            instance = self._store(replace(instance, owner=self.driver.name, ready=False))
+            self.runtime.report.step("ports")
+        self._pin(instance)
+        self.runtime.report.step("pinned")
+        self.driver.start(instance)
+        return instance
+
+    def _set_ports(self, instance: Instance, starts: bool) -> None:
+        """New forwards for a running instance; where it is started anyway, its start settles them."""
+        if starts or not self.driver.alive(instance):
+            return
+        kept = [port for port in instance.ports if port in self._forwards]
+        with self.data.lock("ports", Deadline(60), self.runtime.report):
+            self.driver.choose_ports(instance)
+            self.driver.forward_ports(instance, self._forwards)
+            self._store(instance)
+        self._forwards = kept
+
+    def _pin(self, instance: Instance) -> None:
+        host, port = self.driver.endpoint(instance)
+        keys.pin(self.data.known_hosts, instance.alias, [(host, port)], instance.host_keys)
+
+    def _delete(self, instance: Instance) -> None:
+        """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""
+        self._store(replace(instance, phase="removing"))
+        self.runtime.report.step("removing")
+        self.driver.delete(instance)
+        keys.unpin(self.data.known_hosts, instance.alias)
+        self.scope.remove(instance.name)
+        self.runtime.report.step("removed")
+
+    def _wait_ready(self, instance: Instance, deadline: Deadline) -> Instance:
+        """Wait until the guest is ready. No lock is held meanwhile: another run may stop or remove it."""
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import wait_ready
+
+        self.runtime.report.step("wait_ready")
+        readiness = wait_ready(
+            self.runtime,
+            ssh_endpoint(instance, self.driver, self.data),
+            deadline,
+            lambda: self._check_alive(instance),
+            ConsoleWatch(self.driver.console_log(instance)),
+            self.wish.cloud_init_errors,
+        )
+        with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
+            latest = self.scope.read(instance.name)
+            if latest is None or latest.uuid != instance.uuid:
+                raise LaunchError("cloud-init", f"{instance.name} was removed by another run while this one waited")
+            found = {"status": readiness.status, "errors": readiness.errors}
+            user = latest.user or readiness.user
+            return self._store(replace(latest, ready=True, booted=True, cloud_init=found, user=user))
+
+    def _check_alive(self, instance: Instance) -> None:
+        if self.driver.alive(instance):
+            return
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail
+
+        if self.scope.read(instance.name) is None:
+            raise LaunchError("boot", f"{instance.name} was removed by another run while this one waited")
+        log = self.driver.log(instance)
+        console = tail(self.driver.console_log(instance))
+        raise LaunchError(
+            "boot",
+            f"{instance.name} ended while it was starting",
+            log or "the guest shut itself down, or its hypervisor was ended",
+            "The last lines of its console are in the result; run this again to start it once more.",
+            console=console,
+            hypervisor_log=log.splitlines(),
+        )
+
+
+def host_memory() -> tuple[int, int]:
+    """Bytes of memory that this host has in all, and that are available now; 0 where that cannot be known."""
+    total = available = 0
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/meminfo", encoding="ascii") as stream:
+            for line in stream:
+                if line.startswith("MemTotal:"):
+                    total = int(line.split()[1]) << 10
+                elif line.startswith("MemAvailable:"):
+                    available = int(line.split()[1]) << 10
+    if not total and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as stream:
+            total = min(total, int(stream.read())) if total else total
+    return total, available

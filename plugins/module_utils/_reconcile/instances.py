@@ -1,0 +1,166 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""One instance, from what a task wishes to what is: observe, plan, apply."""
+
+from __future__ import annotations
+
+import platform
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    DEFAULT_IMAGE,
+    MIN_DISK,
+    MIN_MEMORY,
+    RUNNING,
+    Image,
+    Instance,
+    Observed,
+    check_name,
+    normal_arch,
+    parse_port,
+    parse_size,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import Plan, Wish, comparable, make_plan
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+# Options that only count when an instance is made, and are compared by their fingerprint.
+_ORIGIN = ("cloud_init", "vendor_data", "network_config", "meta_data", "ssh_authorized_keys")
+
+
+def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
+    """A wish from a task's options. InvalidOption where one of them cannot be meant."""
+    wish = Wish(name=check_name(params["name"]))
+    for option in (
+        "state", "image_checksum", "instance_type", "user", "autostart", "tags", "ssh_authorized_keys", "cloud_init",
+        "vendor_data", "network_config", "meta_data", "allow_restart", "wait", "timeout", "cloud_init_errors",
+        "recreate", "force",
+    ):  # fmt: skip
+        if params.get(option) is not None:
+            setattr(wish, option, params[option])
+    if params.get("image") is not None:
+        wish.image = str(parse_reference(params["image"]))
+    if params.get("arch") is not None:
+        wish.arch = normal_arch(params["arch"])
+    for option, least in (("memory", MIN_MEMORY), ("disk", MIN_DISK)):
+        if params.get(option) is not None:
+            size = parse_size(params[option], option)
+            if size < least:
+                raise InvalidOption(f"{option} {params[option]!r} is too small", hint=f"The least is {least >> 20}M.")
+            setattr(wish, option, size)
+    if params.get("cpus") is not None:
+        wish.cpus = params["cpus"]
+        if params["cpus"] < 1:
+            raise InvalidOption(f"cpus {params['cpus']} is too few", hint="An instance needs at least 1.")
+    if wish.timeout <= 0:
+        raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
+    if params.get("ports") is not None:
+        wish.ports = [parse_port(port) for port in params["ports"]]
+        _check_ports(wish)
+    if any(params.get(option) is not None for option in _ORIGIN):
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import check_cloud_init, fingerprint
+
+        for option in _ORIGIN:
+            value = params.get(option)
+            if value is not None:
+                if option != "ssh_authorized_keys":
+                    check_cloud_init(value, option)
+                wish.origin[option] = fingerprint(value)
+    return wish
+
+
+def _check_ports(wish: Wish) -> None:
+    seen = set()
+    for port in wish.ports or ():
+        where = (port.host_ip, port.host_port, port.protocol)
+        if port.host_port and where in seen:
+            raise InvalidOption(f"ports has {port.host_ip}:{port.host_port}/{port.protocol} twice", hint="Remove one.")
+        seen.add(where)
+
+
+class Outcome(t.NamedTuple):
+    """What a run did, or in check mode would do. view -- the instance as users see it, None when it is gone."""
+
+    changed: bool
+    actions: list[str]
+    view: dict[str, t.Any] | None
+    before: dict[str, t.Any]
+    after: dict[str, t.Any]
+
+
+def reconcile_instance(
+    wish: Wish,
+    runtime: Runtime,
+    data: DataDirectory,
+    driver_name: str | None,
+    driver_options: t.Mapping[str, t.Any] | None = None,
+    check_mode: bool = False,
+) -> Outcome:
+    """Bring one instance to what is wished, and tell what was done."""
+    driver = load(driver_name, runtime, data, driver_options)
+    require_capability(driver.name, wish.instance_type or "vm", f"instance_type: {wish.instance_type or 'vm'}")
+    host_arch = normal_arch(platform.machine())
+    if wish.arch and wish.arch != host_arch:
+        require_capability(driver.name, "foreign_arch", f"arch: {wish.arch} on a host that is {host_arch}")
+
+    current, observed = _observe(wish, driver)
+    image = _cached_image(wish, current, runtime, data, host_arch)
+    plan = make_plan(wish, current, observed, image, host_arch, driver.name)
+    for text in plan.drift:
+        runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
+    before = comparable(current if observed else None, observed.state if observed else ABSENT)
+    if plan.steps and not check_mode:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
+
+        applier = Applier(wish, driver, runtime, data, host_arch)
+        applier.check_host(plan)
+        plan, current = applier.carry_out(plan)
+        observed = driver.observe([current])[0] if current else None
+    elif check_mode:
+        if plan.changes and plan.state != ABSENT:
+            from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
+
+            Applier(wish, driver, runtime, data, host_arch).check_host(plan)
+        current = _predicted(plan, driver)
+        observed = Observed(plan.state, observed.addresses if observed else ()) if current else None
+    view = instance_view(current, observed, driver, data) if current and observed else None
+    after = comparable(current, observed.state if observed else ABSENT)
+    return Outcome(plan.changes, plan.steps, view, before, after)
+
+
+def _observe(wish: Wish, driver: Driver) -> tuple[Instance | None, Observed | None]:
+    """The record of an instance, and what the driver sees of it if it is more than leftovers."""
+    current = driver.scope.read(wish.name)
+    if current is None or current.phase != "ready":
+        return current, None
+    return current, driver.observe([current])[0]
+
+
+def _predicted(plan: Plan, driver: Driver) -> Instance | None:
+    if plan.after is None:
+        return None
+    owner = driver.name if "start" in plan.steps else plan.after.owner
+    ready = plan.state == RUNNING and (plan.after.ready or "wait_ready" in plan.steps)
+    return replace(plan.after, owner=owner, scope=driver.scope.name, ready=ready)
+
+
+def _cached_image(
+    wish: Wish, current: Instance | None, runtime: Runtime, data: DataDirectory, host_arch: str
+) -> Image | None:
+    """The wished image if the vault has it; not looked for where nothing is made from it."""
+    if wish.state == ABSENT or (current is not None and current.phase == "ready" and not wish.recreate):
+        return None
+    from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
+
+    return Vault(data, runtime).find(parse_reference(wish.image or DEFAULT_IMAGE), wish.arch or host_arch)
