@@ -17,7 +17,7 @@ import abc
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Observed, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
@@ -63,15 +63,18 @@ class Driver(abc.ABC):
         """Grow the disk of a stopped instance to its record's size."""
 
     @abc.abstractmethod
-    def choose_ports(self, instance: Instance) -> None:
-        """Settle in the record which ports of the host lead to the guest; InUse if one that was asked for is taken."""
+    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
+        """Settle in the record which ports of the host lead to the guest; InUse if one that was asked for is taken.
+
+        held -- the forwards that the running instance has already; None where it does not run
+        """
 
     @abc.abstractmethod
     def start(self, instance: Instance) -> None:
         """Start a stopped instance as its record describes it, and return once the hypervisor runs it."""
 
     @abc.abstractmethod
-    def forward_ports(self, instance: Instance, before: t.Sequence[t.Any]) -> None:
+    def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         """Change the forwards of a running instance from those before to its record's."""
 
     @abc.abstractmethod
@@ -93,6 +96,9 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def console_log(self, instance: Instance) -> str:
         """The file that keeps what the guest writes to its serial console."""
+
+    def tidy(self, instance: Instance) -> None:
+        """Keep what a running instance writes from filling the disk; nothing to do for most drivers."""
 
     @abc.abstractmethod
     def log(self, instance: Instance) -> str:

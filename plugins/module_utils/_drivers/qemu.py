@@ -117,7 +117,7 @@ class QemuDriver(Driver):
         argv = [self._qemu_img(), "resize", "-q", "-f", "qcow2", self._path(instance, _DISK), str(instance.disk)]
         self.runtime.check(argv, f"the disk of {instance.name} could not be grown")
 
-    def choose_ports(self, instance: Instance) -> None:
+    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
 
         others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
@@ -129,7 +129,7 @@ class QemuDriver(Driver):
             if not port.host_port:
                 port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
                 asked.add(port.host_port)
-            elif not self._is_free(port, host_ports):
+            elif port not in (held or ()) and not self._is_free(port, host_ports):
                 holder = host_ports.holder(port.host_port, port.protocol)
                 raise InUse(
                     f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
@@ -140,6 +140,8 @@ class QemuDriver(Driver):
             chosen.append(port)
         instance.ports = chosen
         ssh = instance.ssh_port
+        if held is not None:
+            return
         if not ssh or ssh in asked or ssh in reserved or not host_ports.is_free("127.0.0.1", ssh):
             instance.ssh_port = host_ports.choose("127.0.0.1", "tcp", reserved | asked)
 
@@ -268,6 +270,13 @@ class QemuDriver(Driver):
     def console_log(self, instance: Instance) -> str:
         return self._path(instance, _CONSOLE)
 
+    def tidy(self, instance: Instance) -> None:
+        path = self.console_log(instance)
+        with contextlib.suppress(OSError):
+            if os.path.getsize(path) > _CONSOLE_LIMIT:
+                # QEMU appends, so it goes on at the new end.
+                os.truncate(path, 0)
+
     def log(self, instance: Instance) -> str:
         try:
             with open(self._path(instance, _LOG), encoding="utf-8", errors="replace") as stream:
@@ -327,14 +336,6 @@ class QemuDriver(Driver):
             older = f"{current}.{number}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
-
-    def tidy(self, instance: Instance) -> None:
-        """Keep the console log of a running instance from filling the disk."""
-        path = self.console_log(instance)
-        with contextlib.suppress(OSError):
-            if os.path.getsize(path) > _CONSOLE_LIMIT:
-                # QEMU appends, so it goes on at the new end.
-                os.truncate(path, 0)
 
 
 class Identity(t.NamedTuple):

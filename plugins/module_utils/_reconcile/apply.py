@@ -230,12 +230,10 @@ class Applier:
         """New forwards for a running instance; where it is started anyway, its start settles them."""
         if starts or not self.driver.alive(instance):
             return
-        kept = [port for port in instance.ports if port in self._forwards]
         with self.data.lock("ports", Deadline(60), self.runtime.report):
-            self.driver.choose_ports(instance)
+            self.driver.choose_ports(instance, self._forwards)
             self.driver.forward_ports(instance, self._forwards)
             self._store(instance)
-        self._forwards = kept
 
     def _pin(self, instance: Instance) -> None:
         host, port = self.driver.endpoint(instance)

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The one bridge between AnsibleModule and the code below: common options, commands, errors, progress."""
+
+from __future__ import annotations
+
+import os
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+_ACTIVITY = "activity.log"
+_ACTIVITY_LIMIT = 1 << 20
+
+
+def common_arguments() -> dict[str, t.Any]:
+    """The options of every module: the doc fragment `common`."""
+    return {
+        "driver": {"type": "str", "choices": list(DRIVERS)},
+        "driver_options": {"type": "dict"},
+        "data_dir": {"type": "path"},
+    }
+
+
+class ActivityReporter(Reporter):
+    """Writes what happens to the activity log of the data directory, for whoever wants to watch a long run."""
+
+    def __init__(self, data: DataDirectory, subject: str) -> None:
+        super().__init__()
+        self._path = os.path.join(data.path, _ACTIVITY)
+        self._subject = subject
+        self._last = 0.0
+
+    def step(self, name: str) -> None:
+        self._write(name)
+
+    def progress(self, what: str, done: int, total: int | None, unit: str = "B") -> None:
+        now = time.monotonic()
+        if now - self._last < 2 and done != total:
+            return
+        self._last = now
+        shown = f"{done >> 20} MiB" if unit == "B" else f"{done} {unit}"
+        if total:
+            whole = f"{total >> 20} MiB" if unit == "B" else str(total)
+            shown = f"{shown} of {whole} ({100 * done // total} %)"
+        self._write(f"{what}: {shown}")
+
+    def warn(self, text: str) -> None:
+        super().warn(text)
+        self._write(f"warning: {text}")
+
+    def _write(self, text: str) -> None:
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} [{os.getpid()}] {self._subject}: {text}\n"
+        try:
+            if os.path.getsize(self._path) > _ACTIVITY_LIMIT:
+                os.rename(self._path, f"{self._path}.1")
+        except OSError:
+            pass
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(handle, line.encode())
+            finally:
+                os.close(handle)
+        except OSError:
+            # Only a convenience: what matters is in the module's result.
+            pass
+
+
+class ModuleContext(t.NamedTuple):
+    """What a module's body works with."""
+
+    params: dict[str, t.Any]
+    runtime: Runtime
+    data: DataDirectory
+    check_mode: bool
+
+
+def run_module(
+    body: t.Callable[[ModuleContext], dict[str, t.Any]], arguments: dict[str, t.Any], subject: str, **kwargs: t.Any
+) -> None:
+    """Run a module: its body gets a ModuleContext and returns the result, or raises MinicloudError.
+
+    arguments -- the module's own options; subject -- the option that names what it works on, for the activity log;
+    kwargs -- further arguments of AnsibleModule
+    """
+    module = AnsibleModule(argument_spec={**common_arguments(), **arguments}, supports_check_mode=True, **kwargs)
+
+    def run(
+        argv: t.Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        cwd: str | None = None,
+        env: t.Mapping[str, str] | None = None,
+        pass_fds: t.Sequence[int] = (),
+    ) -> Completed:
+        rc, out, err = module.run_command(
+            list(argv),
+            data=stdin,
+            binary_data=True,
+            cwd=cwd,
+            environ_update={"LC_ALL": "C", **(env or {})},
+            pass_fds=tuple(pass_fds),
+            expand_user_and_vars=False,
+            handle_exceptions=False,
+        )
+        return Completed(rc, out, err)
+
+    data = DataDirectory(module.params["data_dir"])
+    reporter = ActivityReporter(data, str(module.params.get(subject) or subject))
+    try:
+        result = body(ModuleContext(module.params, Runtime(run, reporter), data, module.check_mode))
+    except MinicloudError as exc:
+        for text in reporter.warnings:
+            module.warn(text)
+        module.fail_json(msg=str(exc), error=type(exc).__name__, **exc.facts)
+    for text in reporter.warnings:
+        module.warn(text)
+    if not module._diff:
+        result.pop("diff", None)
+    module.exit_json(**result)
