@@ -1,0 +1,236 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Cloud-init's user-data and vendor-data as users give them: checking, reading, writing, comparing."""
+
+from __future__ import annotations
+
+import json
+import re
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+
+# What users give: a mapping, or text in any form that cloud-init takes.
+Document = t.Union[str, t.Mapping[str, t.Any], None]
+
+CLOUD_CONFIG = "#cloud-config"
+ARCHIVE = "#cloud-config-archive"
+JINJA = "## template: jinja"
+MIME = "MIME"
+# cloud-init goes by the longest beginning that fits, without regard to case and leading white space.
+_BEGINNINGS = (
+    ARCHIVE,
+    "#cloud-config-jsonp",
+    JINJA,
+    "#cloud-boothook",
+    "#include-once",
+    "#part-handler",
+    CLOUD_CONFIG,
+    "#include",
+    "#!",
+)
+_FORMS = "#cloud-config, #! (a script), #include, #cloud-boothook, #part-handler, #cloud-config-archive"
+# Characters that JSON leaves as they are and YAML does not accept, or takes for the end of a line.
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_YAML_KEY = re.compile(r"(?:---\s*\n)?(?:\s*(?:#.*)?\n)*[A-Za-z_][\w.-]*\s*:(?:\s|$)")
+
+
+class NotReadable(Exception):
+    """The text is not YAML, or cannot be read without PyYAML; arguments: reason, line, column (from 1; 0: unknown)."""
+
+
+def form(text: str) -> str:
+    """Which of cloud-init's forms TEXT has: its beginning as in the documentation, MIME, or empty for none."""
+    if "mime-version:" in text[:4096].lower():
+        return MIME
+    start = text.lstrip().lower()
+    return next((beginning for beginning in _BEGINNINGS if start.startswith(beginning)), "")
+
+
+def load_yaml(text: str) -> t.Any:
+    """TEXT as data, through PyYAML where this host has it, else as JSON. Raises NotReadable."""
+    try:
+        import yaml
+    except ImportError:
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        try:
+            return json.loads("\n".join(lines))
+        except ValueError as exc:
+            raise NotReadable("PyYAML is not installed on this host, and it is not JSON", 0, 0) from exc
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+        raise NotReadable(reason, mark.line + 1 if mark else 0, mark.column + 1 if mark else 0) from exc
+
+
+def have_yaml() -> bool:
+    """Whether this host has PyYAML, so that all YAML can be read."""
+    try:
+        import yaml  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def check_cloud_config(value: Document, option: str) -> None:
+    """Raise InvalidOption if cloud-init would not understand VALUE as user-data or vendor-data, given as OPTION."""
+    if value is None or value == "":
+        return
+    if not isinstance(value, str):
+        _check_mapping(value, option)
+        return
+    kind = form(value)
+    if kind == MIME:
+        _check_mime(value, option)
+    elif kind in (CLOUD_CONFIG, ARCHIVE):
+        expected, name = (list, "list") if kind == ARCHIVE else (dict, "mapping")
+        data = _parsed(value, option)
+        if data is not None and not isinstance(data, expected):
+            raise InvalidOption(
+                f"{option} begins with {kind}, and what follows is not a {name}",
+                f"it is {_kind_of(data)}",
+                f"Write a YAML {name} below the line {kind}.",
+            )
+    elif not kind:
+        hint = f"Begin it with one of {_FORMS}, or {JINJA} above one of these, or give a MIME message or a mapping."
+        if _YAML_KEY.match(value):
+            hint = f"It looks like cloud-config: begin it with a line {CLOUD_CONFIG}, or give it as a mapping."
+        first = next((line.strip() for line in value.splitlines() if line.strip()), "")
+        raise InvalidOption(f"{option} is in no form that cloud-init knows", f"it begins with {first[:60]!r}", hint)
+
+
+def check_document(value: Document, option: str) -> None:
+    """Raise InvalidOption if VALUE, given as OPTION, is not a mapping or the YAML or JSON text of one."""
+    if value is None or value == "":
+        return
+    if not isinstance(value, str):
+        _check_mapping(value, option)
+        return
+    data = _parsed(value, option)
+    if data is not None and not isinstance(data, dict):
+        raise InvalidOption(f"{option} is not a mapping", f"it is {_kind_of(data)}", "Give a mapping, or YAML of one.")
+
+
+def _check_mapping(value: t.Any, option: str) -> None:
+    if not isinstance(value, t.Mapping):
+        raise InvalidOption(
+            f"{option} must be a mapping or text", f"it is {_kind_of(value)}", "Put the settings under their names."
+        )
+    try:
+        to_json(value)
+    except (TypeError, ValueError) as exc:
+        raise InvalidOption(
+            f"{option} holds a value that cannot be handed to cloud-init", str(exc), "Quote it, to make it text."
+        ) from exc
+
+
+def _check_mime(text: str, option: str) -> None:
+    import email
+
+    message = email.message_from_string(text)
+    defects = "; ".join(type(defect).__doc__ or type(defect).__name__ for defect in message.defects)
+    if message.get_content_maintype() == "multipart" and (not message.is_multipart() or defects):
+        raise InvalidOption(
+            f"{option} is a MIME message that cannot be taken apart",
+            defects or "it has no parts",
+            "Check that its boundary lines are the boundary of its header after two hyphens.",
+        )
+
+
+def _parsed(text: str, option: str) -> t.Any:
+    """The YAML of TEXT, or None where this host cannot tell; InvalidOption with the place where it is wrong."""
+    try:
+        return load_yaml(text)
+    except NotReadable as exc:
+        reason, line, column = exc.args
+        if not have_yaml():
+            return None
+        where = f" at line {line}, column {column}" if line else ""
+        raise InvalidOption(f"{option} is not valid YAML{where}", reason, "Correct it; nothing was changed.") from exc
+
+
+def _kind_of(value: t.Any) -> str:
+    names = {list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number", dict: "a mapping"}
+    return names.get(type(value), type(value).__name__)
+
+
+def effective(value: Document) -> dict[str, t.Any]:
+    """The cloud-config that VALUE amounts to, as far as this host can tell: parts merged as cloud-init does by default.
+
+    Scripts and includes add nothing, and text that cannot be read here (jinja, or YAML without PyYAML) is left out.
+    """
+    merged: dict[str, t.Any] = {}
+    for part in _cloud_configs(value):
+        merged.update(part)
+    return merged
+
+
+def _cloud_configs(value: t.Any, kind: str = "") -> t.Iterator[dict[str, t.Any]]:
+    if isinstance(value, t.Mapping):
+        yield dict(value)
+        return
+    if not isinstance(value, str):
+        return
+    kind = kind or form(value)
+    if kind == MIME:
+        import email
+
+        for part in email.message_from_string(value).walk():
+            if not part.is_multipart():
+                payload = part.get_payload(decode=True)
+                text = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else ""
+                yield from _cloud_configs(text, CLOUD_CONFIG if part.get_content_type() == "text/cloud-config" else "")
+    elif kind == JINJA:
+        # Most templates only fill in values; those that are YAML all the same can be read.
+        yield from _cloud_configs(value.lstrip().partition("\n")[2])
+    elif kind in (CLOUD_CONFIG, ARCHIVE):
+        try:
+            data = load_yaml(value)
+        except NotReadable:
+            return
+        if kind == CLOUD_CONFIG:
+            yield from [data] if isinstance(data, dict) else []
+            return
+        for entry in data if isinstance(data, list) else []:
+            text, named = (entry.get("content"), entry.get("type")) if isinstance(entry, dict) else (entry, None)
+            if isinstance(text, str) and named in (None, "text/cloud-config"):
+                yield from _cloud_configs(text, form(text) or CLOUD_CONFIG)
+
+
+def to_json(value: t.Any) -> str:
+    """VALUE as JSON that is YAML too, whatever characters its text holds. Raises TypeError or ValueError."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    text.encode()  # raises for a lone surrogate
+    return _NOT_YAML.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def to_bytes(value: Document) -> bytes:
+    """User-data or vendor-data as cloud-init gets it: text as it is, a mapping as #cloud-config with JSON below."""
+    if isinstance(value, str) and value:
+        return value.encode()
+    return f"{CLOUD_CONFIG}\n{to_json(value or {})}\n".encode()
+
+
+def canonical(value: t.Any) -> bytes:
+    """VALUE in a form that is the same for equal values: the order of a mapping's keys does not matter.
+
+    None, empty text and an empty mapping are all the same: nothing given.
+    """
+    if not value:
+        return b""
+    if isinstance(value, str):
+        return b"text " + value.encode()
+    return b"data " + json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def fingerprint(value: t.Any) -> str:
+    """The SHA-256 of the canonical form, as hex digits, to see later whether the value has changed."""
+    import hashlib
+
+    return hashlib.sha256(canonical(value)).hexdigest()

@@ -1,0 +1,122 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The console of an instance: what it says about its boot, and whether that has failed for good."""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+
+# Lines after which a boot does not go on by itself.
+_FATAL = re.compile(
+    r"Kernel panic - not syncing"
+    r"|(?:You are in|Welcome to|Entering) (?:emergency|rescue) mode"
+    r"|initramfs emergency recovery shell launched"
+    r"|Dropping to a shell!"
+    r"|^\(initramfs\)"
+    r"|^grub rescue>"
+    r"|No bootable (?:device|option)"
+)
+# Lines that do not end a boot but explain why an instance may never be reached.
+_TELLING = re.compile(
+    r"No instance datasource found|Used fallback datasource|Failed to start .*(?:cloud-init|OpenSSH|sshd|network)"
+    r"|cloud-init.*Traceback|Out of memory: Killed process|I/O error, dev|No space left on device",
+    re.IGNORECASE,
+)
+_LOGIN_USER = re.compile(r"Authorized keys from \S+ for user ([A-Za-z_][\w.-]*\$?)")
+_CONTROL = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles and the like
+    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor movements
+    r"|\x1b[@-Z\\-_cNO78=>]"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)
+_CHUNK = 256 * 1024
+_LONGEST_LINE = 4096
+_MOST_NOTES = 5
+
+
+def clean(text: str) -> list[str]:
+    """The lines of console output as a person would have seen them, without control sequences and empty lines."""
+    lines = (_CONTROL.sub("", line.rstrip("\r")).rsplit("\r", 1)[-1].rstrip() for line in text.split("\n"))
+    return [line for line in lines if line]
+
+
+def tail(path: str, lines: int = 30, limit: int = 64 * 1024) -> list[str]:
+    """The last LINES lines of the console log at PATH, taken from its last LIMIT bytes; none where there is no log."""
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - limit))
+            text = stream.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return []
+    found = clean(text)
+    if size > limit:
+        found = found[1:]  # its beginning is cut off
+    return found[-lines:]
+
+
+def login_user_from(text: str) -> str | None:
+    """The user to whom cloud-init gave the login keys, as it prints on the console at the end of a first boot."""
+    users = [user for user in _LOGIN_USER.findall(text) if user != "root"]
+    return users[-1] if users else None
+
+
+class ConsoleWatch:
+    """Follows a console log from OFFSET (bytes) on, in bounded memory; a truncated or replaced log is begun anew.
+
+    problem -- the line with which the boot has failed for good, empty while it has not
+    notes -- the first few lines that explain trouble without ending the boot
+    login_user -- the user who got the login keys, empty until cloud-init prints it
+    """
+
+    def __init__(self, path: str, offset: int = 0) -> None:
+        self.path = path
+        self.problem = ""
+        self.notes: list[str] = []
+        self.login_user = ""
+        self._offset = offset
+        self._inode = 0
+        self._rest = b""
+
+    def poll(self) -> None:
+        """Take in what the console has said since the last call."""
+        try:
+            with open(self.path, "rb") as stream:
+                self._follow(stream)
+        except OSError:
+            return
+
+    def _follow(self, stream: t.BinaryIO) -> None:
+        status = os.fstat(stream.fileno())
+        if status.st_size < self._offset or self._inode not in (0, status.st_ino):
+            self._offset = 0
+            self._rest = b""
+        self._inode = status.st_ino
+        stream.seek(self._offset)
+        while True:
+            chunk = stream.read(_CHUNK)
+            if not chunk:
+                return
+            self._offset += len(chunk)
+            whole, newline, rest = (self._rest + chunk).rpartition(b"\n")
+            # A prompt such as "(initramfs)" ends without a newline: the rest is looked at now and again with its end.
+            self._rest = rest[-_LONGEST_LINE:]
+            self._examine((whole + newline + self._rest).decode("utf-8", "replace"))
+
+    def _examine(self, text: str) -> None:
+        self.login_user = login_user_from(text) or self.login_user
+        for line in clean(text):
+            if not self.problem and _FATAL.search(line):
+                self.problem = line.strip()
+            if len(self.notes) < _MOST_NOTES and _TELLING.search(line) and line.strip() not in self.notes:
+                self.notes.append(line.strip())
+
+    def tail(self, lines: int = 30) -> list[str]:
+        """The last LINES lines of the log."""
+        return tail(self.path, lines)

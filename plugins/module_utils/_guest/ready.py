@@ -1,0 +1,319 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Waiting until an instance is ready: its ssh server answers, a login works, cloud-init has finished."""
+
+from __future__ import annotations
+
+import json
+import time
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import LaunchError
+from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
+    SshEndpoint,
+    banner,
+    login_command,
+    ssh_argv,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+
+# Seconds: one look for the greeting, one connection, and how long the guest is let wait in one session.
+_BANNER_TIMEOUT = 3.0
+_CONNECT_TIMEOUT = 10.0
+_SESSION = 8.0
+# A wrong host key ends the wait after this many seconds, not at once: where the guest's ssh server starts before
+# cloud-init has put the pinned key in place, it shows another one for a moment. Nothing is sent to it meanwhile.
+_WRONG_KEY_GRACE = 15.0
+# Newer servers shut out an address for some seconds after each failed login, and for longer the more there are.
+_DENIED_PAUSES = (1.0, 2.0, 4.0, 5.0)
+# How many sessions a power_state of cloud-init's may take to come into effect before it is no longer waited for.
+_LEAVING_SESSIONS = 4
+
+# Runs in the guest in any POSIX shell, without privileges. cloud-init's own status command says no more than these
+# files, is missing options in older versions, and costs an emulated guest seconds.
+# $1 is the number of half seconds to wait.
+_GUEST_SCRIPT = r"""
+run=/run/cloud-init
+section() { echo "=== $1"; }
+verdict() {
+    section verdict; echo "$1"
+    section status; cat $run/status.json 2>/dev/null
+    section result; cat $run/result.json 2>/dev/null
+    exit 0
+}
+has_cloud_init() { [ -d $run ] || [ -d /etc/cloud ] || command -v cloud-init >/dev/null; }
+log() { tail -n "$1" "$2" 2>/dev/null || sudo -n tail -n "$1" "$2" 2>/dev/null; }
+output() { section log; log 40 /var/log/cloud-init-output.log | tail -c 8192; }
+left=$1
+while [ ! -e $run/result.json ]; do
+    has_cloud_init || verdict none
+    if [ -e $run/disabled ] || [ -e /etc/cloud/cloud-init.disabled ]; then verdict disabled; fi
+    left=$((left - 1))
+    if [ $left -le 0 ]; then
+        case $(systemctl is-system-running 2>/dev/null) in
+            running|degraded) [ -e $run/result.json ] || { output; verdict stuck; } ;;
+        esac
+        verdict running
+    fi
+    sleep 0.5 2>/dev/null || sleep 1
+done
+if log 50 /var/log/cloud-init.log | grep -q 'will execute: '; then
+    sleep 3
+    verdict leaving
+fi
+grep -q '"errors": \[\]' $run/result.json || output
+verdict finished
+"""
+
+
+class Readiness(t.NamedTuple):
+    """How an instance came up.
+
+    user -- who was logged in as
+    status -- of cloud-init: done, error, disabled, or none where the guest has no cloud-init
+    errors -- what cloud-init failed at; recoverable -- what it complained about, by level (WARNING, DEPRECATED …)
+    """
+
+    user: str
+    status: str
+    errors: list[str]
+    recoverable: dict[str, list[str]]
+
+
+class _Session(t.NamedTuple):
+    """What the script in the guest reported, or why it did not get there: then verdict is empty."""
+
+    verdict: str
+    sections: t.Mapping[str, str] = {}
+    failure: str = ""
+
+
+def wait_ready(
+    runtime: Runtime,
+    endpoint: SshEndpoint,
+    deadline: Deadline,
+    check_alive: t.Callable[[], None],
+    console: ConsoleWatch | None,
+    cloud_init_errors: str = "fail",
+) -> Readiness:
+    """Wait until the instance at ENDPOINT can be used.
+
+    check_alive -- raises if the instance's hypervisor process is gone; called between any two looks
+    console -- finds a boot that has failed for good, and the login user where the endpoint has none
+    cloud_init_errors -- fail, warn or ignore
+    Raises LaunchError with the stage (boot, ssh, cloud-init) and the evidence.
+    """
+    return _Wait(runtime, endpoint, deadline, check_alive, console).run(cloud_init_errors)
+
+
+class _Wait:
+    def __init__(
+        self,
+        runtime: Runtime,
+        endpoint: SshEndpoint,
+        deadline: Deadline,
+        check_alive: t.Callable[[], None],
+        console: ConsoleWatch | None,
+    ) -> None:
+        self.runtime = runtime
+        self.endpoint = endpoint
+        self.deadline = deadline
+        self.check_alive = check_alive
+        self.console = console
+        self.stage = "ssh"
+        self.waiting_for = f"an ssh server to answer on {endpoint.host} port {endpoint.port}"
+        self.last_seen = ""
+        self.hint = "See the console log. A slow host may need a longer timeout."
+        self.denied = 0
+        self.leaving = 0
+        self.wrong_key_since = 0.0
+
+    def run(self, cloud_init_errors: str) -> Readiness:
+        for dummy in self.deadline.pauses(first=0.1, longest=1.0):
+            self.look_at_instance()
+            if not banner(self.endpoint.host, self.endpoint.port, min(_BANNER_TIMEOUT, self.deadline.left())):
+                continue
+            if not self.know_user():
+                continue
+            session = self.session()
+            if not session.verdict:
+                self.not_logged_in(session.failure)
+                continue
+            self.denied = 0
+            self.wrong_key_since = 0.0
+            self.logged_in()
+            if session.verdict == "running":
+                self.last_seen = f"it was in the stage {_stage_of(session.sections.get('status', ''))}"
+            elif session.verdict == "leaving" and self.leaving < _LEAVING_SESSIONS:
+                self.leaving += 1
+                self.last_seen = "it had asked for the instance to go down"
+            else:
+                return self.finished(session, cloud_init_errors)
+        # The instance may have failed in the very pause that took the last of the time.
+        self.look_at_instance()
+        raise self.out_of_time()
+
+    def look_at_instance(self) -> None:
+        self.check_alive()
+        if not self.console:
+            return
+        self.console.poll()
+        if self.console.problem:
+            raise LaunchError(
+                "boot",
+                "the instance failed to boot",
+                self.console.problem,
+                "The console log has the whole story.",
+                console=self.console.tail(),
+            )
+
+    def know_user(self) -> bool:
+        """Whether the login user is known, from the endpoint or by now from the console."""
+        if self.endpoint.user:
+            return True
+        if self.console and self.console.login_user:
+            self.endpoint = self.endpoint._replace(user=self.console.login_user)
+            return True
+        self.waiting_for = "cloud-init to say on the console who the image's login user is"
+        self.hint = "Name the login user in the option user."
+        if not self.console:
+            raise LaunchError("ssh", "the login user of the image is not known", hint=self.hint)
+        return False
+
+    def session(self) -> _Session:
+        """One login that runs the script."""
+        left = self.deadline.left()
+        argv = ssh_argv(self.endpoint, f"sh -s {max(1, int(min(_SESSION, left) * 2))}", min(_CONNECT_TIMEOUT, left))
+        argv[0] = self.runtime.program("ssh", "openssh-client", "to reach instances")
+        done = self.runtime.run(argv, stdin=_GUEST_SCRIPT.encode())
+        sections = _sections(done.out)
+        verdict = sections.get("verdict", "").strip()
+        if verdict:
+            return _Session(verdict, sections)
+        return _Session(
+            "", failure=(done.err.strip() or done.out.strip() or f"ssh ended with status {done.rc}")[-2000:]
+        )
+
+    def not_logged_in(self, failure: str) -> None:
+        """Decide what a login that failed means; an error if it will not get better."""
+        self.last_seen = failure
+        if "ost key verification failed" in failure or "REMOTE HOST IDENTIFICATION HAS CHANGED" in failure:
+            self.wrong_key(failure)
+            return
+        self.wrong_key_since = 0.0
+        if "Permission denied" in failure:
+            self.waiting_for = f"a login as {self.endpoint.user} to work"
+            self.hint = (
+                "The ssh server runs and refuses the key: either cloud-init has not run, or the login user is another "
+                "one. See the console log, and name the login user in the option user."
+            )
+            pause = _DENIED_PAUSES[min(self.denied, len(_DENIED_PAUSES) - 1)]
+            self.denied += 1
+            time.sleep(min(pause, self.deadline.left()))
+
+    def wrong_key(self, failure: str) -> None:
+        now = time.monotonic()
+        self.wrong_key_since = self.wrong_key_since or now
+        if now - self.wrong_key_since < _WRONG_KEY_GRACE:
+            time.sleep(min(1.0, self.deadline.left()))
+            return
+        raise self.error(
+            "ssh",
+            "the instance answers with another host key than the one it was given",
+            failure,
+            "Either cloud-init did not take the seed (see the console log), or user-data changes the host keys by "
+            "itself, or something else answers on that address.",
+        )
+
+    def logged_in(self) -> None:
+        if self.stage != "cloud-init":
+            self.stage = "cloud-init"
+            self.runtime.report.step("waiting for cloud-init to finish")
+        self.waiting_for = "cloud-init to finish"
+        self.hint = (
+            f"Give it more time with timeout, or look at /var/log/cloud-init-output.log: {login_command(self.endpoint)}"
+        )
+
+    def finished(self, session: _Session, cloud_init_errors: str) -> Readiness:
+        user = self.endpoint.user
+        if session.verdict in ("none", "disabled"):
+            return Readiness(user, session.verdict, [], {})
+        errors, recoverable = _complaints(session.sections)
+        if session.verdict == "stuck":
+            errors.append("the boot has ended and cloud-init has not: one of its services failed or was not started")
+        if errors and cloud_init_errors == "fail":
+            raise self.error(
+                "cloud-init",
+                "cloud-init failed in the instance",
+                "; ".join(errors),
+                "The instance runs: correct cloud_init and make it anew, or accept this with cloud_init_errors.",
+                cloud_init_errors=errors,
+                cloud_init_log=session.sections.get("log", "").splitlines(),
+            )
+        if cloud_init_errors != "ignore":
+            self.warn(errors, recoverable)
+        return Readiness(user, "error" if errors else "done", errors, recoverable)
+
+    def warn(self, errors: list[str], recoverable: t.Mapping[str, list[str]]) -> None:
+        for error in errors:
+            self.runtime.report.warn(f"cloud-init failed in the instance: {error}")
+        for level, messages in recoverable.items():
+            if level.upper() != "DEPRECATED":
+                for message in messages:
+                    self.runtime.report.warn(f"cloud-init in the instance: {message}")
+
+    def out_of_time(self) -> LaunchError:
+        notes = self.console.notes if self.console else []
+        seen = [f"last seen: {self.last_seen}"] if self.last_seen else []
+        said = [f"the console says: {'; '.join(notes)}"] if notes else []
+        waited = f"waited for {self.waiting_for}"
+        what = f"the instance was not ready within {self.deadline.seconds:g} seconds"
+        return self.error(self.stage, what, "; ".join([waited, *seen, *said]), self.hint, last_seen=self.last_seen)
+
+    def error(self, stage: str, what: str, why: str, hint: str, **facts: t.Any) -> LaunchError:
+        console = self.console.tail() if self.console else []
+        return LaunchError(stage, what, why, hint, console=console, **facts)
+
+
+def _sections(output: str) -> dict[str, str]:
+    """The parts of the script's output by name; text before the first (a server's greeting) is dropped."""
+    sections: dict[str, str] = {}
+    name = ""
+    for line in output.splitlines(keepends=True):
+        if line.startswith("=== "):
+            name = line[4:].strip()
+        elif name:
+            sections[name] = sections.get(name, "") + line
+    return sections
+
+
+def _v1(text: str) -> dict[str, t.Any]:
+    """The content of one of cloud-init's JSON files, empty where it has none."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return {}
+    inner = data.get("v1") if isinstance(data, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def _stage_of(status: str) -> str:
+    return _v1(status).get("stage") or "before or between its stages"
+
+
+def _complaints(sections: t.Mapping[str, str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The errors and the recoverable errors of all stages."""
+    errors: list[str] = []
+    recoverable: dict[str, list[str]] = {}
+    for stage in _v1(sections.get("status", "")).values():
+        if isinstance(stage, dict):
+            errors += stage.get("errors") or []
+            for level, messages in (stage.get("recoverable_errors") or {}).items():
+                recoverable.setdefault(level, []).extend(messages)
+    errors += _v1(sections.get("result", "")).get("errors") or []
+    return list(dict.fromkeys(str(error) for error in errors)), recoverable

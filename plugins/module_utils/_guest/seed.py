@@ -1,0 +1,314 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The seed of an instance: the files that cloud-init's NoCloud data source reads.
+
+What the user gave goes where they said. What this collection needs goes where user-data cannot break it by accident:
+login keys into meta-data, whose keys the default user gets whatever user-data says, and everything else into
+vendor-data, which user-data overrides key by key.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
+    MIME,
+    Document,
+    NotReadable,
+    check_cloud_config,
+    check_document,
+    effective,
+    form,
+    load_yaml,
+    to_bytes,
+    to_json,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import HostKey
+from ansible_collections.minicloud.local.plugins.module_utils._model import Nic
+
+VOLUME_ID = "cidata"
+
+_BOUNDARY = "===============minicloud-vendor-data=="
+_SSH_KEYS = re.compile(r"""^\s*["']?ssh_keys["']?\s*:""", re.MULTILINE)
+_PUBLIC_KEY = re.compile(r"""_public["']?\s*:\s*["'|>-]*\s*((?:ssh|ecdsa)-[\w-]+ [A-Za-z0-9+/=]{40,})""")
+_SHELLS_WITHOUT_LOGIN = ("/nologin", "/false")
+
+
+class Login(t.NamedTuple):
+    """Whom to log in as.
+
+    user -- the name; empty: the image's own default user, whose name is the image's affair
+    listed -- user-data lists its users without the default one, so that the login keys reach this one by a script
+    """
+
+    user: str
+    listed: bool = False
+
+
+class GivenHostKeys(t.NamedTuple):
+    """Host keys that the user gave as ssh_keys.
+
+    public -- type and base64; private -- PEM text of those whose public half was not given
+    """
+
+    public: list[str]
+    private: list[str]
+
+
+class Wishes(t.NamedTuple):
+    """The options of an instance that go into its seed, as the user wrote them."""
+
+    user: str = ""
+    ssh_authorized_keys: t.Sequence[str] = ()
+    cloud_init: Document = None
+    vendor_data: Document = None
+    network_config: Document = None
+    meta_data: Document = None
+
+
+def check_wishes(wishes: Wishes) -> None:
+    """Raise InvalidOption for what cloud-init would not understand, or what would lock everybody out."""
+    check_cloud_config(wishes.cloud_init, "cloud_init")
+    check_cloud_config(wishes.vendor_data, "vendor_data")
+    check_document(wishes.network_config, "network_config")
+    check_document(wishes.meta_data, "meta_data")
+    _mapping(wishes.meta_data)
+    expected_login_user(wishes)
+    vendor = effective(wishes.cloud_init).get("vendor_data")
+    if isinstance(vendor, dict) and vendor.get("enabled", True) in (False, "false", "no", "off"):
+        if given_host_keys(wishes) is None or wishes.user or wishes.vendor_data:
+            raise InvalidOption(
+                "cloud_init turns vendor data off",
+                "that is how the instance gets its host key, the name of its login user and vendor_data",
+                "Leave vendor_data out of cloud_init, or give ssh_keys there and neither user nor vendor_data here.",
+            )
+
+
+def expected_login_user(wishes: Wishes) -> Login | None:
+    """Whom one can log in as once cloud-init has run; None if user-data makes no user for that.
+
+    It is the default user – named by the option user, else by user-data (user, system_info), else by the image – unless
+    user-data has users without default. Then it is the one that the option user names, else the first listed that has
+    keys of its own, else the first that could log in at all.
+    Raises InvalidOption if the option and user-data name different default users.
+    """
+    config = {**effective(wishes.vendor_data), **effective(wishes.cloud_init)}
+    named = config.get("user")
+    named = named.get("name") if isinstance(named, dict) else named
+    default_user = _inner(_inner(config, "system_info"), "default_user").get("name")
+    default_user = named or default_user
+    if wishes.user and default_user and wishes.user != default_user:
+        raise InvalidOption(
+            f"user is {wishes.user}, and cloud_init names the default user {default_user}",
+            hint="Give the same name in both, or leave one of them out.",
+        )
+    users = _listed_users(config.get("users", "default"))
+    if named or any(user["name"] == "default" for user in users):
+        return Login(wishes.user or str(default_user or ""))
+    if wishes.user:
+        return Login(wishes.user, listed=True)
+    able = [user for user in users if _can_log_in(user)]
+    able.sort(key=lambda user: not any(user.get(key) for key in ("ssh_authorized_keys", "ssh_import_id")))
+    return Login(able[0]["name"], listed=True) if able else None
+
+
+def given_host_keys(wishes: Wishes) -> GivenHostKeys | None:
+    """The host keys that the user's own cloud-config brings, which are then the ones to pin; None if it brings none."""
+    given: dict[str, t.Any] = {}
+    unread: list[str] = []
+    for value in (wishes.vendor_data, wishes.cloud_init):
+        config = effective(value)
+        keys = config.get("ssh_keys")
+        if isinstance(keys, dict):
+            given.update(keys)
+        elif isinstance(value, str) and not config and _SSH_KEYS.search(value):
+            unread.append(value)
+    if not given and not unread:
+        return None
+    public = [key for text in unread for key in _PUBLIC_KEY.findall(text)]
+    private = []
+    for name, key in sorted(given.items()):
+        kind, dummy, half = name.rpartition("_")
+        if half == "public":
+            public.append(" ".join(str(key).split()[:2]))
+        elif half == "private" and f"{kind}_public" not in given:
+            private.append(str(key))
+    return GivenHostKeys(public, private)
+
+
+def seed_files(
+    name: str,
+    instance_id: str,
+    login_keys: t.Sequence[str],
+    host_keys: t.Sequence[HostKey],
+    wishes: Wishes,
+    nics: t.Sequence[Nic] | None = None,
+) -> dict[str, bytes]:
+    """The seed's files by name: meta-data, user-data, vendor-data and, unless the NICs are unknown, network-config.
+
+    name -- becomes the host name; instance_id -- a new one makes cloud-init run its first boot again
+    login_keys -- public keys of this host that may log in, besides the user's ssh_authorized_keys
+    host_keys -- the server keys made for the instance; the user's own ssh_keys, if any, replace them
+    The seed holds private host keys: keep what is made of it readable to its owner alone.
+    """
+    check_wishes(wishes)
+    keys = _unique([*login_keys, *wishes.ssh_authorized_keys])
+    files = {
+        "meta-data": _meta_data(name, instance_id, keys, wishes.meta_data),
+        "user-data": to_bytes(wishes.cloud_init),
+        "vendor-data": _vendor_data(keys, host_keys, wishes),
+    }
+    if wishes.network_config:
+        text = wishes.network_config if isinstance(wishes.network_config, str) else to_json(wishes.network_config)
+        files["network-config"] = text.encode()
+    elif nics is not None:
+        files["network-config"] = to_json(network_config(nics)).encode()
+    return files
+
+
+def network_config(nics: t.Sequence[Nic]) -> dict[str, t.Any]:
+    """Cloud-init's network configuration, version 2: DHCP on each NIC in mode auto, found by its MAC address.
+
+    Interfaces keep the names that the guest gives them. IPv6 is left to router advertisements: asking for DHCPv6
+    makes some guests wait a minute for a server that is not there.
+    """
+    ethernets: dict[str, t.Any] = {}
+    for index, nic in enumerate(nics):
+        if nic.mode != "auto":
+            continue
+        entry: dict[str, t.Any] = {"match": {"macaddress": nic.mac.lower()}, "dhcp4": True, "dhcp-identifier": "mac"}
+        if len(nics) > 1:
+            # The first network has the default route.
+            entry["dhcp4-overrides"] = {"route-metric": 100 * (len(ethernets) + 1)}
+        if ethernets:
+            entry["optional"] = True
+        ethernets[f"eth{index}"] = entry
+    return {"version": 2, "ethernets": ethernets} if ethernets else {"config": "disabled"}
+
+
+def _meta_data(name: str, instance_id: str, keys: list[str], given: Document) -> bytes:
+    theirs = _mapping(given)
+    data = {"instance-id": instance_id, "local-hostname": name, **theirs}
+    data["public-keys"] = _unique([*keys, *_public_keys(theirs.get("public-keys"))])
+    return f"{to_json(data)}\n".encode()
+
+
+def _mapping(given: Document) -> dict[str, t.Any]:
+    """The user's meta-data, which has to be read because ours goes into the same file."""
+    if not isinstance(given, str):
+        return dict(given or {})
+    try:
+        return dict(load_yaml(given) or {}) if given else {}
+    except NotReadable as exc:
+        raise InvalidOption("meta_data cannot be read", exc.args[0], "Give it as a mapping.") from exc
+
+
+def _public_keys(value: t.Any) -> list[str]:
+    """The keys in any form that cloud-init takes: lines, a list, or a mapping of either."""
+    if isinstance(value, str):
+        return value.splitlines()
+    if isinstance(value, dict):
+        return [key for keys in value.values() for key in _public_keys(keys)]
+    return [str(key) for key in value or []]
+
+
+def _unique(keys: t.Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(key.strip() for key in keys if key.strip()))
+
+
+def _vendor_data(keys: list[str], host_keys: t.Sequence[HostKey], wishes: Wishes) -> bytes:
+    """Ours first and the user's after it: of two cloud-configs in one message the later one's keys win."""
+    login = expected_login_user(wishes)
+    ours: dict[str, t.Any] = {
+        "growpart": {"mode": "auto", "devices": ["/"]},
+        # The instance knows its own name without asking a name server, which sudo does at each call.
+        "manage_etc_hosts": "localhost",
+    }
+    if host_keys and given_host_keys(wishes) is None:
+        ours["ssh_deletekeys"] = True
+        ours["ssh_keys"] = {}
+        for key in host_keys:
+            ours["ssh_keys"].update({f"{key.kind}_private": key.private, f"{key.kind}_public": key.public})
+    if wishes.user:
+        ours["system_info"] = {"default_user": {"name": wishes.user}}
+    if login and login.user == "root":
+        ours["disable_root"] = False
+    parts = [to_bytes(ours)]
+    if login and login.listed and keys:
+        parts.append(_authorize_script(login.user, keys))
+    if not wishes.vendor_data and len(parts) == 1:
+        return parts[0]
+    message = [_mime_part(part) for part in parts]
+    if isinstance(wishes.vendor_data, str) and form(wishes.vendor_data) == MIME:
+        message.append(wishes.vendor_data.encode())  # a message is a part already, whatever is in it
+    elif wishes.vendor_data:
+        message.append(_mime_part(to_bytes(wishes.vendor_data)))
+    head = f'Content-Type: multipart/mixed; boundary="{_BOUNDARY}"\nMIME-Version: 1.0\n'.encode()
+    boundary = f"\n--{_BOUNDARY}".encode()
+    return head + b"".join(boundary + b"\n" + part for part in message) + boundary + b"--\n"
+
+
+def _mime_part(content: bytes) -> bytes:
+    """A part whose kind cloud-init finds by its beginning; base64 keeps each byte as it is."""
+    import base64
+
+    head = b'Content-Type: text/plain; charset="utf-8"\nContent-Transfer-Encoding: base64\n\n'
+    return head + base64.encodebytes(content)
+
+
+def _authorize_script(user: str, keys: list[str]) -> bytes:
+    """Gives the login keys to a listed user: cloud-init itself gives them to the default user only."""
+    return f"""#!/bin/sh
+# minicloud.local: user-data has users without "default"; let this host log in as one of them all the same.
+user={shlex.quote(user)}
+home=$(awk -F: -v user="$user" '$1 == user {{ print $6 }}' /etc/passwd)
+[ -n "$home" ] || exit 0
+umask 077
+mkdir -p "$home/.ssh" || exit 0
+file=$home/.ssh/authorized_keys
+touch "$file"
+while read -r key; do
+    grep -qxF -e "$key" "$file" || printf '%s\\n' "$key" >>"$file"
+done <<'KEYS'
+{chr(10).join(keys)}
+KEYS
+chown "$user:" "$home/.ssh" "$file"
+if command -v restorecon >/dev/null; then restorecon -R "$home/.ssh"; fi
+exit 0
+""".encode()
+
+
+def _inner(config: t.Mapping[str, t.Any], key: str) -> dict[str, t.Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _listed_users(users: t.Any) -> list[dict[str, t.Any]]:
+    """The users in any form that cloud-init takes, each as a mapping with its name."""
+    if isinstance(users, str):
+        return [{"name": name.strip()} for name in users.split(",") if name.strip()]
+    if isinstance(users, dict):
+        users = [
+            {**value, "name": name} if isinstance(value, dict) else str(name) for name, value in users.items() if value
+        ]
+    found = []
+    for user in users if isinstance(users, list) else []:
+        if isinstance(user, dict):
+            plain = {key.replace("-", "_"): value for key, value in user.items()}
+            found.append({**plain, "name": str(plain.get("name") or plain.get("snapuser") or "default")})
+        else:
+            for name in user if isinstance(user, list) else [user]:
+                found.extend(_listed_users(str(name)))
+    return found
+
+
+def _can_log_in(user: t.Mapping[str, t.Any]) -> bool:
+    shell = str(user.get("shell", ""))
+    return not (user.get("system") or user.get("inactive") or shell.endswith(_SHELLS_WITHOUT_LOGIN))
