@@ -1,0 +1,42 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Everything is done by tests/tools/dev.py; `python3 tests/tools/dev.py --help` tells more.
+DEV = python3 tests/tools/dev.py
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint docs sanity unit integration bench format tools clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+test:  ## everything that CI runs: lint, docs, sanity, unit, integration
+	@$(DEV) test
+
+lint:  ## style, types, licences, ansible-lint, galaxy-importer
+	@$(DEV) lint
+
+docs:  ## documentation of all plugins
+	@$(DEV) docs
+
+sanity:  ## ansible-test sanity on each supported ansible-core
+	@$(DEV) sanity
+
+unit:  ## ansible-test units on each supported ansible-core and Python
+	@$(DEV) unit
+
+integration:  ## targets on real hypervisors; T="a b" runs only these
+	@$(DEV) integration $(T)
+
+bench:  ## measure
+	@$(DEV) bench
+
+format:  ## let ruff format the code and fix what it can
+	@$(DEV) format
+
+tools:  ## only install what all of this needs
+	@$(DEV) tools
+
+clean:  ## remove everything that was made here
+	@$(DEV) clean

@@ -1,0 +1,696 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the Makefile calls: installs the tools, stages the collection where Ansible looks for it, runs the tests.
+
+Needs Python 3.9 and git, nothing else; the rest it installs itself, into .venv and .build of this checkout,
+into ansible-test's own cache below ~/.ansible/test, and (Debian packages, for the integration tests) with apt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+import typing as t
+
+# The oldest ansible-core that the collection supports, and the newest: (ansible-core, Pythons that can run it).
+CORES: dict[str, tuple[str, ...]] = {
+    "2.21": ("3.13", "3.12", "3.14"),
+    "2.19": ("3.11", "3.12", "3.13"),
+}
+NEWEST = "2.21"
+TARGET_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+# All unit tests run on all Pythons below the newest ansible-core; below the others on these.
+UNIT_PYTHONS_OF_OTHER_CORES = ("3.9", "3.11")
+
+# Integration targets that must exist, and those of them that run on the oldest ansible-core too.
+INTEGRATION_TARGETS: tuple[str, ...] = ()
+INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ()
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.join(ROOT, ".build")
+VENVS = os.path.join(ROOT, ".venv")
+COLLECTION = os.path.join("ansible_collections", "minicloud", "local")
+# What is left alone, and left out, when the collection is staged.
+NOT_STAGED = {".git", ".build", ".venv", ".ansible", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
+NOISE = re.compile(r"^WARNING: (Location '|Reviewing previous|Skipping page|Using locale)|^\s*$")
+TIME_LIMIT = 30 * 60  # seconds for one command
+
+
+class Stop(Exception):
+    """Nothing more can be done before a person has acted; the text says what to do."""
+
+
+class Result(t.NamedTuple):
+    """One line of the closing table. ok is None for what was skipped."""
+
+    stage: str
+    ok: bool | None
+    seconds: float
+    note: str
+
+
+RESULTS: list[Result] = []
+
+
+def say(text: str) -> None:
+    """Print now, also when the output is a pipe."""
+    print(text, flush=True)
+
+
+# Running commands
+
+
+class Command(t.NamedTuple):
+    """How a command ended."""
+
+    rc: int
+    out: str
+    seconds: float
+    log: str
+
+
+def execute(name: str, argv: t.Sequence[str], cwd: str = ROOT, env: t.Mapping[str, str] | None = None) -> Command:
+    """Run to the end, without input. The output goes to a log; a long run tells now and then where it is."""
+    log = os.path.join(BUILD, "logs", re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") + ".log")
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    lines: list[str] = []
+    start = time.monotonic()
+    process = subprocess.Popen(
+        argv,
+        cwd=cwd,
+        env=dict(env or os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+    def read() -> None:
+        assert process.stdout
+        with open(log, "w", encoding="utf-8") as file:
+            file.write(f"# {' '.join(argv)}\n")
+            for line in process.stdout:
+                if not NOISE.search(line):
+                    lines.append(line.rstrip())
+                    file.write(line)
+                    file.flush()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while True:
+            try:
+                process.wait(15)
+                break
+            except subprocess.TimeoutExpired:
+                passed = time.monotonic() - start
+                if passed > TIME_LIMIT:
+                    lines.append(f"ended after {TIME_LIMIT} s without a result")
+                    end_group(process)
+                    break
+                say(f"    {passed:4.0f} s  {lines[-1].strip()[:100] if lines else ''}")
+    except BaseException:
+        end_group(process)
+        raise
+    # A daemon that the command has left behind may hold the pipe open; what it says later is not ours.
+    reader.join(5)
+    return Command(process.returncode, "\n".join(lines), time.monotonic() - start, log)
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """End a command and what it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+            return
+
+
+def must(name: str, argv: t.Sequence[str], hint: str, **kwargs: t.Any) -> Command:
+    """Run a command without which nothing goes on."""
+    done = execute(name, argv, **kwargs)
+    if done.rc != 0:
+        raise Stop(f"{name} failed:\n{tail(done.out, 30)}\n{hint}")
+    return done
+
+
+def tail(text: str, count: int) -> str:
+    """The last lines, indented."""
+    return "\n".join("    " + line for line in text.splitlines()[-count:])
+
+
+def step(
+    stage: str,
+    argv: t.Sequence[str],
+    judge: t.Callable[[Command], tuple[bool, str]] | None = None,
+    **kwargs: t.Any,
+) -> bool:
+    """Run one test command, say how it went, and note it for the closing table."""
+    say(f"==> {stage} ...")
+    done = execute(stage, argv, **kwargs)
+    ok, note = judge(done) if judge else (done.rc == 0, "")
+    if not ok:
+        say(tail(done.out, 200))
+        say(f"    {stage} failed; all of its output: {os.path.relpath(done.log, ROOT)}")
+    record(stage, ok, done.seconds, note)
+    return ok
+
+
+def record(stage: str, ok: bool | None, seconds: float, note: str = "") -> None:
+    """Note a result for the closing table, and say it."""
+    RESULTS.append(Result(stage, ok, seconds, note))
+    word = {True: "ok", False: "FAILED", None: "skipped"}[ok]
+    say(f"    {word} after {seconds:.1f} s{': ' + note if note else ''}")
+
+
+def close(stage: str) -> None:
+    """The closing line of a stage whose runner prints none."""
+    mine = [result for result in RESULTS if result.stage.split()[0] == stage and result.ok is not None]
+    say(f"{stage}: {sum(bool(r.ok) for r in mine)} passed, {sum(not r.ok for r in mine)} failed")
+
+
+# What has to be there
+
+
+def find_pythons() -> dict[str, str]:
+    """Version -> path of each Python that really runs and can make virtual environments (pyenv's shims may not)."""
+    pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
+    directories = sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin")), reverse=True)
+    directories += [d for d in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.basename(d) != "shims"]
+    directories += ["/usr/local/bin", "/usr/bin"]
+    probe = "import ensurepip, ssl, sys, venv; print('%d.%d' % sys.version_info[:2] * (sys.prefix == sys.base_prefix))"
+    found: dict[str, str] = {}
+    for version in dict.fromkeys([*TARGET_PYTHONS, *(v for versions in CORES.values() for v in versions)]):
+        for directory in directories:
+            path = os.path.join(directory, f"python{version}")
+            if os.access(path, os.X_OK):
+                answer = subprocess.run([path, "-c", probe], capture_output=True, text=True, check=False)
+                if answer.stdout.strip() == version:
+                    found[version] = path
+                    break
+    return found
+
+
+def python_for(pythons: t.Mapping[str, str], wanted: t.Sequence[str], purpose: str) -> str:
+    """The path of the first Python there is out of those that will do."""
+    for version in wanted:
+        if version in pythons:
+            return pythons[version]
+    raise Stop(
+        f"{purpose} needs Python {' or '.join(sorted(wanted))}; found: {', '.join(pythons) or 'none'}.\n"
+        f"Install one, for example with `pyenv install {wanted[0]}`, or put python{wanted[0]} on PATH."
+    )
+
+
+@contextlib.contextmanager
+def lock(name: str) -> t.Iterator[None]:
+    """Keep two runs in one checkout from preparing the same thing at once."""
+    os.makedirs(BUILD, exist_ok=True)
+    with open(os.path.join(BUILD, f".{name}.lock"), "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Tools:
+    """The virtual environments, and the environment in which their programs run."""
+
+    def __init__(self) -> None:
+        self.pythons = find_pythons()
+
+    def venv(self, name: str) -> str:
+        """The directory of a virtual environment (ansible-2.21, ansible-2.19, lint), made first if need be."""
+        core = name.rpartition("-")[2] if name.startswith("ansible-") else NEWEST
+        python = python_for(self.pythons, CORES[core], f"ansible-core {core}")
+        requirements = os.path.join(ROOT, "tests", "requirements", f"{name}.txt")
+        with open(requirements, "rb") as file:
+            digest = hashlib.sha256(python.encode() + file.read()).hexdigest()
+        path = os.path.join(VENVS, name)
+        stamp = os.path.join(path, ".stamp")
+        with lock(f"venv-{name}"):
+            with contextlib.suppress(OSError), open(stamp, encoding="utf-8") as file:
+                if file.read() == digest:
+                    return path
+            say(f"==> installing {name} into {os.path.relpath(path, ROOT)} ...")
+            start = time.monotonic()
+            shutil.rmtree(path, ignore_errors=True)
+            must(f"venv {name}", [python, "-m", "venv", path], f"Can {python} make virtual environments?")
+            must(
+                f"pip install {name}",
+                [os.path.join(path, "bin", "pip"), "install", "-q", "--no-input", "-r", requirements],
+                "Can this machine reach a Python package index? pip's own configuration says which one is asked.",
+                env=self.environment(path),
+            )
+            if name != "lint":
+                self.prime_ansible_test(path)
+            with open(stamp, "w", encoding="utf-8") as file:
+                file.write(digest)
+            say(f"    ok after {time.monotonic() - start:.1f} s")
+        return path
+
+    def environment(self, venv: str, collections: str = "") -> dict[str, str]:
+        """Variables for the programs of a virtual environment: real Pythons on PATH, never a question, no colours."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHON", "MAKE"))}
+        env.pop("VIRTUAL_ENV", None)
+        old = [d for d in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.basename(d) != "shims"]
+        real = [os.path.dirname(self.pythons[version]) for version in TARGET_PYTHONS[::-1] if version in self.pythons]
+        path = [os.path.join(venv, "bin"), *real, *old, "/usr/sbin", "/sbin"]
+        env["PATH"] = os.pathsep.join(dict.fromkeys(path))
+        env.setdefault("LC_ALL", "C.UTF-8")
+        env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+        env.update(PY_COLORS="0", NO_COLOR="1", ANSIBLE_NOCOLOR="1")
+        if collections:
+            env["ANSIBLE_COLLECTIONS_PATH"] = collections
+        return env
+
+    def prime_ansible_test(self, venv: str) -> None:
+        """Give ansible-test its pip from the package index; by itself it fetches it from a site of its own."""
+        (source,) = glob.glob(os.path.join(venv, "lib", "python3*", "site-packages", "ansible_test", "_internal"))
+        with open(os.path.join(source, "python_requirements.py"), encoding="utf-8") as file:
+            versions = set(re.findall(r"\bpip='([0-9.]+)'", file.read()))
+        cache = os.path.expanduser("~/.ansible/test/cache")
+        for version in sorted(versions):
+            script = os.path.join(cache, f"get_pip_{version.replace('.', '_')}.py")
+            if os.path.exists(script):
+                continue
+            os.makedirs(cache, exist_ok=True)
+            must(
+                f"pip download {version}",
+                [os.path.join(venv, "bin", "pip"), "download", "-q", "--no-deps", "-d", cache, f"pip=={version}"],
+                "Can this machine reach a Python package index?",
+                env=self.environment(venv),
+            )
+            with open(script + ".new", "w", encoding="utf-8") as file:
+                file.write(GET_PIP.format(version=version))
+            os.replace(script + ".new", script)
+
+
+GET_PIP = """\
+# Stands in for the get-pip.py of ansible-test: runs the pip {version} that lies beside this file.
+import os
+import runpy
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "pip-{version}-py3-none-any.whl"))
+sys.argv = ["pip", "install", "pip=={version}"] + [
+    arg for arg in sys.argv[1:] if arg not in ("--no-setuptools", "--no-wheel", "pip=={version}")
+]
+runpy.run_module("pip", run_name="__main__")
+"""
+
+
+def install_packages() -> None:
+    """Install the Debian packages that the integration tests need; elsewhere, say what is needed."""
+    with open(os.path.join(ROOT, "tests", "requirements", "debian.txt"), encoding="utf-8") as file:
+        wanted = [line.strip() for line in file if line.strip() and not line.startswith("#")]
+    if not shutil.which("apt-get"):
+        say(f"    not a Debian system: the equivalents of these packages are needed: {' '.join(wanted)}")
+        return
+    query = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    there = {line.split()[0] for line in query.stdout.splitlines() if line.endswith(" installed")}
+    missing = [name for name in wanted if name not in there]
+    if not missing:
+        return
+    say(f"==> installing {' '.join(missing)} ...")
+    start = time.monotonic()
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    prefix = []
+    if os.geteuid() != 0:
+        by_hand = f"As root: apt-get install {' '.join(missing)}"
+        if not shutil.which("sudo"):
+            raise Stop(f"These packages are missing, and there is no sudo to install them with.\n{by_hand}")
+        must("sudo", ["sudo", "-n", "true"], by_hand)
+        prefix = ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
+    install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+    with lock("apt"):
+        if execute("apt-get install", install, env=env).rc != 0:
+            must("apt-get update", [*prefix, "apt-get", "update", "-q"], "Are the sources of apt right?", env=env)
+            must("apt-get install", install, "Can these packages be installed by hand?", env=env)
+    say(f"    ok after {time.monotonic() - start:.1f} s")
+
+
+# The collection where Ansible looks for it
+
+
+def project_files() -> list[str]:
+    """Paths of the project's files: what git tracks, and what it does not ignore."""
+    argv = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    with contextlib.suppress(OSError):
+        answer = subprocess.run(argv, cwd=ROOT, capture_output=True, check=False)
+        if answer.returncode == 0:
+            names = {os.fsdecode(name) for name in answer.stdout.split(b"\0") if name}
+            return sorted(name for name in names if os.path.lexists(os.path.join(ROOT, name)))
+    return sorted(walk(ROOT))
+
+
+def walk(top: str) -> t.Iterator[str]:
+    """Relative paths of the files below a directory, without what is never staged."""
+    for directory, directories, files in os.walk(top):
+        relative = os.path.relpath(directory, top)
+        directories[:] = [
+            name
+            for name in directories
+            if name not in NOT_STAGED and os.path.normpath(os.path.join(relative, name)) != "tests/output"
+        ]
+        links = [d for d in directories if os.path.islink(os.path.join(directory, d))]
+        for name in [*files, *links]:
+            yield os.path.normpath(os.path.join(relative, name))
+
+
+def stage(core: str = NEWEST) -> str:
+    """Bring a copy of the collection up to date and return the directory to use as Ansible's collections path.
+
+    Each ansible-core has a copy of its own, so that the results of ansible-test do not mix.
+    """
+    top = os.path.join(BUILD, "collections" if core == NEWEST else f"collections-{core}")
+    target = os.path.join(top, COLLECTION)
+    with lock("stage"):
+        names = project_files()
+        os.makedirs(target, exist_ok=True)
+        for gone in set(walk(target)) - set(names):
+            os.remove(os.path.join(target, gone))
+        for name in names:
+            copy(os.path.join(ROOT, name), os.path.join(target, name))
+        for directory, _directories, _files in os.walk(target, topdown=False):
+            inside = os.path.relpath(directory, target).split(os.sep)
+            if not NOT_STAGED.intersection(inside) and inside[:2] != ["tests", "output"]:
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+        # ansible-test, ansible-lint and reuse ask git for the files; without a repository here they would ask
+        # the one of the checkout, which ignores this directory.
+        if shutil.which("git"):
+            env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+            if not os.path.exists(os.path.join(target, ".git")):
+                subprocess.run(["git", "init", "-q", target], check=True, capture_output=True, env=env)
+            subprocess.run(["git", "add", "-A"], cwd=target, check=True, capture_output=True, env=env)
+    return top
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a file or link if it differs."""
+    there = os.lstat(source)
+    with contextlib.suppress(OSError):
+        here = os.lstat(target)
+        if (here.st_size, here.st_mtime_ns, here.st_mode) == (there.st_size, there.st_mtime_ns, there.st_mode):
+            return
+        if stat.S_ISDIR(here.st_mode):
+            shutil.rmtree(target)
+        else:
+            os.remove(target)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copy2(source, target, follow_symlinks=False)
+
+
+# The stages
+
+
+def sanity(tools: Tools, cores: t.Sequence[str]) -> None:
+    """ansible-test sanity; compile and import tests run on every supported Python that is found on PATH."""
+    for core in cores:
+        venv, top = tools.venv(f"ansible-{core}"), stage(core)
+        step(
+            f"sanity (ansible-core {core})",
+            [os.path.join(venv, "bin", "ansible-test"), "sanity", "--color", "no"],
+            cwd=os.path.join(top, COLLECTION),
+            env=tools.environment(venv),
+        )
+    close("sanity")
+
+
+def unit(tools: Tools, cores: t.Sequence[str]) -> None:
+    """ansible-test units."""
+    closing = []
+
+    def judge(done: Command) -> tuple[bool, str]:
+        lines = re.findall(r"^=*\s*((?:\d+ [a-z]+, )*\d+ [a-z]+ in [0-9.]+s.*?)\s*=*$", done.out, re.M)
+        closing.extend(lines[-1:])
+        return done.rc == 0 and bool(lines), lines[-1] if lines else "pytest has not run"
+
+    for core in cores:
+        venv, top = tools.venv(f"ansible-{core}"), stage(core)
+        for python in TARGET_PYTHONS if core == NEWEST else UNIT_PYTHONS_OF_OTHER_CORES:
+            name = f"unit (ansible-core {core}, Python {python})"
+            if python not in tools.pythons:
+                say(f"==> {name} ...")
+                record(name, None, 0, "no such Python on this machine")
+                continue
+            step(
+                name,
+                [os.path.join(venv, "bin", "ansible-test"), "units", "--venv", "--requirements", "--color", "no"]
+                + ["--python", python, "--num-workers", str(os.cpu_count() or 1)],
+                judge,
+                cwd=os.path.join(top, COLLECTION),
+                env=tools.environment(venv),
+            )
+    for line in closing:
+        say(line)
+
+
+def lint(tools: Tools, _cores: t.Sequence[str]) -> None:
+    """Everything that reads the code without running it."""
+    venv, top = tools.venv("lint"), stage()
+    here = os.path.join(top, COLLECTION)
+    env = tools.environment(venv, top)
+    env["MYPYPATH"] = top
+
+    def program(name: str, *args: str) -> list[str]:
+        return [os.path.join(venv, "bin", name), *args]
+
+    def silent(done: Command) -> tuple[bool, str]:
+        noise = [line for line in done.out.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
+        return done.rc == 0 and not noise, f"{len(noise)} warnings" if noise else ""
+
+    names = [name for name in project_files() if os.path.isfile(os.path.join(here, name))]
+    typed = [name for name in ("plugins", "tests/unit", "tests/tools", "tests/bench") if has_python(here, name)]
+    shell = [name for name in names if name.endswith(".sh") or name == ".ci/run"]
+
+    step("lint ruff check", program("ruff", "check", "--no-cache", "."), cwd=here, env=env)
+    step("lint ruff format", program("ruff", "format", "--no-cache", "--check", "--diff", "."), cwd=here, env=env)
+    mypy = program("mypy", "--config-file", os.path.join(here, "pyproject.toml"))
+    mypy += ["--cache-dir", os.path.join(BUILD, "mypy"), *(os.path.join(COLLECTION, name) for name in typed)]
+    step("lint mypy", mypy, cwd=top, env=env)
+    step("lint yamllint", program("yamllint", "--strict", "."), cwd=here, env=env)
+    step("lint shellcheck", program("shellcheck", *shell), cwd=here, env=env)
+    step("lint reuse", program("reuse", "--root", here, "lint", "--lines"), cwd=here, env=env)
+    step("lint changelog", program("antsibull-changelog", "lint"), cwd=here, env=env)
+    step("lint agreement", [sys.executable, os.path.abspath(__file__), "agreement"])
+    step("lint ansible-lint", program("ansible-lint", "--offline", "--nocolor", "-q"), silent, cwd=here, env=env)
+
+    artifacts = os.path.join(BUILD, "artifact")
+    shutil.rmtree(artifacts, ignore_errors=True)
+    if step("lint build", program("ansible-galaxy", "collection", "build", "--output-path", artifacts, here), env=env):
+        (artifact,) = glob.glob(os.path.join(artifacts, "*.tar.gz"))
+        env["GALAXY_IMPORTER_CONFIG"] = os.path.join(here, "tests", "tools", "galaxy-importer.cfg")
+        importer = program("python", "-m", "galaxy_importer.main", artifact)
+        step("lint galaxy-importer", importer, silent, cwd=artifacts, env=env)
+    close("lint")
+
+
+def has_python(top: str, name: str) -> bool:
+    """Whether there is Python code below a directory."""
+    return any(file.endswith(".py") for file in walk(os.path.join(top, name)))
+
+
+def agreement(_tools: Tools, _cores: t.Sequence[str]) -> None:
+    """What no other tool compares: the action group with the modules, and that no sanity test is ignored."""
+    complaints = [
+        f"{name}: fix the code instead; the collection ignores no sanity test"
+        for name in project_files()
+        if re.match(r"tests/sanity/ignore.*\.txt$", name)
+    ]
+    with open(os.path.join(ROOT, "meta", "runtime.yml"), encoding="utf-8") as file:
+        group = re.search(r"^ {2}minicloud:\n((?: {4}- \w+\n)+)", file.read(), re.M)
+    listed = re.findall(r"- (\w+)", group[1]) if group else []
+    modules = [
+        os.path.basename(name)[:-3] for name in project_files() if re.match(r"plugins/modules/[a-z]\w*\.py$", name)
+    ]
+    if listed != sorted(modules):
+        complaints.append(
+            f"meta/runtime.yml: the action group minicloud must list the modules in order: {', '.join(sorted(modules))}"
+        )
+    for complaint in complaints:
+        say(complaint)
+    if complaints:
+        sys.exit(1)
+
+
+def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
+    """The documentation of the collection and of each plugin in it."""
+    venv, top = tools.venv("lint"), stage()
+    here = os.path.join(top, COLLECTION)
+    env = tools.environment(venv, top)
+    antsibull = [os.path.join(venv, "bin", "antsibull-docs"), "lint-collection-docs", "--plugin-docs"]
+    antsibull += ["--validate-collection-refs", "all", "--disallow-unknown-collection-refs", "."]
+    step("docs antsibull-docs", antsibull, cwd=here, env=env)
+    for kind in ("module", "inventory", "connection", "filter", "lookup", "callback"):
+        names = [
+            f"minicloud.local.{os.path.basename(name)[:-3]}"
+            for name in project_files()
+            if re.match(rf"plugins/{'modules' if kind == 'module' else kind}/[a-z]\w*\.py$", name)
+        ]
+        if names:
+            step(
+                f"docs ansible-doc ({kind})",
+                [os.path.join(venv, "bin", "ansible-doc"), "-t", kind, *names],
+                lambda done: (done.rc == 0 and "[WARNING]" not in done.out, ""),
+                cwd=top,
+                env=env,
+            )
+    close("docs")
+
+
+def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()) -> None:
+    """The targets of tests/integration, on this machine and its real hypervisors."""
+    found = integration_targets()
+    if not found and not INTEGRATION_TARGETS:
+        say("==> integration ...")
+        record("integration", None, 0, "there are no targets yet")
+        close("integration")
+        return
+    install_packages()
+    for core in cores:
+        venv, top = tools.venv(f"ansible-{core}"), stage(core)
+        names = sorted({*found, *INTEGRATION_TARGETS}) if core == NEWEST else INTEGRATION_TARGETS_OF_OTHER_CORES
+        for name in only or names:
+            title = f"integration {name} (ansible-core {core})"
+            if name not in found:
+                say(f"==> {title} ...")
+                record(title, False, 0, "there is no such target in tests/integration/targets")
+                continue
+            step(
+                title,
+                [os.path.join(venv, "bin", "ansible-test"), "integration", "--local", "--requirements", "--color", "no"]
+                + ["--allow-destructive", "--allow-root", "--diff", "-v", name],
+                lambda done: (done.rc == 0 and "WARNING: All targets skipped" not in done.out, ""),
+                cwd=os.path.join(top, COLLECTION),
+                env=tools.environment(venv),
+            )
+    close("integration")
+
+
+def integration_targets() -> list[str]:
+    """Names of the targets that can be run by themselves."""
+    found = []
+    for path in glob.glob(os.path.join(ROOT, "tests", "integration", "targets", "*", "aliases")):
+        with open(path, encoding="utf-8") as file:
+            aliases = {line.split("#")[0].strip() for line in file}
+        if not aliases & {"hidden", "disabled", "unsupported"}:
+            found.append(os.path.basename(os.path.dirname(path)))
+    return sorted(found)
+
+
+def bench(tools: Tools, _cores: t.Sequence[str], args: t.Sequence[str] = ()) -> None:
+    """tests/bench/bench.py in the environment of the newest ansible-core; its output is not captured."""
+    install_packages()
+    venv, top = tools.venv(f"ansible-{NEWEST}"), stage()
+    argv = [os.path.join(venv, "bin", "python"), os.path.join(ROOT, "tests", "bench", "bench.py"), *args]
+    sys.exit(subprocess.run(argv, cwd=ROOT, env=tools.environment(venv, top), check=False).returncode)
+
+
+def format_code(tools: Tools, _cores: t.Sequence[str]) -> None:
+    """Let ruff change the files of the checkout."""
+    ruff = os.path.join(tools.venv("lint"), "bin", "ruff")
+    for argv in ([ruff, "check", "--no-cache", "--fix", "."], [ruff, "format", "--no-cache", "."]):
+        subprocess.run(argv, cwd=ROOT, check=False)
+
+
+def install(tools: Tools, cores: t.Sequence[str]) -> None:
+    """Everything that the other commands would install, and a staged copy of the collection."""
+    for name in [*(f"ansible-{core}" for core in cores), "lint"]:
+        say(f"{name}: {os.path.relpath(tools.venv(name), ROOT)}")
+    install_packages()
+    say(f"collections path: {os.path.relpath(stage(), ROOT)}")
+
+
+def clean() -> None:
+    """Remove what the commands above have made in this checkout."""
+    for name in (BUILD, VENVS, *(os.path.join(ROOT, name) for name in (".ansible", ".mypy_cache", ".ruff_cache"))):
+        shutil.rmtree(name, ignore_errors=True)
+    shutil.rmtree(os.path.join(ROOT, "tests", "output"), ignore_errors=True)
+
+
+def test(tools: Tools, cores: t.Sequence[str]) -> None:
+    """All stages. One that fails does not keep the others from running."""
+    for part in (lint, docs, sanity, unit, integration):
+        part(tools, cores)
+
+
+def table() -> None:
+    """What ran, how it ended, how long it took."""
+    width = max(len(result.stage) for result in RESULTS)
+    say("")
+    for result in RESULTS:
+        word = {True: "ok", False: "FAILED", None: "skipped"}[result.ok]
+        say(f"{result.stage:<{width}}  {word:<7}  {result.seconds:7.1f} s  {result.note}".rstrip())
+
+
+def main() -> int:
+    """Run one command and tell how it went."""
+    commands: dict[str, t.Callable[..., None]] = {
+        "test": test,
+        "lint": lint,
+        "docs": docs,
+        "sanity": sanity,
+        "unit": unit,
+        "integration": integration,
+        "bench": bench,
+        "format": format_code,
+        "tools": install,
+        "agreement": agreement,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=[*commands, "clean"])
+    parser.add_argument("rest", nargs="*", metavar="NAME", help="integration: only these targets; bench: its arguments")
+    parser.add_argument("--core", choices=list(CORES), help="only this ansible-core")
+    args, unknown = parser.parse_known_args()
+    if args.command == "clean":
+        clean()
+        return 0
+    if (unknown or args.rest) and args.command not in ("integration", "bench"):
+        parser.error(f"unexpected: {' '.join([*unknown, *args.rest])}")
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    start = time.monotonic()
+    rest = [[*args.rest, *unknown]] if args.command in ("integration", "bench") else []
+    try:
+        commands[args.command](Tools(), [args.core] if args.core else list(CORES), *rest)
+    except Stop as stop:
+        say(f"\nSTOPPED: {stop}")
+        return 2
+    except KeyboardInterrupt:
+        say("\ninterrupted")
+        return 130
+    if not RESULTS:
+        return 0
+    table()
+    bad = [result.stage for result in RESULTS if result.ok is False]
+    say(f"\n{'FAILED: ' + ', '.join(bad) if bad else 'all passed'} after {time.monotonic() - start:.0f} s")
+    if bad:
+        first = bad[0].split()[0]
+        say(f"Each failure is shown above and logged in .build/logs; `make {first}` repeats that stage alone.")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
