@@ -11,12 +11,485 @@ DOCUMENTATION = r"""
 module: instance
 short_description: Manage a local cloud-style instance
 version_added: 1.0.0
+author:
+  - The minicloud.local authors (@minicloud)
+description:
+  - Launches a Linux instance from a cloud image on the hypervisor of this host, waits until cloud-init has finished in
+    it, and keeps it as the task describes it from then on.
+  - The disk is a thin overlay on the image in the vault, so launching copies nothing, however large the image is.
+  - The instance's ssh host key is made before its first boot and pinned, so that ssh can check it from the first
+    connection on.
+  - An option that is left out is not compared. To create an instance, its documented default is used.
+  - Runs may be interrupted at any point, and several may run at once; the next run finishes what is left.
+notes:
+  - The module runs on the host that has the hypervisor. It needs C(qemu-img), QEMU, C(setsid) and C(setpriv)
+    (util-linux), and an OpenSSH client there; the role P(minicloud.local.host#role) installs them.
+  - Without root, everything works as the user of the task, in a data directory of that user.
+  - What is going on in a long task can be read in C(activity.log) in the data directory while it runs.
+options:
+  name:
+    description:
+      - The instance's name, which becomes its host name.
+      - It begins with a letter, goes on with letters, digits and hyphens, ends with a letter or digit, and has at most
+        63 characters. Names are compared without case.
+    type: str
+    required: true
+  state:
+    description:
+      - V(running) is an instance that runs; it is made or started where it does not.
+      - V(stopped) is shut down by its guest; with O(force=true) it is switched off instead.
+      - V(restarted) stops and starts it, and is always a change.
+      - V(present) exists, in whatever state; one that is made by it is not started.
+      - V(absent) is gone, with its disk and everything else that it owned.
+    type: str
+    choices: [running, stopped, restarted, present, absent]
+    default: running
+  image:
+    description:
+      - What to make the disk from. Used when the instance is made, and V(lts) then unless given. A different one later
+        is reported as a warning, and acted on only with O(recreate=true).
+      - A name of an image host such as V(24.04), V(noble), V(lts), V(daily:26.04) or V(images:debian/13/cloud).
+      - V(bootstrap:bookworm) or V(bootstrap:trixie) to have the image built from Debian's packages on this host.
+      - A URL (V(https://…)), a C(file://) URL or a path to a disk image (qcow2, raw, vmdk, vhdx or vdi; also compressed
+        with xz, gzip, zstd or bzip2).
+    type: str
+  image_checksum:
+    description:
+      - What the image must be, as V(sha256:HEX), V(sha512:HEX), or V(sha256:URL) with the URL of a list of checksums.
+      - It is verified while the image is fetched.
+    type: str
+  cpus:
+    description: Number of virtual processors. A new instance has 1 unless given.
+    type: int
+  memory:
+    description:
+      - Memory, such as V(512M), V(1.5G), V(2GiB) or plain bytes; units are powers of 1024.
+      - A new instance has V(1G) unless given.
+    type: str
+  disk:
+    description:
+      - Size of the disk, in the same units. It can grow later, and never shrinks.
+      - A new instance has V(5G) unless given, or as much as its image needs if that is more.
+    type: str
+  instance_type:
+    description: V(vm) unless given. V(container) needs a driver that has containers.
+    type: str
+    choices: [vm, container]
+  arch:
+    description:
+      - The architecture, such as V(x86_64) or V(aarch64) (V(amd64) and V(arm64) mean the same); the host's unless given.
+      - A foreign one runs under emulation.
+    type: str
+  user:
+    description: The login user. By default the image's own.
+    type: str
+  ssh_authorized_keys:
+    description: Public keys that may log in, besides the data directory's own.
+    type: list
+    elements: str
+  cloud_init:
+    description:
+      - User-data for cloud-init. A mapping is cloud-config. Text is passed on as it is, in any form that cloud-init
+        takes, such as C(#cloud-config), a script, MIME or a jinja template, and begins with the header of its form.
+      - Used when the instance is made. A different one later is reported as a warning, and acted on only with
+        O(recreate=true). The same holds for O(vendor_data), O(network_config), O(meta_data), O(user),
+        O(ssh_authorized_keys), O(arch) and O(instance_type).
+    type: raw
+  vendor_data:
+    description: Vendor-data for cloud-init, in the forms of O(cloud_init). User-data goes before it.
+    type: raw
+  network_config:
+    description:
+      - Network configuration for cloud-init, version 1 or 2, as a mapping or text.
+      - By default every interface is configured by DHCP.
+    type: raw
+  meta_data:
+    description: Further meta-data for cloud-init, as a mapping or text.
+    type: raw
+  ports:
+    description:
+      - Ports of the host that lead to ports of the guest, each as C([[host_ip:]host_port:]guest_port[/tcp|udp]).
+      - Without C(host_ip) only this host can use the forward (V(127.0.0.1)); V(0.0.0.0) opens it to others.
+      - Without C(host_port) a free one is chosen, returned, and kept.
+      - The list is complete; a forward that is not in it is taken away. Changes take effect while the instance runs.
+    type: list
+    elements: str
+  tags:
+    description: Names and values of your own, for the inventory. The mapping is complete.
+    type: dict
+  autostart:
+    description: Whether the instance is to start with the host.
+    type: bool
+  allow_restart:
+    description:
+      - Whether a running instance may be stopped and started again for a change that needs it (O(cpus), O(memory) and
+        O(disk)). If not, such a change fails and says so, and nothing is changed.
+    type: bool
+    default: false
+  wait:
+    description: Whether to wait until the instance is ready, which is when ssh answers and cloud-init has finished.
+    type: bool
+    default: true
+  timeout:
+    description:
+      - Seconds that the instance has to become ready, or to shut down. Fetching or building the image does not count.
+      - Emulated instances (see O(driver_options)) may need more than the default.
+    type: float
+    default: 300
+  cloud_init_errors:
+    description: What to do when cloud-init reports errors.
+    type: str
+    choices: [fail, warn, ignore]
+    default: fail
+  recreate:
+    description:
+      - Whether to replace an instance that was made with other options than those of the task, its data included.
+        One that was made with the same options stays.
+    type: bool
+    default: false
+  force:
+    description: Whether to switch the instance off instead of shutting it down.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: partial
+    details:
+      - O(state=restarted) restarts the instance each time.
+extends_documentation_fragment:
+  - minicloud.local._attributes
+  - minicloud.local._attributes.minicloud
+  - minicloud.local._common
+seealso:
+  - module: minicloud.local.instance_info
+  - module: minicloud.local.image
+  - plugin: minicloud.local.instances
+    plugin_type: inventory
 """
 
 EXAMPLES = r"""
+- name: Launch an instance and wait until it is ready
+  minicloud.local.instance:
+    name: web
+    image: bootstrap:bookworm
+    cpus: 2
+    memory: 2G
+    disk: 10G
+
+- name: Configure it with cloud-init and reach its web server from this host
+  minicloud.local.instance:
+    name: web
+    image: 24.04
+    cloud_init:
+      packages: [nginx]
+      package_update: true
+    ports:
+      - 8080:80
+    tags:
+      role: web
+
+- name: Launch from a file of your own, verified
+  minicloud.local.instance:
+    name: db
+    image: /srv/images/my-base.qcow2
+    image_checksum: sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
+
+- name: Give it more memory, restarting it for that
+  minicloud.local.instance:
+    name: web
+    memory: 4G
+    allow_restart: true
+
+- name: Launch, then work in it in the same play
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Launch
+      minicloud.local.instance:
+        name: ci
+        image: bootstrap:bookworm
+      register: launched
+
+    - name: Make it a host of this run
+      ansible.builtin.add_host: "{{ launched.instance.ansible_vars | combine({'name': 'ci'}) }}"
+
+- name: Remove it with all it owned
+  minicloud.local.instance:
+    name: web
+    state: absent
 """
 
 RETURN = r"""
+actions:
+  description:
+    - The steps that were taken, in order; in check mode, that would be taken.
+    - C(fetch_image), C(create), C(start), C(wait_ready), C(stop), C(set_cpus), C(set_memory), C(grow_disk),
+      C(set_ports), C(set_tags), C(set_autostart), C(delete), C(remove_leftovers).
+  type: list
+  elements: str
+  returned: success
+  sample: [create, start, wait_ready]
+instance:
+  description:
+    - The instance as it is; in check mode, as it would be, without what only a real run can know.
+    - V(null) when it is gone.
+  type: dict
+  returned: success
+  contains:
+    name:
+      description: Its name.
+      type: str
+      returned: always
+      sample: web
+    state:
+      description: V(running) or V(stopped).
+      type: str
+      returned: always
+      sample: running
+    driver:
+      description: The driver that made it.
+      type: str
+      returned: always
+      sample: qemu
+    owner:
+      description: The driver under which it was started last; empty once it was stopped by this collection.
+      type: str
+      returned: always
+      sample: qemu
+    scope:
+      description: The set of instances that it belongs to.
+      type: str
+      returned: always
+      sample: qemu
+    instance_type:
+      description: V(vm) or V(container).
+      type: str
+      returned: always
+      sample: vm
+    arch:
+      description: Its architecture.
+      type: str
+      returned: always
+      sample: x86_64
+    image:
+      description: What its disk was made from.
+      type: dict
+      returned: always
+      contains:
+        name:
+          description: The image's name.
+          type: str
+          returned: always
+          sample: bootstrap:bookworm
+        hash:
+          description: The image's SHA-256.
+          type: str
+          returned: always
+          sample: 6ba9c1ca2d2c0d8a8d6a6c1a3d2e9f4b5c6d7e8f90a1b2c3d4e5f60718293a4b
+        os:
+          description: The operating system, empty where it is unknown.
+          type: str
+          returned: always
+          sample: debian
+        release:
+          description: The release's code name, empty where it is unknown.
+          type: str
+          returned: always
+          sample: bookworm
+        version:
+          description: The release's version, empty where it is unknown.
+          type: str
+          returned: always
+          sample: "12"
+    cpus:
+      description: Number of virtual processors.
+      type: int
+      returned: always
+      sample: 2
+    memory:
+      description: Memory in bytes.
+      type: int
+      returned: always
+      sample: 2147483648
+    disk:
+      description: Size of the disk in bytes.
+      type: int
+      returned: always
+      sample: 10737418240
+    addresses:
+      description: Addresses at which this host reaches the instance, while it runs.
+      type: list
+      elements: str
+      returned: always
+      sample: [127.0.0.1]
+    networks:
+      description: Its network interfaces.
+      type: list
+      elements: dict
+      returned: always
+      contains:
+        name:
+          description: The network; V(user) is the hypervisor's user-mode network.
+          type: str
+          returned: always
+          sample: user
+        mac:
+          description: The interface's MAC address.
+          type: str
+          returned: always
+          sample: "52:54:00:12:34:56"
+        addresses:
+          description: Addresses of the interface, as far as the host knows them.
+          type: list
+          elements: str
+          returned: always
+          sample: []
+    ports:
+      description: Ports of the host that lead to ports of the guest.
+      type: list
+      elements: dict
+      returned: always
+      contains:
+        host_ip:
+          description: The host's address.
+          type: str
+          returned: always
+          sample: 127.0.0.1
+        host_port:
+          description: The host's port, also where it was chosen by the collection.
+          type: int
+          returned: always
+          sample: 8080
+        guest_port:
+          description: The guest's port.
+          type: int
+          returned: always
+          sample: 80
+        protocol:
+          description: V(tcp) or V(udp).
+          type: str
+          returned: always
+          sample: tcp
+    mounts:
+      description: Directories of the host in the guest.
+      type: list
+      elements: dict
+      returned: always
+      sample: []
+    snapshots:
+      description: Snapshots of the instance.
+      type: list
+      elements: dict
+      returned: always
+      sample: []
+    tags:
+      description: Its tags.
+      type: dict
+      returned: always
+      sample: {role: web}
+    user:
+      description: The login user; empty for an image whose own user is not known before its first boot has ended.
+      type: str
+      returned: always
+      sample: debian
+    ssh:
+      description: How to reach it by ssh.
+      type: dict
+      returned: always
+      contains:
+        host:
+          description: The address.
+          type: str
+          returned: always
+          sample: 127.0.0.1
+        port:
+          description: The port.
+          type: int
+          returned: always
+          sample: 2222
+        user:
+          description: The login user.
+          type: str
+          returned: always
+          sample: debian
+        key_file:
+          description: The private key of the data directory.
+          type: str
+          returned: always
+          sample: /var/lib/minicloud/keys/id_ed25519
+        known_hosts:
+          description: The file with the instance's host key, which was made before its first boot.
+          type: str
+          returned: always
+          sample: /var/lib/minicloud/known_hosts
+        command:
+          description: The command that logs in.
+          type: str
+          returned: always
+          sample: ssh -i /var/lib/minicloud/keys/id_ed25519 -p 2222 debian@127.0.0.1
+    created:
+      description: When it was made, in UTC.
+      type: str
+      returned: always
+      sample: "2026-05-04T10:20:30Z"
+    autostart:
+      description: Whether it starts with the host.
+      type: bool
+      returned: always
+      sample: false
+    cloud_init:
+      description: What cloud-init said when it had finished.
+      type: dict
+      returned: always
+      contains:
+        status:
+          description: V(done), V(error), V(disabled) …; empty while nobody has waited for it.
+          type: str
+          returned: always
+          sample: done
+        errors:
+          description: Its errors.
+          type: list
+          elements: str
+          returned: always
+          sample: []
+    console_log:
+      description: The file that keeps what the guest writes to its serial console.
+      type: str
+      returned: always
+      sample: /var/lib/minicloud/scopes/qemu/instances/web/console.log
+    ansible_vars:
+      description: Variables that make the instance an Ansible host, ready for M(ansible.builtin.add_host).
+      type: dict
+      returned: always
+      sample:
+        ansible_host: 127.0.0.1
+        ansible_port: 2222
+        ansible_user: debian
+stage:
+  description: How far a launch that failed had come.
+  type: str
+  returned: when a launch fails
+  sample: cloud-init
+console:
+  description: The last lines of the instance's serial console.
+  type: list
+  elements: str
+  returned: when a launch fails and the console has something
+hypervisor_log:
+  description: What the hypervisor said.
+  type: list
+  elements: str
+  returned: when a launch fails because of the hypervisor
+error:
+  description: The kind of error, such as V(InvalidOption), V(MissingRequirement), V(RestartRequired) or V(LaunchError).
+  type: str
+  returned: failure
+  sample: LaunchError
 """
 
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module

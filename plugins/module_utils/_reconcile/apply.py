@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, LaunchError, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, seed
+from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, known_hosts, seed
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
@@ -58,6 +58,8 @@ class Applier:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
         if plan.after is None:
             return
+        if "create" in plan.steps or plan.drift:
+            seed.check_wishes(seed_wishes(self.wish))
         if "start" in plan.steps or "create" in plan.steps:
             self.driver.require(plan.after.arch)
             self._check_memory(plan.after)
@@ -162,18 +164,17 @@ class Applier:
         return t.cast(Image, image)
 
     def _create(self, planned: Instance, image: Image) -> Instance:
-        name = planned.name
-        identity = str(uuid.uuid4())
+        login = seed.expected_login_user(seed_wishes(self.wish))
         instance = replace(
             planned,
-            uuid=identity,
+            uuid=str(uuid.uuid4()),
             scope=self.scope.name,
             owner="",
             phase="creating",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             disk=disk_size(self.wish, image),
             image=image_of(image),
-            user=self.wish.user or seed.expected_login_user(self.wish.cloud_init) or image.user,
+            user=login.user or image.user if login else "",
             nics=[Nic(nic.network, self._new_mac()) for nic in planned.nics],
         )
         self._store(instance)
@@ -193,19 +194,13 @@ class Applier:
         login = keys.ensure_login_key(self.runtime, self.data.keys)
         self.runtime.report.step("host_key")
         host_key = keys.make_host_key(self.runtime, directory, instance.name)
-        instance.host_keys = seed.pinned_host_keys(self.wish.cloud_init, [host_key])
-        files = seed.build_seed(
-            name=instance.name,
-            instance_id=instance.uuid,
-            login_user=self.wish.user,
-            authorized_keys=[login.public, *(self.wish.ssh_authorized_keys or [])],
-            host_keys=[host_key],
-            cloud_init=self.wish.cloud_init,
-            vendor_data=self.wish.vendor_data,
-            network_config=self.wish.network_config,
-            meta_data=self.wish.meta_data,
-            nics=instance.nics,
-        )
+        wishes = seed_wishes(self.wish)
+        given = seed.given_host_keys(wishes)
+        if given:
+            instance.host_keys = keys.pinned_keys(self.runtime, directory, given.public, given.private)
+        else:
+            instance.host_keys = [host_key.public]
+        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], wishes, instance.nics)
         self.driver.create(instance, image, files)
 
     def _new_mac(self) -> str:
@@ -237,14 +232,16 @@ class Applier:
 
     def _pin(self, instance: Instance) -> None:
         host, port = self.driver.endpoint(instance)
-        keys.pin(self.data.known_hosts, instance.alias, [(host, port)], instance.host_keys)
+        known_hosts.pin(
+            self.data.known_hosts, instance.alias, [known_hosts.host_pattern(host, port)], instance.host_keys
+        )
 
     def _delete(self, instance: Instance) -> None:
         """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""
         self._store(replace(instance, phase="removing"))
         self.runtime.report.step("removing")
         self.driver.delete(instance)
-        keys.unpin(self.data.known_hosts, instance.alias)
+        known_hosts.unpin(self.data.known_hosts, instance.alias)
         self.scope.remove(instance.name)
         self.runtime.report.step("removed")
 
@@ -287,6 +284,18 @@ class Applier:
             console=console,
             hypervisor_log=log.splitlines(),
         )
+
+
+def seed_wishes(wish: Wish) -> seed.Wishes:
+    """The part of a wish that goes into the seed."""
+    return seed.Wishes(
+        user=wish.user or "",
+        ssh_authorized_keys=wish.ssh_authorized_keys or (),
+        cloud_init=wish.cloud_init,
+        vendor_data=wish.vendor_data,
+        network_config=wish.network_config,
+        meta_data=wish.meta_data,
+    )
 
 
 def host_memory() -> tuple[int, int]:

@@ -68,15 +68,11 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     if params.get("ports") is not None:
         wish.ports = [parse_port(port) for port in params["ports"]]
         _check_ports(wish)
-    if any(params.get(option) is not None for option in _ORIGIN):
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import check_cloud_init, fingerprint
+    for option in _ORIGIN:
+        if params.get(option) is not None:
+            from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import fingerprint
 
-        for option in _ORIGIN:
-            value = params.get(option)
-            if value is not None:
-                if option != "ssh_authorized_keys":
-                    check_cloud_init(value, option)
-                wish.origin[option] = fingerprint(value)
+            wish.origin[option] = fingerprint(params[option])
     return wish
 
 
@@ -120,20 +116,17 @@ def reconcile_instance(
     for text in plan.drift:
         runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
     before = comparable(current if observed else None, observed.state if observed else ABSENT)
-    if plan.steps and not check_mode:
+    if plan.steps or plan.drift:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
         applier = Applier(wish, driver, runtime, data, host_arch)
         applier.check_host(plan)
-        plan, current = applier.carry_out(plan)
-        observed = driver.observe([current])[0] if current else None
-    elif check_mode:
-        if plan.changes and plan.state != ABSENT:
-            from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
-
-            Applier(wish, driver, runtime, data, host_arch).check_host(plan)
-        current = _predicted(plan, driver)
-        observed = Observed(plan.state, observed.addresses if observed else ()) if current else None
+        if check_mode:
+            current = _predicted(plan, driver)
+            observed = Observed(plan.state, observed.addresses if observed else ()) if current else None
+        else:
+            plan, current = applier.carry_out(plan)
+            observed = driver.observe([current])[0] if current else None
     view = instance_view(current, observed, driver, data) if current and observed else None
     after = comparable(current, observed.state if observed else ABSENT)
     return Outcome(plan.changes, plan.steps, view, before, after)

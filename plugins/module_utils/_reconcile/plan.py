@@ -215,7 +215,7 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str])
     if stops:
         steps.append("stop")
     steps += [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
-    if wish.wants_running and (not running or stops) or (wish.state == "present" and stops):
+    if (wish.wants_running and (not running or stops)) or (wish.state == "present" and stops):
         steps.append("start")
         running = True
         after.ready = False

@@ -1,0 +1,57 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""All instances of one or more drivers, read without a lock."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+class Listed(t.NamedTuple):
+    """An instance, what its driver sees of it, and the driver."""
+
+    instance: Instance
+    observed: Observed
+    driver: Driver
+
+    def view(self, data: DataDirectory) -> dict[str, t.Any]:
+        """The instance as users see it."""
+        return instance_view(self.instance, self.observed, self.driver, data)
+
+
+def list_instances(
+    runtime: Runtime,
+    data: DataDirectory,
+    drivers: t.Iterable[str | None],
+    options: t.Mapping[str, t.Any] | None = None,
+) -> list[Listed]:
+    """The instances of some drivers (None: the active one), by name.
+
+    One bulk call a driver. A record that cannot be used, and a driver that does not answer, is a warning: the others
+    are listed all the same. Of a scope that drivers share, each instance is listed once.
+    """
+    found: dict[tuple[str, str], Listed] = {}
+    for name in drivers:
+        try:
+            driver = load(name, runtime, data, options)
+            instances, broken = driver.scope.instances()
+            for error in broken:
+                runtime.report.warn(str(error))
+            instances = [instance for instance in instances if instance.phase == "ready"]
+            for instance, observed in zip(instances, driver.observe(instances)):
+                found.setdefault((instance.name.lower(), instance.scope), Listed(instance, observed, driver))
+        except MinicloudError as exc:
+            runtime.report.warn(f"The instances of the driver {name or 'that is active'} are not listed: {exc}")
+    return [found[key] for key in sorted(found)]
