@@ -6,7 +6,7 @@
 DEV = python3 tests/tools/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint docs sanity unit integration bench format tools clean
+.PHONY: help test lint docs sanity unit integration bench changelog format tools clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ integration:  ## targets on real hypervisors; T="a b" runs only these
 
 bench:  ## measure
 	@$(DEV) bench
+
+changelog:  ## release: turn changelogs/fragments into the changelog of the version in galaxy.yml
+	@$(DEV) changelog
 
 format:  ## let ruff format the code and fix what it can
 	@$(DEV) format

@@ -47,6 +47,11 @@ COLLECTION = os.path.join("ansible_collections", "minicloud", "local")
 # What is left alone, and left out, when the collection is staged.
 NOT_STAGED = {".git", ".build", ".venv", ".ansible", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
 NOISE = re.compile(r"^WARNING: (Location '|Reviewing previous|Skipping page|Using locale)|^\s*$")
+# What pip says when ansible-test installs something.
+PIP_CHATTER = (
+    r"^(Installing requirements for|Using cached|Looking in|Collecting|Requirement already|Installing collected"
+    r"|Successfully installed|Downloading|Created Python|Creating container|Ignoring )|^ +(Downloading|Using cached|━)"
+)
 TIME_LIMIT = 30 * 60  # seconds for one command
 
 
@@ -160,14 +165,18 @@ def step(
     stage: str,
     argv: t.Sequence[str],
     judge: t.Callable[[Command], tuple[bool, str]] | None = None,
+    hide: str = r"^$",
     **kwargs: t.Any,
 ) -> bool:
-    """Run one test command, say how it went, and note it for the closing table."""
+    """Run one test command, say how it went, and note it for the closing table.
+
+    hide -- pattern of lines that do not help to understand a failure; the log has them all the same
+    """
     say(f"==> {stage} ...")
     done = execute(stage, argv, **kwargs)
     ok, note = judge(done) if judge else (done.rc == 0, "")
     if not ok:
-        say(tail(done.out, 200))
+        say(tail("\n".join(line for line in done.out.splitlines() if not re.search(hide, line)), 200))
         say(f"    {stage} failed; all of its output: {os.path.relpath(done.log, ROOT)}")
     record(stage, ok, done.seconds, note)
     return ok
@@ -432,6 +441,7 @@ def sanity(tools: Tools, cores: t.Sequence[str]) -> None:
         step(
             f"sanity (ansible-core {core})",
             [os.path.join(venv, "bin", "ansible-test"), "sanity", "--color", "no"],
+            hide=PIP_CHATTER + r"|^(Running sanity test|Checking whether|See documentation)|^WARNING: Skipping sanity",
             cwd=os.path.join(top, COLLECTION),
             env=tools.environment(venv),
         )
@@ -460,6 +470,7 @@ def unit(tools: Tools, cores: t.Sequence[str]) -> None:
                 [os.path.join(venv, "bin", "ansible-test"), "units", "--venv", "--requirements", "--color", "no"]
                 + ["--python", python, "--num-workers", str(os.cpu_count() or 1)],
                 judge,
+                hide=PIP_CHATTER,
                 cwd=os.path.join(top, COLLECTION),
                 env=tools.environment(venv),
             )
@@ -608,6 +619,21 @@ def bench(tools: Tools, _cores: t.Sequence[str], args: t.Sequence[str] = ()) -> 
     sys.exit(subprocess.run(argv, cwd=ROOT, env=tools.environment(venv, top), check=False).returncode)
 
 
+def changelog(tools: Tools, _cores: t.Sequence[str]) -> None:
+    """Turn the fragments into the changelog of the version that galaxy.yml tells."""
+    venv, top = tools.venv("lint"), stage()
+    here = os.path.join(top, COLLECTION)
+    argv = [os.path.join(venv, "bin", "antsibull-changelog"), "release", "--reload-plugins", "--update-existing"]
+    must(
+        "antsibull-changelog", argv, "Is there a fragment, and is it right?", cwd=here, env=tools.environment(venv, top)
+    )
+    for name in ("CHANGELOG.md", "CHANGELOG.rst", "changelogs/changelog.yaml"):
+        shutil.copyfile(os.path.join(here, name), os.path.join(ROOT, name))
+    for path in glob.glob(os.path.join(ROOT, "changelogs", "fragments", "*.y*ml")):
+        if not os.path.exists(os.path.join(here, "changelogs", "fragments", os.path.basename(path))):
+            os.remove(path)
+
+
 def format_code(tools: Tools, _cores: t.Sequence[str]) -> None:
     """Let ruff change the files of the checkout."""
     ruff = os.path.join(tools.venv("lint"), "bin", "ruff")
@@ -655,6 +681,7 @@ def main() -> int:
         "unit": unit,
         "integration": integration,
         "bench": bench,
+        "changelog": changelog,
         "format": format_code,
         "tools": install,
         "agreement": agreement,
