@@ -53,7 +53,7 @@ def key_of(name: str) -> str:
     return name.lower()
 
 
-def parse_size(value: t.Union[str, int], what: str) -> int:
+def parse_size(value: str | int, what: str) -> int:
     """Bytes from `512M`, `1.5G`, `10GiB`, `1T` or plain bytes; units are powers of 1024."""
     match = _SIZE.match(str(value))
     if not match:

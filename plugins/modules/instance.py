@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 
 # Copyright (c) 2026 The minicloud.local authors
 # GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -77,7 +76,8 @@ options:
     choices: [vm, container]
   arch:
     description:
-      - The architecture, such as V(x86_64) or V(aarch64) (V(amd64) and V(arm64) mean the same); the host's unless given.
+      - The architecture, such as V(x86_64) or V(aarch64) (V(amd64) and V(arm64) mean the same).
+      - The host's unless given.
       - A foreign one runs under emulation.
     type: str
   user:

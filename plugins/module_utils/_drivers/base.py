@@ -97,8 +97,9 @@ class Driver(abc.ABC):
     def console_log(self, instance: Instance) -> str:
         """The file that keeps what the guest writes to its serial console."""
 
+    @abc.abstractmethod
     def tidy(self, instance: Instance) -> None:
-        """Keep what a running instance writes from filling the disk; nothing to do for most drivers."""
+        """Keep what a running instance writes from filling the host's disk."""
 
     @abc.abstractmethod
     def log(self, instance: Instance) -> str:

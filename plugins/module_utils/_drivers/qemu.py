@@ -18,7 +18,6 @@ import fcntl
 import os
 import signal
 import socket
-import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver

@@ -127,6 +127,8 @@ def reconcile_instance(
         else:
             plan, current = applier.carry_out(plan)
             observed = driver.observe([current])[0] if current else None
+    if current and observed and observed.state == RUNNING and not check_mode:
+        driver.tidy(current)
     view = instance_view(current, observed, driver, data) if current and observed else None
     after = comparable(current, observed.state if observed else ABSENT)
     return Outcome(plan.changes, plan.steps, view, before, after)

@@ -1,0 +1,252 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: instances
+short_description: Local instances as hosts
+version_added: 1.0.0
+author:
+  - The minicloud.local authors (@minicloud)
+description:
+  - Makes the instances of M(minicloud.local.instance) hosts of the inventory, with everything that ssh needs to reach
+    them, the pinned host key included. C(ansible all -m ping) works at once, with host key checking on.
+  - The configuration file is named C(minicloud.yml), C(minicloud.yaml), or ends with C(.minicloud.yml) or
+    C(.minicloud.yaml).
+  - It is read on the controller, so the controller must be the host that has the instances, and the user that owns the
+    data directory.
+  - Each instance is in the group C(minicloud), and in groups for its driver (C(minicloud_driver_qemu)), state
+    (C(minicloud_state_running)), image OS (C(minicloud_os_debian)), networks (C(minicloud_network_NAME)) and tags
+    (C(minicloud_tag_role_web) for the tag C(role) with the value C(web)).
+  - Every host has the return value RV(minicloud.local.instance#module:instance) of M(minicloud.local.instance) as
+    variables, each with the prefix of O(hostvars_prefix).
+options:
+  plugin:
+    description: The name of this plugin.
+    type: str
+    required: true
+    choices: [minicloud.local.instances]
+  data_dir:
+    description:
+      - The data directory.
+      - By default the value of the environment variable E(MINICLOUD_DATA_DIR), else C(/var/lib/minicloud) for root,
+        and C($XDG_DATA_HOME/minicloud) (C(~/.local/share/minicloud)) for other users.
+    type: path
+    env:
+      - name: MINICLOUD_DATA_DIR
+  drivers:
+    description:
+      - The drivers whose instances are listed; V(all) for every driver.
+      - By default the active driver.
+      - Where two scopes have an instance of the same name, the later one becomes the host C(NAME.SCOPE).
+    type: list
+    elements: str
+  driver_options:
+    description: As in M(minicloud.local.instance).
+    type: dict
+  states:
+    description: The states in which an instance is listed; V(all) for every state.
+    type: list
+    elements: str
+    choices: [running, stopped, all]
+    default: [running]
+  filters:
+    description:
+      - Which instances are listed. The first entry whose condition holds decides; an instance for which none holds is
+        listed.
+      - A condition is a Jinja expression over the host's variables.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      include:
+        description: A condition under which an instance is listed.
+        type: str
+      exclude:
+        description: A condition under which an instance is not listed.
+        type: str
+  hostnames:
+    description:
+      - How hosts are named, as Jinja expressions over the host's variables, in order of preference; the first that
+        gives a text that is not empty is used.
+      - By default the instance's name.
+    type: list
+    elements: str
+    default: []
+  hostvars_prefix:
+    description: What the names of the instance's variables begin with.
+    type: str
+    default: minicloud_
+  connection:
+    description: How Ansible connects to the instances.
+    type: str
+    choices: [ssh]
+    default: ssh
+extends_documentation_fragment:
+  - ansible.builtin.constructed
+  - ansible.builtin.inventory_cache
+"""
+
+EXAMPLES = r"""
+---
+# The smallest file, such as minicloud.yml: all running instances of the active driver
+plugin: minicloud.local.instances
+---
+# Only the web servers, grouped by release too, as an inventory of its own
+plugin: minicloud.local.instances
+filters:
+  - include: minicloud_tags.role | default('') == 'web'
+  - exclude: true
+keyed_groups:
+  - key: minicloud_image.release
+    prefix: release
+compose:
+  ansible_become: true
+"""
+
+import typing as t
+
+from ansible.errors import AnsibleParserError
+from ansible.module_utils.common.text.converters import to_native
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
+
+GROUP = "minicloud"
+
+_ENDINGS = ("minicloud.yml", "minicloud.yaml")
+
+
+class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
+    """Instances of the data directory as hosts."""
+
+    NAME = "minicloud.local.instances"
+
+    def verify_file(self, path: str) -> bool:
+        """Whether PATH is named as a configuration of this plugin."""
+        name = path.rsplit("/", 1)[-1]
+        return super().verify_file(path) and (name in _ENDINGS or name.endswith(tuple(f".{end}" for end in _ENDINGS)))
+
+    def parse(self, inventory: t.Any, loader: t.Any, path: str, cache: bool = True) -> None:
+        """Add the hosts that the configuration file PATH asks for."""
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        self.load_cache_plugin()
+        key = self.get_cache_key(path)
+        use_cache = cache and self.get_option("cache")
+        views = self._cache.get(key) if use_cache else None
+        if views is None:
+            views = self._views()
+            if self.get_option("cache"):
+                self._cache[key] = views
+        self._populate(views)
+
+    def _views(self) -> list[dict[str, t.Any]]:
+        """The instances of the wanted drivers as users see them, whatever their state."""
+        wanted = self.get_option("drivers") or [None]
+        unknown = sorted(str(name) for name in wanted if name not in (None, "all", *DRIVERS))
+        if unknown:
+            raise AnsibleParserError(
+                f"drivers: there is no driver {unknown[0]!r}. Choose from: all, {', '.join(DRIVERS)}."
+            )
+        reporter = Reporter()
+        try:
+            data = DataDirectory(self.get_option("data_dir"))
+            found = list_instances(
+                Runtime(run, reporter), data, DRIVERS if "all" in wanted else wanted, self.get_option("driver_options")
+            )
+            views = [entry.view(data) for entry in found]
+        except MinicloudError as exc:
+            raise AnsibleParserError(str(exc)) from exc
+        finally:
+            for text in reporter.warnings:
+                self.display.warning(text)
+        return views
+
+    def _populate(self, views: list[dict[str, t.Any]]) -> None:
+        options = {
+            name: self.get_option(name) for name in ("states", "filters", "hostnames", "compose", "groups", "strict")
+        }
+        options["keyed_groups"] = self.get_option("keyed_groups")
+        prefix = self.get_option("hostvars_prefix")
+        connection = self.get_option("connection")
+        _check_filters(options["filters"])
+        self.inventory.add_group(GROUP)
+        taken: set[str] = set()
+        for view in views:
+            if "all" not in options["states"] and view["state"] not in options["states"]:
+                continue
+            variables = {f"{prefix}{name}": value for name, value in view.items() if name != "ansible_vars"}
+            variables.update(view["ansible_vars"], ansible_connection=connection)
+            if not self._wanted(options["filters"], variables, view["name"]):
+                continue
+            host = self._host_name(options["hostnames"], variables, view["name"], options["strict"])
+            if host in taken:
+                host = f"{host}.{view['scope']}"
+            taken.add(host)
+            self._add(host, view, variables, options)
+
+    def _add(
+        self, host: str, view: dict[str, t.Any], variables: dict[str, t.Any], options: dict[str, t.Any]
+    ) -> None:
+        self.inventory.add_host(host, group=GROUP)
+        for group in self._groups_of(view):
+            self.inventory.add_child(self.inventory.add_group(group), host)
+        for name, value in variables.items():
+            self.inventory.set_variable(host, name, value)
+        strict = options["strict"]
+        if options["compose"]:
+            self._set_composite_vars(options["compose"], variables, host, strict=strict)
+        if options["groups"]:
+            self._add_host_to_composed_groups(options["groups"], variables, host, strict=strict)
+        if options["keyed_groups"]:
+            self._add_host_to_keyed_groups(options["keyed_groups"], variables, host, strict=strict)
+
+    def _groups_of(self, view: dict[str, t.Any]) -> list[str]:
+        names = [f"{GROUP}_driver_{view['owner'] or view['driver']}", f"{GROUP}_state_{view['state']}"]
+        if view["image"]["os"]:
+            names.append(f"{GROUP}_os_{view['image']['os']}")
+        names += [f"{GROUP}_network_{network['name']}" for network in view["networks"]]
+        for tag, value in view["tags"].items():
+            plain = value is None or isinstance(value, (dict, list)) or value == ""
+            names.append(f"{GROUP}_tag_{tag}" if plain else f"{GROUP}_tag_{tag}_{value}")
+        return [self._sanitize_group_name(name) for name in names]
+
+    def _wanted(self, filters: list[dict[str, t.Any]], variables: dict[str, t.Any], name: str) -> bool:
+        for entry in filters:
+            action, condition = next(iter(entry.items()))
+            self.templar.available_variables = variables
+            try:
+                holds = condition if isinstance(condition, bool) else self.templar.evaluate_conditional(condition)
+            except Exception as exc:
+                raise AnsibleParserError(
+                    f"filters: the condition {condition!r} cannot be decided for {name}: {to_native(exc)}"
+                ) from exc
+            if holds:
+                return action == "include"
+        return True
+
+    def _host_name(self, hostnames: list[str], variables: dict[str, t.Any], name: str, strict: bool) -> str:
+        for expression in hostnames:
+            try:
+                found = self._compose(expression, variables)
+            except Exception as exc:
+                if strict:
+                    raise AnsibleParserError(f"hostnames: {expression!r} fails for {name}: {to_native(exc)}") from exc
+                continue
+            if found:
+                return str(found)
+        return name
+
+
+def _check_filters(filters: list[dict[str, t.Any]]) -> None:
+    for entry in filters:
+        if len(entry) != 1 or next(iter(entry)) not in ("include", "exclude"):
+            raise AnsibleParserError(f"filters: the entry {entry!r} must have include or exclude, and only that.")
