@@ -193,9 +193,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             taken.add(host)
             self._add(host, view, variables, options)
 
-    def _add(
-        self, host: str, view: dict[str, t.Any], variables: dict[str, t.Any], options: dict[str, t.Any]
-    ) -> None:
+    def _add(self, host: str, view: dict[str, t.Any], variables: dict[str, t.Any], options: dict[str, t.Any]) -> None:
         self.inventory.add_host(host, group=GROUP)
         for group in self._groups_of(view):
             self.inventory.add_child(self.inventory.add_group(group), host)

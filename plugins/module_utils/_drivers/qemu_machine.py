@@ -137,9 +137,7 @@ def _cpu_virtualises() -> bool:
     return False
 
 
-def command_line(
-    instance: Instance, accelerator: Accelerator, fds: t.Mapping[str, int], monitor_fd: int
-) -> list[str]:
+def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[str, int], monitor_fd: int) -> list[str]:
     """The arguments of QEMU for an instance, without the program.
 
     All files are handed over open (fds: base, disk, seed, console; monitor_fd: a listening socket), so the process

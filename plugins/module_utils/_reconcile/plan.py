@@ -202,9 +202,7 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str])
     cold = [option for option in _COLD if option in changes]
     goes_down = wish.state in (STOPPED, "restarted")
     if cold and running and not goes_down and not wish.allow_restart:
-        what = ", ".join(
-            f"{option} from {_shown(option, current)} to {_shown(option, after)}" for option in cold
-        )
+        what = ", ".join(f"{option} from {_shown(option, current)} to {_shown(option, after)}" for option in cold)
         raise RestartRequired(
             f"{current.name} must be stopped to change {what}",
             hint="Set allow_restart: true to have it stopped, changed and started again, or stop it first.",
