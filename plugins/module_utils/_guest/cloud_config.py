@@ -198,9 +198,9 @@ def _cloud_configs(value: t.Any, kind: str = "") -> t.Iterator[dict[str, t.Any]]
             yield from [data] if isinstance(data, dict) else []
             return
         for entry in data if isinstance(data, list) else []:
-            text, named = (entry.get("content"), entry.get("type")) if isinstance(entry, dict) else (entry, None)
-            if isinstance(text, str) and named in (None, "text/cloud-config"):
-                yield from _cloud_configs(text, form(text) or CLOUD_CONFIG)
+            content, named = (entry.get("content"), entry.get("type")) if isinstance(entry, dict) else (entry, None)
+            if isinstance(content, str) and named in (None, "text/cloud-config"):
+                yield from _cloud_configs(content, form(content) or CLOUD_CONFIG)
 
 
 def to_json(value: t.Any) -> str:

@@ -1,0 +1,214 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+import sys
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._guest import cloud_config
+from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
+    canonical,
+    check_cloud_config,
+    check_document,
+    effective,
+    fingerprint,
+    form,
+    to_bytes,
+    to_json,
+)
+
+MIME = """Content-Type: multipart/mixed; boundary="b"
+MIME-Version: 1.0
+
+--b
+Content-Type: text/cloud-config
+
+users: [alice]
+packages: [a]
+--b
+Content-Type: text/x-shellscript
+
+#!/bin/sh
+true
+--b
+Content-Type: text/plain
+
+#cloud-config
+packages: [b]
+--b--
+"""
+ARCHIVE = """#cloud-config-archive
+- type: text/cloud-config
+  content: |
+    users: [alice]
+- |
+  #!/bin/sh
+  echo users
+- "#cloud-config\\npackages: [b]"
+"""
+
+
+@pytest.fixture(params=[True, False], ids=["PyYAML", "no PyYAML"])
+def any_host(request, monkeypatch) -> bool:
+    """A host with PyYAML, and one without."""
+    if request.param:
+        pytest.importorskip("yaml")
+    else:
+        monkeypatch.setitem(sys.modules, "yaml", None)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#cloud-config\na: 1", "#cloud-config"),
+        ("  \n#Cloud-Config\na: 1", "#cloud-config"),
+        ("#!/bin/sh\n", "#!"),
+        ("#cloud-config-archive\n- x", "#cloud-config-archive"),
+        ("## template: jinja\n#cloud-config\n", "## template: jinja"),
+        ("#include\nhttp://x", "#include"),
+        ("#cloud-boothook\n", "#cloud-boothook"),
+        ("#part-handler\n", "#part-handler"),
+        (MIME, "MIME"),
+        ("a: 1", ""),
+        ("", ""),
+    ],
+)
+def test_form(text: str, expected: str) -> None:
+    assert form(text) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        {},
+        {"packages": ["x"]},
+        "#cloud-config\npackages: [x]\n",
+        "#cloud-config\n",
+        "#!/bin/bash\n{ not yaml",
+        "## template: jinja\n#cloud-config\nhostname: {{ v1.local_hostname }}\n{% if x %}\n",
+        "#include\nhttps://example.com/x\n",
+        "#cloud-boothook\n#!/bin/sh\n",
+        "#part-handler\ndef list_types(): return []\n",
+        ARCHIVE,
+        MIME,
+    ],
+)
+def test_all_forms_are_accepted(value, any_host: bool) -> None:
+    check_cloud_config(value, "cloud_init")
+
+
+def test_a_mapping_without_header_is_told_to_begin_with_one(any_host: bool) -> None:
+    with pytest.raises(InvalidOption, match="begin it with a line #cloud-config") as caught:
+        check_cloud_config("# mine\npackages:\n  - x\n", "cloud_init")
+    assert "cloud_init" in str(caught.value)
+
+
+def test_unknown_text_is_told_the_forms(any_host: bool) -> None:
+    with pytest.raises(InvalidOption, match="echo hello(?s:.*)#cloud-config, #! .*MIME"):
+        check_cloud_config("\necho hello\n", "vendor_data")
+
+
+def test_broken_yaml_is_located() -> None:
+    pytest.importorskip("yaml")
+    with pytest.raises(InvalidOption, match=r"cloud_init is not valid YAML at line 3, column \d+"):
+        check_cloud_config("#cloud-config\nruncmd:\n  - [a, b\npackages: x\n".replace("[a, b", "]"), "cloud_init")
+
+
+def test_a_list_is_no_cloud_config() -> None:
+    pytest.importorskip("yaml")
+    with pytest.raises(InvalidOption, match="not a mapping: it is a list"):
+        check_cloud_config("#cloud-config\n- packages\n", "cloud_init")
+    with pytest.raises(InvalidOption, match="not a list: it is a mapping"):
+        check_cloud_config("#cloud-config-archive\na: 1\n", "cloud_init")
+
+
+def test_without_yaml_what_cannot_be_told_is_let_through(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    check_cloud_config("#cloud-config\n- packages: [\n", "cloud_init")
+    with pytest.raises(InvalidOption, match="not a mapping"):
+        check_cloud_config("#cloud-config\n[1]\n", "cloud_init")
+
+
+@pytest.mark.parametrize("value", [[1], 5, True])
+def test_wrong_types(value) -> None:
+    with pytest.raises(InvalidOption, match="must be a mapping or text"):
+        check_cloud_config(value, "cloud_init")
+    with pytest.raises(InvalidOption, match="must be a mapping or text"):
+        check_document(value, "meta_data")
+
+
+def test_values_that_json_lacks() -> None:
+    with pytest.raises(InvalidOption, match="cannot be handed"):
+        check_cloud_config({"a": {1, 2}}, "cloud_init")
+    with pytest.raises(InvalidOption, match="cannot be handed"):
+        check_cloud_config({"a": float("nan")}, "cloud_init")
+
+
+def test_broken_mime() -> None:
+    with pytest.raises(InvalidOption, match="boundary"):
+        check_cloud_config(MIME.replace("--b", "--c"), "cloud_init")
+
+
+def test_documents() -> None:
+    check_document('{"version": 2}', "network_config")
+    check_document({"version": 2}, "network_config")
+    with pytest.raises(InvalidOption, match="network_config is not a mapping: it is a list"):
+        check_document("[1]", "network_config")
+
+
+def test_effective_merges_parts_as_cloud_init_does() -> None:
+    pytest.importorskip("yaml")
+    assert effective(MIME) == {"users": ["alice"], "packages": ["b"]}
+    assert effective(ARCHIVE) == {"users": ["alice"], "packages": ["b"]}
+
+
+def test_effective_of_what_can_be_read_anywhere(any_host: bool) -> None:
+    assert effective({"a": 1}) == {"a": 1}
+    assert effective('#cloud-config\n{"a": 1}\n') == {"a": 1}
+    assert effective('## template: jinja\n#cloud-config\n{"a": 1}\n') == {"a": 1}
+    assert effective("#!/bin/sh\nusers: x\n") == {}
+    assert effective(None) == {}
+    assert effective("#cloud-config\n{{ broken\n") == {}
+
+
+def test_text_is_passed_byte_for_byte() -> None:
+    text = "#cloud-config\r\n# a comment\na:  {{ 'x' }} # grüße\n"
+    assert to_bytes(text) == text.encode()
+
+
+def test_a_mapping_becomes_cloud_config_that_is_yaml_for_all_characters() -> None:
+    yaml = pytest.importorskip("yaml")
+    odd = "".join(map(chr, [*range(0x250), 0x2028, 0x2029, 0xFEFF, 0xFFFE, 0xFFFF, 0x1F600]))
+    config = {"write_files": [{"content": odd}], "yes": "no", "n": [1, 1.5, None, True]}
+    written = to_bytes(config)
+    assert written.startswith(b"#cloud-config\n")
+    assert yaml.safe_load(written) == config
+
+
+def test_nothing_becomes_an_empty_cloud_config() -> None:
+    assert to_bytes(None) == to_bytes({}) == to_bytes("") == b"#cloud-config\n{}\n"
+
+
+def test_lone_surrogates_are_refused() -> None:
+    with pytest.raises(ValueError, match="surrogate"):
+        to_json({"a": "\ud800"})
+
+
+def test_fingerprints() -> None:
+    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
+    assert fingerprint({"a": [1, 2]}) != fingerprint({"a": [2, 1]})
+    assert fingerprint("a") != fingerprint("a ")
+    assert fingerprint('"a"') != fingerprint(["a"])
+    assert fingerprint(None) == fingerprint({}) == fingerprint("")
+    assert len(fingerprint("a")) == 64
+    assert canonical({"b": 1, "a": "ü"}) == canonical({"a": "ü", "b": 1})
+
+
+def test_yaml_is_not_imported_with_the_module() -> None:
+    assert not hasattr(cloud_config, "yaml")

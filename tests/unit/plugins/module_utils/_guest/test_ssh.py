@@ -1,0 +1,107 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import socket
+import shlex
+import threading
+import typing as t
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
+    SshEndpoint,
+    banner,
+    common_args,
+    login_command,
+    ssh_argv,
+)
+
+ENDPOINT = SshEndpoint("127.0.0.1", 2201, "debian", "/d/keys/id", "/d/known_hosts", "minicloud-qemu-web")
+
+
+@pytest.fixture
+def server() -> t.Iterator[t.Callable[..., int]]:
+    """Start servers that say something on accepting, and maybe close then; gives their port."""
+    opened: list[socket.socket] = []
+
+    def start(says: bytes, close: bool = False) -> int:
+        listener = socket.socket()
+        opened.append(listener)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            try:
+                connection = listener.accept()[0]
+            except OSError:
+                return
+            opened.append(connection)
+            connection.sendall(says)
+            if close:
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_banner_of_a_server(server) -> None:
+    assert banner("127.0.0.1", server(b"SSH-2.0-OpenSSH_9.2p1\r\n"), 5) is True
+    assert banner("127.0.0.1", server(b"hello\r\nSSH-2.0-dropbear\r\n"), 5) is True
+
+
+def test_accepting_is_not_enough(server) -> None:
+    assert banner("127.0.0.1", server(b""), 0.2) is False
+    assert banner("127.0.0.1", server(b"", close=True), 5) is False
+    assert banner("127.0.0.1", server(b"HTTP/1.0 400\r\n" * 1000), 1) is False
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert banner("127.0.0.1", port, 1) is False
+    assert banner("no-such-host.invalid", 22, 1) is False
+
+
+def test_argv_is_strict_and_free_of_the_users_setup() -> None:
+    argv = ssh_argv(ENDPOINT, "true", 4.4)
+    options = [argv[i + 1] for i, word in enumerate(argv) if word == "-o"]
+    assert argv[:3] == ["ssh", "-F", "/dev/null"]
+    assert argv[-4:] == ["-l", "debian", "127.0.0.1", "true"]
+    for expected in (
+        "StrictHostKeyChecking=yes",
+        "HostKeyAlias=minicloud-qemu-web",
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "ControlMaster=no",
+        "ConnectTimeout=4",
+        "ServerAliveInterval=5",
+    ):
+        assert expected in options
+
+
+def test_connect_timeout_is_never_zero() -> None:
+    assert "ConnectTimeout=1" in ssh_argv(ENDPOINT, "true", 0.0)  # 0 would mean: wait for ever
+
+
+def test_paths_are_quoted_for_ssh() -> None:
+    odd = ENDPOINT._replace(key_file="/a b/50%/id", known_hosts='/q"q')
+    assert 'IdentityFile="/a b/50%%/id"' in ssh_argv(odd, "true", 1)
+    assert 'UserKnownHostsFile="/q\\"q"' in ssh_argv(odd, "true", 1)
+
+
+def test_lines_for_people_and_ansible() -> None:
+    words = shlex.split(login_command(ENDPOINT))
+    assert words[:3] == ["ssh", "-p", "2201"]
+    assert words[-1] == "debian@127.0.0.1"
+    assert "StrictHostKeyChecking=yes" in shlex.split(common_args(ENDPOINT))
+    assert "HostKeyAlias=minicloud-qemu-web" in shlex.split(common_args(ENDPOINT))
+    assert shlex.split(login_command(ENDPOINT._replace(user="")))[-1] == "127.0.0.1"
