@@ -39,7 +39,7 @@ _LEAVING_SESSIONS = 4
 # $1 is the number of half seconds to wait.
 _GUEST_SCRIPT = r"""
 run=/run/cloud-init
-section() { echo "=== $1"; }
+section() { echo; echo "=== $1"; }
 verdict() {
     section verdict; echo "$1"
     section status; cat $run/status.json 2>/dev/null

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
+
 import sys
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_mapping_without_header_is_told_to_begin_with_one(any_host: bool) -> N
 
 
 def test_unknown_text_is_told_the_forms(any_host: bool) -> None:
-    with pytest.raises(InvalidOption, match="echo hello(?s:.*)#cloud-config, #! .*MIME"):
+    with pytest.raises(InvalidOption, match=r"echo hello(?s:.*)#cloud-config, #! .*MIME"):
         check_cloud_config("\necho hello\n", "vendor_data")
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import (
     ConsoleWatch,
     clean,
     login_user_from,
     tail,
 )
-
-import pytest
 
 
 def test_clean_shows_what_a_person_saw() -> None:
@@ -111,7 +111,9 @@ def test_memory_is_bounded(tmp_path) -> None:
 
 def test_notes_are_few_and_different(tmp_path) -> None:
     log = tmp_path / "console.log"
-    log.write_text("cloud-init: Used fallback datasource\n" * 20 + "".join(f"I/O error, dev vd{n}\n" for n in range(20)))
+    log.write_text(
+        "cloud-init: Used fallback datasource\n" * 20 + "".join(f"I/O error, dev vd{n}\n" for n in range(20))
+    )
     watch = ConsoleWatch(str(log))
     watch.poll()
     assert watch.notes[0] == "cloud-init: Used fallback datasource"

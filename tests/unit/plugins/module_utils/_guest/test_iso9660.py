@@ -39,9 +39,12 @@ def read_tree(image: bytes, descriptor: int) -> dict[str, bytes]:
             length, width = image[offset], image[offset + 32]
             assert length % 2 == 0
             assert offset + length <= start + 2048
-            sector, sector_big, count, count_big = struct.unpack("<I", image[offset + 2 : offset + 6]) + struct.unpack(
-                ">I", image[offset + 6 : offset + 10]
-            ) + struct.unpack("<I", image[offset + 10 : offset + 14]) + struct.unpack(">I", image[offset + 14 : offset + 18])
+            sector, sector_big, count, count_big = (
+                struct.unpack("<I", image[offset + 2 : offset + 6])
+                + struct.unpack(">I", image[offset + 6 : offset + 10])
+                + struct.unpack("<I", image[offset + 10 : offset + 14])
+                + struct.unpack(">I", image[offset + 14 : offset + 18])
+            )
             assert (sector, count) == (sector_big, count_big)
             raw = image[offset + 33 : offset + 33 + width]
             if raw not in (b"\0", b"\1"):

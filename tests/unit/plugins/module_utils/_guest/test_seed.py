@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
+
 import email
 import json
 import os
@@ -58,9 +59,7 @@ def test_plain_instance() -> None:
     assert made["user-data"] == b"#cloud-config\n{}\n"
     assert json.loads(made["network-config"]) == {
         "version": 2,
-        "ethernets": {
-            "eth0": {"match": {"macaddress": "52:54:00:aa:bb:cc"}, "dhcp4": True, "dhcp-identifier": "mac"}
-        },
+        "ethernets": {"eth0": {"match": {"macaddress": "52:54:00:aa:bb:cc"}, "dhcp4": True, "dhcp-identifier": "mac"}},
     }
     ours = config_of(made["vendor-data"])
     assert ours["ssh_keys"] == {"ed25519_private": HOST.private, "ed25519_public": HOST.public}
@@ -70,7 +69,11 @@ def test_plain_instance() -> None:
 
 
 def test_user_data_goes_through_untouched() -> None:
-    for text in ("#!/bin/sh\necho 'x'\n", "## template: jinja\n#cloud-config\nfqdn: {{ v1.x }}\n", "#include\nhttp://x\n"):
+    for text in (
+        "#!/bin/sh\necho 'x'\n",
+        "## template: jinja\n#cloud-config\nfqdn: {{ v1.x }}\n",
+        "#include\nhttp://x\n",
+    ):
         assert files(cloud_init=text)["user-data"] == text.encode()
 
 
@@ -103,7 +106,10 @@ def test_vendor_data_of_the_user_comes_after_ours() -> None:
 def test_vendor_data_in_any_form_is_kept_byte_for_byte() -> None:
     script = "#!/bin/sh\necho 'grüße' \r\n\n--===\n"
     assert parts(files(vendor_data=script)["vendor-data"])[1] == script.encode()
-    message = 'Content-Type: multipart/mixed; boundary="b"\nMIME-Version: 1.0\n\n--b\nContent-Type: text/x-shellscript\n\n#!/bin/sh\n--b--\n'
+    message = (
+        'Content-Type: multipart/mixed; boundary="b"\nMIME-Version: 1.0\n\n'
+        "--b\nContent-Type: text/x-shellscript\n\n#!/bin/sh\n--b--\n"
+    )
     made = files(vendor_data=message)["vendor-data"]
     assert message.encode() in made
     assert parts(made)[1] == b"#!/bin/sh"
@@ -123,7 +129,9 @@ def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     text = f"#cloud-config\nssh_keys:\n  ed25519_private: |\n    PEM\n  ed25519_public: ssh-ed25519 {LONG} me\n"
     assert given_host_keys(Wishes(cloud_init=text)) == GivenHostKeys([f"ssh-ed25519 {LONG}"], [])
-    assert given_host_keys(Wishes(cloud_init="#cloud-config\nssh_keys:\n  ed25519_private: x\n")) == GivenHostKeys([], [])
+    assert given_host_keys(Wishes(cloud_init="#cloud-config\nssh_keys:\n  ed25519_private: x\n")) == GivenHostKeys(
+        [], []
+    )
     assert given_host_keys(Wishes(cloud_init="#cloud-config\npackages: [ssh_keys]\n")) is None
 
 
@@ -215,4 +223,7 @@ def test_network_without_auto_nics() -> None:
 def test_network_config_of_the_user() -> None:
     text = "version: 2\n# mine\nethernets: {}\n"
     assert files(network_config=text)["network-config"] == text.encode()
-    assert json.loads(files(network_config={"version": 1, "config": []})["network-config"]) == {"version": 1, "config": []}
+    assert json.loads(files(network_config={"version": 1, "config": []})["network-config"]) == {
+        "version": 1,
+        "config": [],
+    }

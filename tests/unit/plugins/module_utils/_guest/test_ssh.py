@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import socket
 import shlex
+import socket
 import threading
 import typing as t
 

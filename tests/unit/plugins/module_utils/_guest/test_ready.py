@@ -1,0 +1,290 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, LaunchError
+from ansible_collections.minicloud.local.plugins.module_utils._guest import ready
+from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import Readiness, wait_ready
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Runtime
+
+ENDPOINT = SshEndpoint("127.0.0.1", 2201, "debian", "/d/id", "/d/known_hosts", "minicloud-qemu-web")
+DENIED = Completed(255, "", "debian@127.0.0.1: Permission denied (publickey).\n")
+WRONG_KEY = Completed(255, "", "No ED25519 host key is known ...\nHost key verification failed.\n")
+LOST = Completed(255, "", "Connection closed by 127.0.0.1 port 2201\n")
+
+
+def stages(*errors: str, recoverable: dict[str, list[str]] | None = None, stage: str | None = None) -> str:
+    inner = {"start": 1.0, "finished": 2.0, "errors": list(errors), "recoverable_errors": recoverable or {}}
+    return json.dumps(
+        {"v1": {"stage": stage, "datasource": "x", "init": inner, "modules-final": {"errors": []}}}, indent=1
+    )
+
+
+def said(verdict: str, status: str = "", result: str = "", log: str = "") -> Completed:
+    parts = f"=== log\n{log}\n" if log else ""
+    return Completed(0, f"Welcome!\n{parts}=== verdict\n{verdict}\n=== status\n{status}\n=== result\n{result}\n", "")
+
+
+FINISHED = said("finished", stages(), json.dumps({"v1": {"errors": []}}))
+RUNNING = said("running", stages(stage="modules-final"))
+
+
+class Clock:
+    """Time that passes only while somebody sleeps or looks for a greeting."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("time.sleep", clock.sleep)
+    return clock
+
+
+class Guest:
+    """Plays an instance: whether it greets, and the answers of its sessions; the last of them is repeated."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.greets_after = 0
+        self.answers: list[Completed] = [FINISHED]
+        self.argvs: list[list[str]] = []
+        self.looks = 0
+        self.alive = True
+
+    def banner(self, host: str, port: int, timeout: float) -> bool:
+        self.looks += 1
+        self.clock.sleep(0.01)
+        return self.looks > self.greets_after
+
+    def run(self, argv: t.Sequence[str], *, stdin: bytes | None = None, **dummy: t.Any) -> Completed:
+        assert stdin is not None
+        self.argvs.append(list(argv))
+        self.clock.sleep(0.5)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def check_alive(self) -> None:
+        if not self.alive:
+            raise HypervisorError("the hypervisor ended")
+
+
+@pytest.fixture
+def guest(clock: Clock, monkeypatch) -> Guest:
+    guest = Guest(clock)
+    monkeypatch.setattr(ready, "banner", guest.banner)
+    monkeypatch.setattr(Runtime, "program", lambda *args: "/usr/bin/ssh")
+    return guest
+
+
+def wait(guest: Guest, policy: str = "fail", seconds: float = 60, **kwargs: t.Any) -> Readiness:
+    runtime = kwargs.pop("runtime", None) or Runtime(guest.run)
+    endpoint = kwargs.pop("endpoint", ENDPOINT)
+    return wait_ready(runtime, endpoint, Deadline(seconds), guest.check_alive, kwargs.pop("console", None), policy)
+
+
+def watch(tmp_path: Path, text: str) -> ConsoleWatch:
+    log = tmp_path / "console.log"
+    log.write_text(text)
+    return ConsoleWatch(str(log))
+
+
+def test_ready(guest: Guest) -> None:
+    guest.greets_after = 5
+    guest.answers = [LOST, DENIED, RUNNING, FINISHED]
+    assert wait(guest) == Readiness("debian", "done", [], {})
+    assert guest.argvs[0][0] == "/usr/bin/ssh"
+    assert guest.argvs[0][-1] == "sh -s 16"
+
+
+@pytest.mark.parametrize("status", ["none", "disabled"])
+def test_guests_without_cloud_init(guest: Guest, status: str) -> None:
+    guest.answers = [said(status)]
+    assert wait(guest) == Readiness("debian", status, [], {})
+
+
+def test_nobody_answers(guest: Guest, tmp_path: Path) -> None:
+    guest.greets_after = 10**9
+    console = watch(tmp_path, "Linux version 6.1\ncloud-init: Used fallback datasource\n")
+    with pytest.raises(LaunchError, match="not ready within 30 seconds: waited for an ssh server to answer") as caught:
+        wait(guest, seconds=30, console=console)
+    assert caught.value.stage == "ssh"
+    assert "the console says: cloud-init: Used fallback datasource" in caught.value.why
+    assert caught.value.facts["console"][0] == "Linux version 6.1"
+    assert guest.looks < 60  # it does not hammer
+    assert guest.argvs == []
+
+
+def test_login_never_works(guest: Guest) -> None:
+    guest.answers = [DENIED]
+    with pytest.raises(
+        LaunchError, match=r"waited for a login as debian to work; last seen: .*Permission denied"
+    ) as caught:
+        wait(guest, seconds=100)
+    assert caught.value.stage == "ssh"
+    assert "option user" in caught.value.hint
+    assert len(guest.argvs) < 25  # servers shut out who fails too often
+
+
+def test_a_wrong_host_key_ends_the_wait_early(guest: Guest) -> None:
+    guest.answers = [WRONG_KEY]
+    with pytest.raises(LaunchError, match="another host key") as caught:
+        wait(guest, seconds=300)
+    assert caught.value.stage == "ssh"
+    assert "verification failed" in caught.value.why
+    assert guest.clock.now < 1030
+
+
+def test_a_host_key_that_comes_right(guest: Guest) -> None:
+    guest.answers = [WRONG_KEY, WRONG_KEY, FINISHED]
+    assert wait(guest).status == "done"
+
+
+def test_the_hypervisor_is_gone(guest: Guest) -> None:
+    guest.greets_after = 10**9
+    guest.alive = False
+    with pytest.raises(HypervisorError):
+        wait(guest)
+    assert guest.clock.now < 1001
+
+
+def test_a_panic_fails_at_once(guest: Guest, tmp_path: Path) -> None:
+    guest.greets_after = 10**9
+    with pytest.raises(LaunchError, match="failed to boot: Kernel panic") as caught:
+        wait(guest, console=watch(tmp_path, "before\nKernel panic - not syncing: x\nafter\n"))
+    assert caught.value.stage == "boot"
+    assert caught.value.facts["console"] == ["before", "Kernel panic - not syncing: x", "after"]
+    assert guest.looks == 0
+
+
+def test_a_reboot_in_between(guest: Guest) -> None:
+    guest.answers = [RUNNING, LOST, LOST, RUNNING, FINISHED]
+    assert wait(guest).status == "done"
+
+
+def test_a_reboot_asked_for_is_waited_for(guest: Guest) -> None:
+    leaving = said("leaving", stages(), json.dumps({"v1": {"errors": []}}))
+    guest.answers = [leaving, LOST, RUNNING, FINISHED]
+    assert wait(guest).status == "done"
+    assert len(guest.argvs) == 4
+    guest.answers = [leaving]
+    assert wait(guest).status == "done"  # it never came
+
+
+FAILED = said("finished", stages("('scripts-user', RuntimeError('x'))"), "", "line 1\n=== not a section?\nline 2")
+
+
+def test_a_failed_cloud_init(guest: Guest) -> None:
+    guest.answers = [FAILED]
+    with pytest.raises(LaunchError, match=r"cloud-init failed in the instance: .*scripts-user") as caught:
+        wait(guest)
+    assert caught.value.stage == "cloud-init"
+    assert caught.value.facts["cloud_init_errors"] == ["('scripts-user', RuntimeError('x'))"]
+    assert caught.value.facts["cloud_init_log"][0] == "line 1"
+
+
+def test_a_failed_cloud_init_as_a_warning_and_ignored(guest: Guest) -> None:
+    guest.answers = [FAILED]
+    runtime = Runtime(guest.run)
+    assert wait(guest, "warn", runtime=runtime).status == "error"
+    assert len(runtime.report.warnings) == 1
+    runtime = Runtime(guest.run)
+    assert wait(guest, "ignore", runtime=runtime).errors == ["('scripts-user', RuntimeError('x'))"]
+    assert runtime.report.warnings == []
+
+
+def test_recoverable_errors_warn_and_deprecations_do_not(guest: Guest) -> None:
+    complaints = {"WARNING": ["bad key"], "DEPRECATED": ["old key"]}
+    guest.answers = [said("finished", stages(recoverable=complaints), "{}")]
+    runtime = Runtime(guest.run)
+    readiness = wait(guest, runtime=runtime)
+    assert readiness == Readiness("debian", "done", [], complaints)
+    assert runtime.report.warnings == ["cloud-init in the instance: bad key"]
+
+
+def test_a_service_that_died(guest: Guest) -> None:
+    guest.answers = [said("stuck", stages())]
+    with pytest.raises(LaunchError, match="the boot has ended and cloud-init has not"):
+        wait(guest)
+
+
+def test_cloud_init_takes_too_long(guest: Guest) -> None:
+    guest.answers = [RUNNING]
+    with pytest.raises(LaunchError, match=r"waited for cloud-init to finish; last seen: .*modules-final") as caught:
+        wait(guest, seconds=20)
+    assert caught.value.stage == "cloud-init"
+    assert "debian@127.0.0.1" in caught.value.hint
+
+
+def test_the_user_is_learned_from_the_console(guest: Guest, tmp_path: Path) -> None:
+    text = "ci-info: +++Authorized keys from /home/alma/.ssh/authorized_keys for user alma+++\n"
+    readiness = wait(guest, endpoint=ENDPOINT._replace(user=""), console=watch(tmp_path, text))
+    assert readiness.user == "alma"
+    assert "alma" in guest.argvs[0]
+
+
+def test_the_user_stays_unknown(guest: Guest, tmp_path: Path) -> None:
+    nobody = ENDPOINT._replace(user="")
+    with pytest.raises(LaunchError, match="who the image's login user is") as caught:
+        wait(guest, seconds=5, endpoint=nobody, console=watch(tmp_path, "nothing\n"))
+    assert "option user" in caught.value.hint
+    with pytest.raises(LaunchError, match="login user of the image is not known"):
+        wait(guest, endpoint=nobody)
+
+
+def run_script(tmp_path: Path, half_seconds: int = 1) -> dict[str, str]:
+    """The script for the guest, run here against a directory in the place of /run and the others."""
+    script = ready._GUEST_SCRIPT
+    for real in ("/run/cloud-init", "/etc/cloud", "/var/log"):
+        script = script.replace(real, f"{tmp_path}{real}")
+    script = script.replace("command -v cloud-init", "false").replace("sudo -n", "false").replace("sleep 3", "true")
+    script = script.replace("systemctl is-system-running", f"cat {tmp_path}/system")
+    shell = shutil.which("dash") or "sh"
+    argv = [shell, "-s", str(half_seconds)]
+    done = subprocess.run(argv, input=script, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return {name: text.strip() for name, text in ready._sections(done.stdout).items()}
+
+
+def test_script_verdicts(tmp_path: Path) -> None:
+    run = tmp_path / "run" / "cloud-init"
+    log = tmp_path / "var" / "log"
+    log.mkdir(parents=True)
+    assert run_script(tmp_path)["verdict"] == "none"
+    run.mkdir(parents=True)
+    assert run_script(tmp_path, 2)["verdict"] == "running"
+    (tmp_path / "system").write_text("starting\n")
+    assert run_script(tmp_path)["verdict"] == "running"
+    (tmp_path / "system").write_text("degraded\n")
+    (log / "cloud-init-output.log").write_text("Traceback\n")
+    stuck = run_script(tmp_path)
+    assert (stuck["verdict"], stuck["log"]) == ("stuck", "Traceback")
+    (run / "disabled").touch()
+    assert run_script(tmp_path)["verdict"] == "disabled"
+    (run / "result.json").write_text(json.dumps({"v1": {"errors": []}}, indent=1))
+    (run / "status.json").write_text(stages())
+    finished = run_script(tmp_path)
+    assert finished["verdict"] == "finished"
+    assert "log" not in finished
+    assert json.loads(finished["status"])["v1"]["datasource"] == "x"
+    (run / "result.json").write_text(json.dumps({"v1": {"errors": ["x"]}}, indent=1))
+    assert run_script(tmp_path)["log"] == "Traceback"
+    (log / "cloud-init.log").write_text("After pid 5 ends, will execute: shutdown -r now\nmore\n")
+    assert run_script(tmp_path)["verdict"] == "leaving"
