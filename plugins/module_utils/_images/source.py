@@ -53,12 +53,31 @@ def parse_reference(text: str) -> Reference:
     return Reference(host or DEFAULT_HOST, name)
 
 
+class Part(t.NamedTuple):
+    """One file of an image: where to get it and what it must be.
+
+    location -- a URL or an absolute path
+    sha256, sha512 -- hex, empty where none is promised; size -- bytes, 0 where unknown
+    """
+
+    location: str
+    sha256: str = ""
+    sha512: str = ""
+    size: int = 0
+
+
 class Source(t.NamedTuple):
     """One image as an image host offers it: where to get it and what it must be.
 
     location -- a URL or an absolute path; empty when the host makes the image itself
     sha256, sha512 -- hex, empty where the host promises none; size -- bytes, 0 where unknown
     os, release, version, arch, user, title -- as in the model's Image
+    serial -- which build of the release it is, such as 20250101; empty where unknown
+    kind -- disk (of a virtual machine) or container (location is a root file system)
+    firmware -- uefi where the disk boots under nothing else, empty where it boots under BIOS too or nobody knows
+    metadata -- the file that LXD and Incus need beside it, None where there is none
+    fingerprint -- sha256 (hex) of metadata and image together, as LXD and Incus compute it; empty where unknown
+    requirements -- what LXD and Incus must set for it, such as ("secureboot", "false")
     """
 
     reference: Reference
@@ -72,3 +91,9 @@ class Source(t.NamedTuple):
     version: str = ""
     user: str = ""
     title: str = ""
+    serial: str = ""
+    kind: str = "disk"
+    firmware: str = ""
+    metadata: Part | None = None
+    fingerprint: str = ""
+    requirements: tuple[tuple[str, str], ...] = ()
