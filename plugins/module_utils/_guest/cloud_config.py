@@ -34,8 +34,9 @@ _BEGINNINGS = (
     "#!",
 )
 _FORMS = "#cloud-config, #! (a script), #include, #cloud-boothook, #part-handler, #cloud-config-archive"
-# Characters that JSON leaves as they are and YAML does not accept, or takes for the end of a line.
-_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+# Characters that JSON leaves as they are and YAML does not accept, or takes for the end of a line; and the hyphen of a
+# mail header in some text, for which cloud-init would take the whole for a MIME message.
+_TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|(?<=mime)-(?=version:)", re.IGNORECASE)
 _YAML_KEY = re.compile(r"(?:---\s*\n)?(?:\s*(?:#.*)?\n)*[A-Za-z_][\w.-]*\s*:(?:\s|$)")
 
 
@@ -204,10 +205,13 @@ def _cloud_configs(value: t.Any, kind: str = "") -> t.Iterator[dict[str, t.Any]]
 
 
 def to_json(value: t.Any) -> str:
-    """VALUE as JSON that is YAML too, whatever characters its text holds. Raises TypeError or ValueError."""
+    """VALUE as JSON that is YAML too and nothing else to cloud-init, whatever text it holds.
+
+    Raises TypeError or ValueError.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
     text.encode()  # raises for a lone surrogate
-    return _NOT_YAML.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _TO_ESCAPE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def to_bytes(value: Document) -> bytes:

@@ -29,6 +29,7 @@ _TELLING = re.compile(
     re.IGNORECASE,
 )
 _LOGIN_USER = re.compile(r"Authorized keys from \S+ for user ([A-Za-z_][\w.-]*\$?)")
+_FINISHED = re.compile(r"Cloud-init v\. \S+ finished at ")
 _CONTROL = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles and the like
     r"|\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor movements
@@ -73,6 +74,7 @@ class ConsoleWatch:
     problem -- the line with which the boot has failed for good, empty while it has not
     notes -- the first few lines that explain trouble without ending the boot
     login_user -- the user who got the login keys, empty until cloud-init prints it
+    cloud_init_finished -- whether cloud-init has said that it has: it prints the login user before
     """
 
     def __init__(self, path: str, offset: int = 0) -> None:
@@ -80,6 +82,7 @@ class ConsoleWatch:
         self.problem = ""
         self.notes: list[str] = []
         self.login_user = ""
+        self.cloud_init_finished = False
         self._offset = offset
         self._inode = 0
         self._rest = b""
@@ -111,6 +114,7 @@ class ConsoleWatch:
 
     def _examine(self, text: str) -> None:
         self.login_user = login_user_from(text) or self.login_user
+        self.cloud_init_finished = self.cloud_init_finished or bool(_FINISHED.search(text))
         for line in clean(text):
             if not self.problem and _FATAL.search(line):
                 self.problem = line.strip()

@@ -181,8 +181,9 @@ class _Wait:
             return True
         self.waiting_for = "cloud-init to say on the console who the image's login user is"
         self.hint = "Name the login user in the option user."
-        if not self.console:
-            raise LaunchError("ssh", "the login user of the image is not known", hint=self.hint)
+        if not self.console or self.console.cloud_init_finished:
+            why = "cloud-init did not print it on the console"
+            raise self.error("ssh", "the login user of the image is not known", why, self.hint)
         return False
 
     def session(self) -> _Session:

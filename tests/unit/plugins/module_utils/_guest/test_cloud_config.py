@@ -192,6 +192,13 @@ def test_a_mapping_becomes_cloud_config_that_is_yaml_for_all_characters() -> Non
     assert yaml.safe_load(written) == config
 
 
+def test_a_mail_in_a_mapping_does_not_make_it_mime() -> None:
+    config = {"write_files": [{"content": "MIME-Version: 1.0\n"}]}
+    written = to_bytes(config).decode()
+    assert form(written) == "#cloud-config"
+    assert effective(written) == config
+
+
 def test_nothing_becomes_an_empty_cloud_config() -> None:
     assert to_bytes(None) == to_bytes({}) == to_bytes("") == b"#cloud-config\n{}\n"
 
