@@ -48,7 +48,7 @@ verdict() {
 }
 has_cloud_init() { [ -d $run ] || [ -d /etc/cloud ] || command -v cloud-init >/dev/null; }
 log() { tail -n "$1" "$2" 2>/dev/null || sudo -n tail -n "$1" "$2" 2>/dev/null; }
-output() { section log; log 40 /var/log/cloud-init-output.log | tail -c 8192; }
+output() { section log; log 300 /var/log/cloud-init-output.log | grep -v '^ci-info: ' | tail -n 40 | tail -c 8192; }
 left=$1
 while [ ! -e $run/result.json ]; do
     has_cloud_init || verdict none

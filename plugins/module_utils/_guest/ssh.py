@@ -34,25 +34,22 @@ def _quoted(path: str) -> str:
     return '"' + path.replace("%", "%%").replace('"', '\\"') + '"'
 
 
+def _options(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("-o", setting)]
+
+
 def _identity(endpoint: SshEndpoint) -> list[str]:
     """The options that make ssh use our key and accept the pinned host key and no other."""
-    return [
-        "-o",
+    return _options(
         f"IdentityFile={_quoted(endpoint.key_file)}",
-        "-o",
         "IdentitiesOnly=yes",
-        "-o",
         f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}",
-        "-o",
         f"HostKeyAlias={endpoint.alias}",
-        "-o",
         "StrictHostKeyChecking=yes",
-        # Keys are pinned by alias, addresses are reused, and the file is ours to write.
-        "-o",
+        # Keys are pinned by alias, addresses are used again, and the file is ours to write.
         "CheckHostIP=no",
-        "-o",
         "UpdateHostKeys=no",
-    ]
+    )
 
 
 def ssh_argv(endpoint: SshEndpoint, command: str, timeout: float) -> list[str]:
@@ -60,39 +57,20 @@ def ssh_argv(endpoint: SshEndpoint, command: str, timeout: float) -> list[str]:
 
     timeout -- seconds for the connection to come about; one that went dead is given up after 15 s
     """
-    return [
-        "ssh",
-        "-F",
-        "/dev/null",
-        "-T",
-        "-p",
-        str(endpoint.port),
-        *_identity(endpoint),
-        "-o",
+    strict = _options(
         "GlobalKnownHostsFile=/dev/null",
-        "-o",
         "IdentityAgent=none",
-        "-o",
         "PreferredAuthentications=publickey",
-        "-o",
         "BatchMode=yes",
-        "-o",
         "ControlMaster=no",
-        "-o",
         "ControlPath=none",
-        "-o",
         "LogLevel=ERROR",
-        "-o",
         f"ConnectTimeout={max(1, round(timeout))}",
-        "-o",
         "ServerAliveInterval=5",
-        "-o",
         "ServerAliveCountMax=3",
-        "-l",
-        endpoint.user,
-        endpoint.host,
-        command,
-    ]
+    )
+    where = ["-p", str(endpoint.port), "-l", endpoint.user, endpoint.host]
+    return ["ssh", "-F", "/dev/null", "-T", *_identity(endpoint), *strict, *where, command]
 
 
 def login_command(endpoint: SshEndpoint) -> str:

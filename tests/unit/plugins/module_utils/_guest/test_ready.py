@@ -274,7 +274,7 @@ def test_script_verdicts(tmp_path: Path) -> None:
     (tmp_path / "system").write_text("starting\n")
     assert run_script(tmp_path)["verdict"] == "running"
     (tmp_path / "system").write_text("degraded\n")
-    (log / "cloud-init-output.log").write_text("Traceback\n")
+    (log / "cloud-init-output.log").write_text("ci-info: | table |\nTraceback\n")
     stuck = run_script(tmp_path)
     assert (stuck["verdict"], stuck["log"]) == ("stuck", "Traceback")
     (run / "disabled").touch()
