@@ -1,0 +1,439 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""How an image comes into the vault: found, fetched or built, verified, prepared, put in place.
+
+One run works on a source at a time, under its lock; others that want the same wait and then find it done. Everything
+is made in a work directory that is named by the lock, so that the next holder removes what a killed run has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import typing as t
+import urllib.parse
+from dataclasses import replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    Busy,
+    ChecksumMismatch,
+    ImageError,
+    InvalidOption,
+    NotFound,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images import disk, fetch
+from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import (
+    Promise,
+    find_in_list,
+    parse_checksum,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
+from ansible_collections.minicloud.local.plugins.module_utils._images.guess import guess
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
+    Reference,
+    Source,
+    parse_reference,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import Unpacker, compression
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import (
+    DISK,
+    Entry,
+    Vault,
+    file_stamp,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import (
+    explained,
+    make_dir,
+    remove_path,
+)
+
+# How long a run waits for another one that fetches the same image, unless a deadline is given.
+WAIT_SECONDS = 3600
+
+
+class Acquisition:
+    """One request to have an image in the vault."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        reference: Reference,
+        arch: str,
+        checksum: str = "",
+        refresh: bool = False,
+        deadline: Deadline | None = None,
+        patience: fetch.Patience = fetch.PATIENCE,
+    ) -> None:
+        self._vault = vault
+        self._runtime = vault.runtime
+        self._report = vault.runtime.report
+        self._reference = reference
+        self._arch = normal_arch(arch)
+        self._checksum = checksum.strip()
+        self._promise = parse_checksum(checksum)
+        self._refresh = refresh
+        self._deadline = deadline
+        self._patience = patience
+
+    def run(self) -> tuple[Image, bool]:
+        """The image, and whether anything was changed."""
+        vault, reference, arch = self._vault, self._reference, self._arch
+        entry = vault.entry(reference, arch)
+        if entry and entry.alias_of and self._refresh:
+            return self._refresh_alias(entry)
+        image = vault.find(reference, arch)
+        if image and not self._refresh and self._is_promised(image, entry):
+            return image, False
+        source = self._source()
+        location = source.location or str(source.reference)
+        key = hashlib.sha256(f"{location} {arch}".encode()).hexdigest()[:16]
+        with self._turn(key):
+            image = vault.find(reference, arch)
+            entry = vault.entry(reference, arch)
+            if image and not self._refresh and self._is_promised(image, entry):
+                return image, False
+            vault.tidy()
+            work = os.path.join(vault.path, f"work-{key}")
+            with explained(f"the left-over {work} could not be removed"):
+                remove_path(work)
+            make_dir(work)
+            try:
+                if source.location.startswith(("http://", "https://")):
+                    return self._fetched(source, entry, work, os.path.join(vault.partial, key))
+                if source.location:
+                    return self._imported(source, work)
+                return self._built(source, work)
+            finally:
+                with contextlib.suppress(OSError):
+                    remove_path(work)
+
+    # -- what is there, and what is asked for -----------------------------------------------------------------------
+
+    def _refresh_alias(self, entry: Entry) -> tuple[Image, bool]:
+        target = parse_reference(entry.alias_of)
+        found = Acquisition(self._vault, target, self._arch, self._checksum, True, self._deadline, self._patience).run()
+        moved = self._vault.set_entry(self._reference, self._arch, entry._replace(hash=found[0].hash))
+        return found[0], found[1] or moved
+
+    def _is_promised(self, image: Image, entry: Entry | None) -> bool:
+        """Whether the cached image is what the checksum says; False where only fetching it anew can tell."""
+        promise = self._promise
+        if not promise or (entry and entry.checksum == self._checksum):
+            return True
+        expected = self._expected(promise)
+        actual = image.hash if promise.algorithm == "sha256" else self._vault.extra(image.hash, "sha512")
+        if not actual:
+            return False
+        if actual != expected:
+            raise ChecksumMismatch(
+                f"the image {self._reference} in the vault does not match its checksum",
+                f"{promise.algorithm} {expected} is expected, and it has {actual}",
+                "Ask for its newest version with state: latest of minicloud.local.image if that is what the checksum"
+                " belongs to; otherwise correct the checksum.",
+                expected=expected,
+                actual=actual,
+            )
+        return True
+
+    def _expected(self, promise: Promise) -> str:
+        """The checksum (hex) that is promised, looked up where only a list was named."""
+        if not promise.url:
+            return promise.value
+        location = self._reference.name
+        filename = urllib.parse.unquote(urllib.parse.urlsplit(location).path if "://" in location else location)
+        if self._reference.host not in ("url", "file"):
+            raise InvalidOption(
+                f"checksum {self._checksum!r} is not valid for the image {self._reference}",
+                "a list of checksums is looked up by file name, and only images from a URL or path have one",
+                "Leave the checksum out: image hosts say themselves what their images must be.",
+            )
+        page = fetch.read_url(promise.url, patience=self._patience, deadline=self._deadline)
+        text = (page.body or b"").decode("utf-8", "replace")
+        value = find_in_list(text, os.path.basename(filename), promise.algorithm, fetch.shown(promise.url))
+        self._promise = promise._replace(value=value)
+        return value
+
+    def _source(self) -> Source:
+        reference, arch = self._reference, self._arch
+        if reference.host == "bootstrap":
+            return Source(reference, "", arch)
+        if reference.host not in ("url", "file"):
+            if self._vault.resolve is None:
+                raise NotFound(
+                    f"the image {reference} is not in the vault",
+                    f"the image host {reference.host} is not known",
+                    "Use bootstrap:bookworm, a URL or a path.",
+                )
+            return self._vault.resolve(reference, arch)
+        path = urllib.parse.urlsplit(reference.name).path if reference.host == "url" else reference.name
+        guessed = guess(os.path.basename(urllib.parse.unquote(path)))
+        if guessed.arch and guessed.arch != arch:
+            self._report.warn(
+                f"The name of the image {reference} says that it is for {guessed.arch}, and {arch} is asked for."
+            )
+        return Source(
+            reference,
+            reference.name,
+            arch,
+            os=guessed.os,
+            release=guessed.release,
+            version=guessed.version,
+            user=guessed.user,
+        )
+
+    @contextlib.contextmanager
+    def _turn(self, key: str) -> t.Iterator[None]:
+        """Hold the lock of a source; say so if another run must be waited for."""
+        lock = f"image-{key}"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._vault.data.lock(lock, Deadline(0.05)))
+            except Busy:
+                self._report.step(f"waiting for another run that fetches the image {self._reference}")
+                stack.enter_context(self._vault.data.lock(lock, self._deadline or Deadline(WAIT_SECONDS)))
+            yield
+
+    # -- the three ways -----------------------------------------------------------------------------------------------
+
+    def _fetched(self, source: Source, entry: Entry | None, work: str, partial: str) -> tuple[Image, bool]:
+        sha256, sha512 = source.sha256.lower(), source.sha512.lower()
+        if self._promise:
+            expected = self._expected(self._promise)
+            stated = sha256 if self._promise.algorithm == "sha256" else sha512
+            if stated and stated != expected:
+                raise self._mismatch(self._promise.algorithm, expected, stated, "its image host states")
+            if self._promise.algorithm == "sha256":
+                sha256 = expected
+            else:
+                sha512 = expected
+        if sha256:
+            image = self._vault.get(sha256)
+            if image:
+                return self._named(image, source, entry or Entry(sha256))
+        cached = self._vault.get(entry.hash) if entry else None
+        known = (entry.etag, entry.last_modified) if entry and cached and not (sha256 or sha512) else ("", "")
+        self._report.step("fetch_image")
+        fetched = self._download(source, sha256, sha512, work, partial, known)
+        if fetched is None:
+            assert cached
+            return self._named(cached, source, entry or Entry(cached.hash))
+        result, flow = fetched
+        digests = {o.algorithm: o.hex for o in flow.outlets if isinstance(o, Digest)}
+        unpacked = next(o for o in flow.outlets if isinstance(o, Unpacker))
+        actual = digests["sha256"]
+        if not (sha256 or sha512):
+            self._report.warn(
+                f"The image {fetch.shown(source.location)} was fetched without a checksum to compare it with; it has"
+                f" sha256:{actual}. Give that as its checksum to be sure of getting the same again."
+            )
+        try:
+            if unpacked.kind:
+                remove_path(result.path)
+                image, placed = self._prepared(source, actual, unpacked.target, work, digests)
+            else:
+                image, placed = self._prepared(source, actual, result.path, work, digests)
+        finally:
+            remove_path(result.path)
+            remove_path(f"{partial}.json")
+        named = self._named(image, source, Entry(actual, etag=result.etag, last_modified=result.last_modified))
+        return image, placed or named[1]
+
+    def _download(
+        self,
+        source: Source,
+        sha256: str,
+        sha512: str,
+        work: str,
+        partial: str,
+        known: tuple[str, str],
+    ) -> tuple[fetch.Fetched, Flow] | None:
+        """Fetch and verify; what an earlier run had left, and was no good, is fetched once more from the beginning."""
+
+        def outlets() -> list[Outlet]:
+            unpacker = Unpacker(os.path.join(work, "unpacked"), self._runtime)
+            return [Digest("sha256"), *([Digest("sha512")] if sha512 else []), unpacker]
+
+        while True:
+            flow = Flow(outlets)
+            download = fetch.Download(
+                source.location,
+                partial,
+                flow,
+                self._report,
+                source.size,
+                bool(sha256 or sha512),
+                self._patience,
+                self._deadline,
+            )
+            try:
+                result = download.run(*known)
+                if result is None:
+                    return None
+                for digest in flow.outlets:
+                    expected = {"sha256": sha256, "sha512": sha512}.get(getattr(digest, "algorithm", ""), "")
+                    if isinstance(digest, Digest) and expected and digest.hex != expected:
+                        raise self._mismatch(digest.algorithm, expected, digest.hex, "what was fetched has")
+                return result, flow
+            except ImageError as exc:
+                if isinstance(exc, ChecksumMismatch):
+                    download.discard()
+                elif not flow.failed:
+                    raise
+                if not download.resumed:
+                    raise
+
+    def _mismatch(self, algorithm: str, expected: str, actual: str, who: str) -> ChecksumMismatch:
+        return ChecksumMismatch(
+            f"the image {self._reference} does not match its checksum",
+            f"{algorithm} {expected} is expected, and {who} {actual}",
+            "Nothing of it was kept. If the publisher has replaced the file, use the checksum of the new one;"
+            " otherwise do not trust this server.",
+            expected=expected,
+            actual=actual,
+        )
+
+    def _imported(self, source: Source, work: str) -> tuple[Image, bool]:
+        path = source.location
+        name = str(self._reference)
+        stamp = file_stamp(path)
+        if not stamp or not os.path.isfile(path):
+            raise NotFound(
+                f"the image {path} was not found",
+                "it is not a file" if stamp else "there is no such file on this host",
+                "Check the path; it is one of the host that runs the instances.",
+            )
+        if self._vault.known(self._reference, self._arch) and not self._refresh:
+            self._report.step(f"the file {path} has changed since it was last imported")
+        self._report.step("import_image")
+        with explained(f"the image {path} could not be read"), open(path, "rb") as stream:
+            packed = compression(stream.read(8))
+        found = None if packed else disk.inspect(path, name)
+        unpacked = os.path.join(work, "unpacked")
+        copied = os.path.join(work, "copied")
+        sha512 = self._promise is not None and self._promise.algorithm == "sha512"
+        # A copy is only worth its space where it may become the disk as it is.
+        cloned = bool(found and found.ready) and disk.clone(path, copied)
+
+        def outlets() -> list[Outlet]:
+            wanted: list[Outlet] = [Digest("sha256")]
+            if sha512:
+                wanted.append(Digest("sha512"))
+            if packed:
+                wanted.append(Unpacker(unpacked, self._runtime))
+            elif found and found.ready and not cloned:
+                wanted.append(Copy(copied))
+            return wanted
+
+        flow = Flow(outlets)
+        progress = fetch.Progress(self._report, os.path.basename(path))
+        try:
+            size = os.path.getsize(path)
+            flow.put_file(copied if cloned else path, lambda done: progress(done, size))
+            flow.finish()
+        finally:
+            flow.abandon()
+        digests = {o.algorithm: o.hex for o in flow.outlets if isinstance(o, Digest)}
+        actual = digests["sha256"]
+        expected = {"sha256": source.sha256.lower(), "sha512": source.sha512.lower()}
+        if self._promise:
+            expected[self._promise.algorithm] = self._expected(self._promise)
+        for algorithm, value in digests.items():
+            if expected[algorithm] and expected[algorithm] != value:
+                raise self._mismatch(algorithm, expected[algorithm], value, "the file has")
+        image = self._vault.get(actual)
+        placed = False
+        if not image:
+            origin = unpacked if packed else copied if os.path.exists(copied) else path
+            image, placed = self._prepared(source, actual, origin, work, digests, movable=origin != path, stamp=stamp)
+        named = self._named(image, source, Entry(actual, stamp=stamp))
+        return named[0], placed or named[1]
+
+    def _built(self, source: Source, work: str) -> tuple[Image, bool]:
+        from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
+
+        release = source.reference.name
+        if self._promise:
+            raise InvalidOption(
+                f"a checksum cannot be given for the image {self._reference}",
+                "it is built on this host, from packages that are verified themselves",
+                "Leave the checksum out.",
+            )
+        recipe = bootstrap.recipe_hash(release, self._arch)
+        self._report.step("build_image")
+        made = os.path.join(work, "built")
+        scratch = make_dir(os.path.join(work, "build"))
+        built = bootstrap.build(self._runtime, release, self._arch, made, scratch)
+        remove_path(scratch)
+        flow = Flow(lambda: [Digest("sha256")])
+        flow.put_file(made)
+        flow.finish()
+        digest = flow.outlets[0]
+        assert isinstance(digest, Digest)
+        source = source._replace(
+            os=built.os, release=built.release, version=built.version, user=built.user, title=built.title
+        )
+        image, placed = self._prepared(source, digest.hex, made, work, {})
+        named = self._named(image, source, Entry(image.hash, stamp=recipe))
+        return named[0], placed or named[1]
+
+    # -- the end of all ways ------------------------------------------------------------------------------------------
+
+    def _prepared(
+        self,
+        source: Source,
+        hash_: str,
+        origin: str,
+        work: str,
+        digests: t.Mapping[str, str],
+        movable: bool = True,
+        stamp: str = "",
+    ) -> tuple[Image, bool]:
+        """Make the verified file ORIGIN an image of the vault; whether it was not there before.
+
+        stamp -- of the file at the source's location, which must not have changed since
+        """
+        image = self._vault.get(hash_)
+        if image:
+            return image, False
+        ready = make_dir(os.path.join(work, "ready"))
+        target = os.path.join(ready, DISK)
+        virtual_size = disk.prepare(self._runtime, origin, target, str(self._reference), movable)
+        if stamp and file_stamp(source.location) != stamp:
+            raise ImageError(
+                f"the image {source.location} was not imported",
+                "the file was written to meanwhile",
+                "Run this again when whatever writes it is done.",
+            )
+        location = fetch.shown(source.location) if source.location else str(source.reference)
+        image = Image(
+            name=str(self._reference),
+            hash=hash_,
+            path=os.path.join(self._vault.directory(hash_), DISK),
+            format="qcow2",
+            size=os.path.getsize(target),
+            virtual_size=virtual_size,
+            arch=normal_arch(source.arch),
+            os=source.os,
+            release=source.release,
+            version=source.version,
+            user=source.user,
+            title=source.title,
+            source=location,
+            created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        extra = {"sha512": digests["sha512"]} if "sha512" in digests else {}
+        return image, self._vault.place(ready, image, **extra)
+
+    def _named(self, image: Image, source: Source, entry: Entry) -> tuple[Image, bool]:
+        """Let the name lead to the image; whether it led elsewhere before."""
+        entry = entry._replace(hash=image.hash, checksum=self._checksum)
+        moved = self._vault.set_entry(self._reference, self._arch, entry)
+        return replace(image, name=str(self._reference)), moved

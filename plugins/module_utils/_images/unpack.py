@@ -1,0 +1,334 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Decompression of images while they arrive, in bounded memory and up to a bound of what may come out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, write_all
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, format_size
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
+
+MAGIC = (
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+)
+
+# What a decoder may take for itself; `xz -9` needs 65 MiB, `zstd --ultra -22` 128 MiB.
+XZ_MEMORY = 72 * MIB
+ZSTD_WINDOW_LOG = 27
+
+# No disk image shrinks more than this; what does is a bomb, unless it stays below what is harmless.
+HIGHEST_RATIO = 1000
+HARMLESS = 64 * GIB
+
+# Left free for the rest of the host.
+RESERVE = 8 * MIB
+
+_ZEROS = bytes(64 * 1024)
+
+
+def compression(head: bytes) -> str:
+    """How a file that begins with HEAD (at least 6 bytes) is compressed: xz, gzip, zstd, bzip2, or empty."""
+    return next((name for magic, name in MAGIC if head.startswith(magic)), "")
+
+
+def free_space(path: str) -> int:
+    """The bytes that may still be written to the file system of PATH, less a reserve."""
+    status = os.statvfs(path)
+    return max(0, status.f_bavail * status.f_frsize - RESERVE)
+
+
+class Decoder(t.Protocol):
+    """What the decompressors of the standard library have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the compressed data has come."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether nothing more comes out until something goes in."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came after the end."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most max_length bytes of what DATA, and the data before it, contains."""
+
+
+class _Gunzip:
+    """zlib's decompressor in the shape of the others."""
+
+    def __init__(self) -> None:
+        import zlib
+
+        self._inner = zlib.decompressobj(31)
+        self._hungry = True
+
+    @property
+    def needs_input(self) -> bool:
+        return self._hungry
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        out = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        self._hungry = len(out) < max_length
+        return out
+
+
+class Sparse:
+    """A file that is written from its beginning to its end, with holes for zeros."""
+
+    def __init__(self, path: str, limit: int | None, compressed: t.Callable[[], int]) -> None:
+        """limit -- bytes that may come out; None: as many as fit. compressed -- the bytes that went in so far"""
+        self.path = path
+        self.size = 0
+        self._data = 0
+        self._limit = limit
+        self._compressed = compressed
+        self._free = free_space(os.path.dirname(path))
+        with explained(f"{path} could not be written"):
+            self._stream = open(path, "wb", buffering=0)  # noqa: SIM115
+
+    def write(self, data: bytes) -> None:
+        """The next bytes."""
+        self.size += len(data)
+        bound = self._limit if self._limit is not None else max(HARMLESS, HIGHEST_RATIO * self._compressed())
+        if self.size > bound:
+            raise ImageError(
+                "the image was not decompressed",
+                f"more than {format_size(bound)} came out of {format_size(self._compressed())},"
+                " which no disk image does",
+                "Check where the image comes from; it looks made to fill disks.",
+            )
+        with explained(f"{self.path} could not be written"):
+            start = 0
+            while start < len(data):
+                stop = start
+                while stop < len(data) and data[stop : stop + len(_ZEROS)] != _ZEROS[: len(data) - stop]:
+                    stop += len(_ZEROS)
+                stop = min(stop, len(data))
+                if stop > start:
+                    self._data += stop - start
+                    if self._data > self._free:
+                        raise NoSpace(
+                            "the image was not decompressed",
+                            f"more than the {format_size(self._free)} that are free came out of it",
+                            "Free some space on that file system, or use another data_dir.",
+                        )
+                    write_all(self._stream, data[start:stop])
+                    start = stop
+                else:
+                    start = min(start + len(_ZEROS), len(data))
+                    self._stream.seek(self.size - len(data) + start)
+
+    def close(self) -> None:
+        """Nothing more comes; zeros at the end count."""
+        with explained(f"{self.path} could not be written"):
+            self._stream.truncate(self.size)
+            self._stream.close()
+
+
+class Unpacker:
+    """An outlet that writes what a compressed image contains to a file, and does nothing for others."""
+
+    def __init__(self, target: str, runtime: Runtime, limit: int | None = None) -> None:
+        """limit -- the bytes that may come out, where somebody has said how many there are"""
+        self.target = target
+        self.kind = ""
+        self._runtime = runtime
+        self._limit = limit
+        self._fed = 0
+        self._head: bytes | None = b""
+        self._make: t.Callable[[], Decoder] | None = None
+        self._decoder: Decoder | None = None
+        self._program: _Program | None = None
+        self._out: Sparse | None = None
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes, in order."""
+        self._fed += len(data)
+        if self._head is not None:
+            data = self._head + data
+            if len(data) < 6:
+                self._head = data
+                return
+            self._begin(data)
+        if self._program:
+            self._program.feed(data)
+        elif self._decoder:
+            self._decode(data)
+
+    def _begin(self, head: bytes) -> None:
+        self._head = None
+        self.kind = compression(head)
+        if not self.kind:
+            return
+        self._out = Sparse(self.target, self._limit, lambda: self._fed)
+        self._make = _decoder(self.kind, self._runtime)
+        if self._make:
+            self._decoder = self._make()
+        else:
+            self._program = _Program(self._runtime, self._out)
+
+    def _decode(self, data: bytes) -> None:
+        assert self._decoder and self._out and self._make
+        while True:
+            if self._decoder.eof:
+                # Another stream may follow, also after padding.
+                data = (self._decoder.unused_data + data).lstrip(b"\0")
+                if not data:
+                    return
+                self._decoder = self._make()
+            try:
+                out = self._decoder.decompress(data, 4 * CHUNK)
+            except (OSError, ValueError, EOFError) as exc:
+                raise _damaged(self.kind, str(exc)) from exc
+            except Exception as exc:
+                # zlib's and lzma's own errors have no better base.
+                if "emory" in str(exc):
+                    raise ImageError(
+                        "the image was not decompressed",
+                        f"it needs more than {format_size(XZ_MEMORY)} of memory for that ({exc})",
+                        "Compress it anew with a smaller dictionary, such as xz -9 or below.",
+                    ) from exc
+                raise _damaged(self.kind, str(exc)) from exc
+            data = b""
+            if out:
+                self._out.write(out)
+            if not self._decoder.eof and self._decoder.needs_input:
+                return
+
+    def finish(self) -> None:
+        """That was all."""
+        if self._program:
+            self._program.finish()
+        elif self._decoder and not self._decoder.eof:
+            raise _damaged(self.kind, "it ends too early")
+        if self._out:
+            self._out.close()
+
+    def abandon(self) -> None:
+        """There will be no more."""
+        if self._program:
+            self._program.stop()
+        if self._out:
+            self._out.close()
+
+
+def _damaged(kind: str, why: str) -> ImageError:
+    return ImageError(
+        "the image was not decompressed",
+        f"its {kind} data is damaged: {why}",
+        "Fetch the file anew from where it comes from, and compare its checksum.",
+    )
+
+
+def _decoder(kind: str, runtime: Runtime) -> t.Callable[[], Decoder] | None:
+    """What makes decompressors of this kind; None where a program must do it."""
+    if kind == "gzip":
+        return _Gunzip
+    try:
+        if kind == "xz":
+            import lzma
+
+            return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+        if kind == "bzip2":
+            import bz2
+
+            return bz2.BZ2Decompressor
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore] # Python 3.14 has it
+
+        options = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+        return lambda: zstd.ZstdDecompressor(options=options)  # type: ignore[no-any-return,unused-ignore]
+    except ImportError as exc:
+        if kind == "zstd":
+            runtime.program("zstd", purpose="to decompress the image, because this Python cannot")
+            return None
+        raise ImageError(
+            "the image was not decompressed", f"this Python has no support for {kind} ({exc})", "Use another Python."
+        ) from exc
+
+
+class _Program:
+    """`zstd` between two pipes: one thread runs it, another writes what it puts out."""
+
+    def __init__(self, runtime: Runtime, out: Sparse) -> None:
+        program = runtime.program("zstd")
+        theirs_in, self._input = os.pipe()
+        self._output, theirs_out = os.pipe()
+        self._out = out
+        self._error: BaseException | None = None
+
+        def run() -> None:
+            argv = [program, "-d", "-q", "-f", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
+            argv += ["-o", f"/dev/fd/{theirs_out}", f"/dev/fd/{theirs_in}"]
+            try:
+                done = runtime.run(argv, pass_fds=(theirs_in, theirs_out))
+                if done.rc != 0:
+                    self._fail(_damaged("zstd", done.err.strip() or f"zstd ended with status {done.rc}"))
+            except BaseException as exc:
+                self._fail(exc)
+            finally:
+                os.close(theirs_in)
+                os.close(theirs_out)
+
+        def drain() -> None:
+            try:
+                with open(self._output, "rb", buffering=0) as stream:
+                    while True:
+                        data = stream.read(CHUNK)
+                        if not data:
+                            return
+                        self._out.write(data)
+            except BaseException as exc:
+                self._fail(exc)
+
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (run, drain)]
+        for thread in self._threads:
+            thread.start()
+
+    def _fail(self, exc: BaseException) -> None:
+        # The first one is the cause: an error of the drain closes the pipe, and that ends the program.
+        self._error = self._error or exc
+
+    def feed(self, data: bytes) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._input, rest) :]
+        except BrokenPipeError:
+            self.stop()
+            raise self._error or _damaged("zstd", "zstd ended early") from None
+
+    def finish(self) -> None:
+        self.stop()
+        if self._error:
+            raise self._error
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._input)
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,343 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The vault: the cache of verified, prepared images in the data directory.
+
+    vault/<sha256>/disk.qcow2, image.json   one image; the record's time of change says when it was last used
+    vault/names.json                        which names lead to which image
+    vault/partial/                          downloads that can be resumed
+    vault/work-<key>/                       what a run is preparing now, under the lock image-<key>
+
+Looking an image up reads two small files; what fetches and prepares images is imported only when it must work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import typing as t
+from dataclasses import fields, replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
+    DEFAULT_HOST,
+    Reference,
+    Source,
+    parse_reference,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import (
+    DataDirectory,
+    explained,
+    make_dir,
+    read_record,
+    remove_path,
+    write_record,
+)
+
+Resolver = t.Callable[[Reference, str], Source]
+
+DISK, RECORD, NAMES = "disk.qcow2", "image.json", "names.json"
+
+# How long a partial download is kept for a run that goes on with it.
+PARTIAL_SECONDS = 14 * 24 * 3600
+
+_HASH = re.compile(r"[0-9a-f]{64}\Z")
+_HASH_PREFIX = re.compile(r"[0-9a-f]{8,64}\Z")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_REMEMBERED = tuple(field.name for field in fields(Image) if field.name not in ("hash", "path"))
+
+
+class Entry(t.NamedTuple):
+    """What the vault knows of a name.
+
+    hash -- of the image that the name leads to
+    alias_of -- the name that this one is another word for; empty where it is a name of its own
+    stamp -- what identified the file when it was imported (size, mtime, inode, device), or the recipe of a build
+    etag, last_modified -- what the server said of the download; checksum -- what the user's option said of it
+    """
+
+    hash: str
+    alias_of: str = ""
+    stamp: str = ""
+    etag: str = ""
+    last_modified: str = ""
+    checksum: str = ""
+
+
+class Vault:
+    """The images of a data directory."""
+
+    def __init__(self, data: DataDirectory, runtime: Runtime, resolve: Resolver | None = None) -> None:
+        """resolve -- asks the image hosts for the references that are neither url, file nor bootstrap"""
+        self.data = data
+        self.runtime = runtime
+        self.resolve = resolve
+        self.path = data.vault
+        self.partial = os.path.join(data.vault, "partial")
+        self._names = os.path.join(data.vault, NAMES)
+
+    # -- looking up -----------------------------------------------------------------------------------------------
+
+    def find(self, reference: Reference, arch: str) -> Image | None:
+        """The image that a name leads to, if it is here. Of a file: only if the file is still the one imported."""
+        entry = self.entry(reference, arch)
+        if entry and reference.host == "file" and entry.stamp != file_stamp(reference.name):
+            return None
+        return self._named(entry, reference, arch)
+
+    def known(self, reference: Reference, arch: str) -> Image | None:
+        """The image that a name leads to, even if the file that it was imported from has changed or is gone."""
+        return self._named(self.entry(reference, arch), reference, arch)
+
+    def _named(self, entry: Entry | None, reference: Reference, arch: str) -> Image | None:
+        image = self.get(entry.hash) if entry else self._by_prefix(reference, arch)
+        return replace(image, name=str(reference)) if image else None
+
+    def _by_prefix(self, reference: Reference, arch: str) -> Image | None:
+        prefix = reference.name.lower()
+        if reference.host in ("url", "file", "bootstrap") or not _HASH_PREFIX.match(prefix):
+            return None
+        images = [self.get(hash_) for hash_ in self._hashes() if hash_.startswith(prefix)]
+        found = [image for image in images if image and image.arch == arch]
+        if len(found) > 1:
+            raise InvalidOption(
+                f"the image {reference} is ambiguous",
+                f"it may be {' or '.join(image.hash for image in found)}",
+                "Write more of the hash.",
+            )
+        return found[0] if found else None
+
+    def entry(self, reference: Reference, arch: str) -> Entry | None:
+        """What the vault knows of a name, whether or not its image is still here."""
+        return self._read_names().get(_key(reference, arch))
+
+    def get(self, hash_: str) -> Image | None:
+        """The image with this hash, or None where it is not here whole. RecordError where its record is damaged."""
+        directory = self.directory(hash_)
+        path = os.path.join(directory, RECORD)
+        record = read_record(path)
+        if record is None:
+            return None
+        disk = os.path.join(directory, DISK)
+        try:
+            image = Image(hash=hash_, path=disk, **{name: record[name] for name in _REMEMBERED})
+        except (KeyError, TypeError) as exc:
+            raise RecordError(
+                f"the record {path} is damaged",
+                f"it does not describe an image ({exc})",
+                f"Remove the directory {directory} unless an instance uses it; the image can be fetched again.",
+                record=path,
+            ) from exc
+        try:
+            return image if os.stat(disk).st_size == image.size else None
+        except OSError:
+            return None
+
+    def directory(self, hash_: str) -> str:
+        """Where the image with this hash is, or would be."""
+        return os.path.join(self.path, hash_)
+
+    def images(self) -> tuple[list[Image], list[RecordError]]:
+        """All images by name, and what is wrong with the records that cannot be used."""
+        found: list[Image] = []
+        broken: list[RecordError] = []
+        for hash_ in self._hashes():
+            try:
+                image = self.get(hash_)
+            except RecordError as exc:
+                broken.append(exc)
+                continue
+            if image:
+                found.append(image)
+        return sorted(found, key=lambda image: (image.name, image.arch, image.created, image.hash)), broken
+
+    def names_of(self, image: Image) -> list[str]:
+        """The names that lead to an image, its aliases among them; none for one that newer versions have replaced."""
+        return sorted(key.rpartition(" ")[0] for key, entry in self._read_names().items() if entry.hash == image.hash)
+
+    def aliases_of(self, image: Image) -> list[str]:
+        """The aliases that lead to an image."""
+        names = self._read_names().items()
+        return sorted(key.rpartition(" ")[0] for key, entry in names if entry.hash == image.hash and entry.alias_of)
+
+    def last_used(self, image: Image) -> float:
+        """When an image was last asked for, in seconds since the epoch; 0 where it is gone."""
+        try:
+            return os.stat(os.path.join(self.directory(image.hash), RECORD)).st_mtime
+        except OSError:
+            return 0.0
+
+    def unused_since(self, seconds: float, in_use: t.Collection[str] = ()) -> list[Image]:
+        """The images that nobody has asked for during the last SECONDS, without those whose hash is IN_USE."""
+        before = time.time() - seconds
+        return [i for i in self.images()[0] if i.hash not in in_use and self.last_used(i) <= before]
+
+    def _hashes(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.path) if _HASH.match(name))
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise RecordError(f"the vault {self.path} cannot be read", exc.strerror or str(exc)) from exc
+
+    # -- changing -------------------------------------------------------------------------------------------------
+
+    def ensure(
+        self,
+        reference: Reference,
+        arch: str,
+        checksum: str = "",
+        refresh: bool = False,
+        deadline: Deadline | None = None,
+    ) -> tuple[Image, bool]:
+        """Have an image here, fetched or built if need be, and whether that changed anything.
+
+        checksum -- sha256:HEX, sha512:HEX or sha256:URL of a list of checksums; what is here must match it too
+        refresh -- ask the source for its newest version; a version that it replaces stays in the vault
+        deadline -- by when it must be done; without one the wait for another run is an hour, the fetch unlimited
+        """
+        from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
+
+        image, changed = Acquisition(self, reference, arch, checksum, refresh, deadline).run()
+        self.touch(image)
+        return image, changed
+
+    def touch(self, image: Image) -> None:
+        """Note that an image was used just now."""
+        with contextlib.suppress(OSError):
+            os.utime(os.path.join(self.directory(image.hash), RECORD))
+
+    def remove(self, image: Image) -> None:
+        """Remove an image and all names that lead to it. Whether anything uses it is for the caller to know."""
+        self._change_names(lambda names: {key: e for key, e in names.items() if e.hash != image.hash})
+        with self.lock_hash(image.hash):
+            self._discard(image.hash)
+        self.tidy()
+
+    def forget(self, reference: Reference, arch: str) -> None:
+        """Remove one name; the image that it leads to stays."""
+        self._change_names(lambda names: {key: e for key, e in names.items() if key != _key(reference, arch)})
+
+    def set_alias(self, image: Image, alias: str) -> bool:
+        """Give an image another name, for its architecture; whether that changed anything."""
+        reference = parse_reference(alias)
+        if reference.host != DEFAULT_HOST or not _ALIAS.match(reference.name):
+            raise InvalidOption(
+                f"the alias {alias!r} is not valid", hint="Use letters, digits, dots, hyphens and underscores only."
+            )
+        present = self.entry(reference, image.arch)
+        if present and not present.alias_of and self.get(present.hash):
+            raise InvalidOption(
+                f"the alias {alias!r} is taken", "an image of that name is in the vault", "Choose another alias."
+            )
+        wanted = Entry(image.hash, alias_of=image.name)
+        if present == wanted:
+            return False
+        self.set_entry(reference, image.arch, wanted)
+        return True
+
+    def set_entry(self, reference: Reference, arch: str, entry: Entry) -> bool:
+        """Let a name lead to an image; whether it led elsewhere before."""
+        before = self.entry(reference, arch)
+        if before != entry:
+            self._change_names(lambda names: {**names, _key(reference, arch): entry})
+        return before is None or before.hash != entry.hash
+
+    def place(self, work: str, image: Image, **extra: t.Any) -> bool:
+        """Move the directory WORK, which holds the finished disk, into the vault; False if the image is there already.
+
+        extra -- more to remember in the record
+        """
+        write_record(os.path.join(work, RECORD), {**{name: getattr(image, name) for name in _REMEMBERED}, **extra})
+        with self.lock_hash(image.hash):
+            try:
+                if self.get(image.hash):
+                    return False
+            except RecordError:
+                pass
+            # What is there without a usable record or with a disk that was cut short is of no use to anybody.
+            self._discard(image.hash)
+            with explained(f"the image {image.name} could not be moved into the vault"):
+                os.rename(work, self.directory(image.hash))
+        return True
+
+    def extra(self, hash_: str, key: str) -> str:
+        """What place() was told to remember beside the image; empty where it was not told."""
+        record = read_record(os.path.join(self.directory(hash_), RECORD)) or {}
+        return str(record.get(key, ""))
+
+    def lock_hash(self, hash_: str) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of one image while it comes into the vault or leaves it: moments, whatever its size."""
+        return self.data.lock(f"vault-{hash_[:16]}")
+
+    def _discard(self, hash_: str) -> None:
+        directory = self.directory(hash_)
+        gone = os.path.join(self.path, f"work-{hash_[:16]}.gone")
+        with explained(f"{directory} could not be removed"):
+            remove_path(gone)
+            try:
+                # In one step, so that nobody ever finds half an image.
+                os.rename(directory, gone)
+            except FileNotFoundError:
+                return
+            remove_path(gone)
+
+    def tidy(self) -> None:
+        """Remove what killed runs have left behind, and partial downloads that nobody went on with for two weeks."""
+        try:
+            names = [name for name in os.listdir(self.path) if name.startswith("work-")]
+        except OSError:
+            return
+        stale = time.time() - PARTIAL_SECONDS
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self.partial):
+                if entry.stat().st_mtime < stale:
+                    remove_path(entry.path)
+        for name in names:
+            key, dummy, suffix = name[len("work-") :].partition(".")
+            lock = f"vault-{key}" if suffix == "gone" else f"image-{key}"
+            with contextlib.suppress(Busy, OSError), self.data.lock(lock, Deadline(0.01)):
+                remove_path(os.path.join(self.path, name))
+
+    def _read_names(self) -> dict[str, Entry]:
+        record = read_record(self._names)
+        if record is None:
+            return {}
+        try:
+            return {key: Entry(**entry) for key, entry in record["names"].items()}
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise RecordError(
+                f"the record {self._names} is damaged",
+                f"it does not say which names lead to which images ({exc})",
+                "Remove the file: the images stay, and their names are found again when they are next asked for.",
+                record=self._names,
+            ) from exc
+
+    def _change_names(self, change: t.Callable[[dict[str, Entry]], dict[str, Entry]]) -> None:
+        make_dir(self.path)
+        with self.data.lock("vault-names"):
+            before = self._read_names()
+            after = change(before)
+            if after != before:
+                names = {key: {k: v for k, v in e._asdict().items() if v} for key, e in after.items()}
+                write_record(self._names, {"names": names})
+
+
+def _key(reference: Reference, arch: str) -> str:
+    return f"{reference} {arch}"
+
+
+def file_stamp(path: str) -> str:
+    """What changes when the file does; empty where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_dev}"
