@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import typing as t
 from dataclasses import asdict, dataclass, field
 
@@ -29,10 +30,10 @@ MIN_DISK = 64 * MIB
 RUNNING, STOPPED, ABSENT = "running", "stopped", "absent"
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(?:I?B)?|B)?\s*\Z", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(?:I?B)?|B)?\s*\Z", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _PORT = re.compile(
-    r"(?:(?:(?P<ip>[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?(?P<host>[0-9]*):)?(?P<guest>[0-9]+)(?:/(?P<protocol>tcp|udp))?\Z"
+    r"(?:(?:(?P<ip>[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?(?P<host>[0-9]{0,5}):)?(?P<guest>[0-9]{1,5})(?:/(?P<protocol>tcp|udp))?\Z"
 )
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
@@ -100,19 +101,24 @@ def parse_port(text: str) -> PortForward:
     """A forward from `[[host_ip:]host_port:]guest_port[/tcp|udp]`; the host's address is 127.0.0.1 unless given."""
     match = _PORT.match(str(text).strip())
     if match:
-        forward = PortForward(
-            (match["ip"] or "127.0.0.1").strip("[]"),
-            int(match["host"] or 0),
-            int(match["guest"]),
-            match["protocol"] or "tcp",
-        )
-        if forward.host_port < 65536 and 0 < forward.guest_port < 65536:
+        ip = _normal_ip((match["ip"] or "127.0.0.1").strip("[]"))
+        forward = PortForward(ip, int(match["host"] or 0), int(match["guest"]), match["protocol"] or "tcp")
+        if ip and forward.host_port < 65536 and 0 < forward.guest_port < 65536:
             return forward
     raise InvalidOption(
         f"port {text!r} is not valid",
         hint="Write [[host_ip:]host_port:]guest_port[/tcp|udp], such as 80, 8080:80, 0.0.0.0:8080:80 or 5353:53/udp;"
         " ports are 1 to 65535.",
     )
+
+
+def _normal_ip(text: str) -> str:
+    """An address in its usual form, so that two of the same are equal; empty where it is none."""
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, text))
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)
