@@ -37,7 +37,13 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
-from ansible_collections.minicloud.local.plugins.module_utils._images.index import MANIFEST, SIMPLESTREAMS, Host, Index
+from ansible_collections.minicloud.local.plugins.module_utils._images.index import (
+    MANIFEST,
+    SIMPLESTREAMS,
+    Host,
+    Index,
+    Unreachable,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import (
     CONTAINER,
     DISK,
@@ -148,11 +154,12 @@ class ImageHosts:
         offers = self._offers(host or DEFAULT_HOST, name, arch, unsupported, refresh)
         if not host and FALLBACK_HOST in self.hosts and not (name and offers):
             known = {(offer.os, offer.release) for offer in offers}
-            offers += [
-                offer
-                for offer in self._offers(FALLBACK_HOST, name, arch, unsupported, refresh)
-                if (offer.os, offer.release) not in known
-            ]
+            try:
+                more = self._offers(FALLBACK_HOST, name, arch, unsupported, refresh)
+            except Unreachable as exc:
+                self._runtime.report.warn(str(exc))
+                more = []
+            offers += [offer for offer in more if (offer.os, offer.release) not in known]
         return offers
 
     def _offers(self, host: str, name: str, arch: str, unsupported: bool, refresh: bool) -> list[Offer]:
@@ -161,6 +168,8 @@ class ImageHosts:
         name, at, serial = name.partition("@")
         chosen: list[tuple[Product, Build]] = []
         exact = simplestreams.named(products, name) if name else []
+        # What the name leads to, rather than what happens to bear it.
+        exact = [simplestreams.with_cloud_init(products, product, name) for product in exact]
         if exact and at:
             chosen = [(product, build) for product in exact for build in product.builds if serial in ("", build.serial)]
         elif exact:

@@ -319,8 +319,8 @@ class Index:
     def _distilled(self, state: dict[str, t.Any], arch: str) -> list[Product] | None:
         try:
             with open(self._distilled_path(state, arch), "rb") as stream:
-                return simplestreams.from_rows(json.loads(stream.read()))
-        except (OSError, ValueError, TypeError):
+                return simplestreams.from_rows(json.loads(stream.read())["products"])
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def _distil(self, state: dict[str, t.Any], arch: str) -> list[Product]:
@@ -334,7 +334,7 @@ class Index:
         for content in contents:
             for product in _parser(self.host).parse_products(content, arch):
                 products.setdefault(product.key, product)
-        rows = simplestreams.to_rows(products.values())
+        rows = {"products": simplestreams.to_rows(products.values())}
         write_file(self._distilled_path(state, arch), json.dumps(rows, separators=(",", ":")).encode())
         return list(products.values())
 

@@ -360,7 +360,7 @@ def pick(products: t.Sequence[Product], text: str, kind: str, host: str) -> tupl
     matches = named(products, name)
     if matches:
         product = _choose(matches, name, kind, host)
-        product = _with_cloud_init(products, product, name, kind)
+        product = with_cloud_init(products, product, name, kind)
         build = _build_of(product, serial, kind, host) if at else product.newest(kind)
         if build is None:
             other = "a container" if kind == DISK else "a virtual machine"
@@ -397,12 +397,16 @@ def _choose(matches: list[Product], name: str, kind: str, host: str) -> Product:
     return usable[0]
 
 
-def _with_cloud_init(products: t.Sequence[Product], product: Product, name: str, kind: str) -> Product:
-    """The variant with cloud-init of what was chosen by a name that says no variant: only that configures itself."""
+def with_cloud_init(products: t.Sequence[Product], product: Product, name: str, kind: str | None = None) -> Product:
+    """The variant with cloud-init of what was chosen by a name that says no variant: only that configures itself.
+
+    It is taken if it has what an instance of KIND is made of; None: any kind.
+    """
     if product.variant != "default" or name.lower().endswith(("/default", ":default")):
         return product
     for other in products:
-        if (other.os, other.release, other.variant) == (product.os, product.release, "cloud") and other.newest(kind):
+        same = (other.os, other.release, other.variant) == (product.os, product.release, "cloud")
+        if same and (kind is None or other.newest(kind)):
             return other
     return product
 

@@ -96,8 +96,7 @@ def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
     done = subprocess.run(
         list(argv),
         input=stdin if stdin is not None else b"",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C", **(env or {})},
         pass_fds=tuple(pass_fds),

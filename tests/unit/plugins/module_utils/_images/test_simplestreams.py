@@ -68,9 +68,7 @@ def test_products_with_surprises_are_skipped():
     assert simplestreams.parse_products(content, "amd64") == []
 
 
-@pytest.mark.parametrize(
-    "name", ["24.04", "noble", "NOBLE", "n", "lts", "default", "ubuntu", NOBLE]
-)
+@pytest.mark.parametrize("name", ["24.04", "noble", "NOBLE", "n", "lts", "default", "ubuntu", NOBLE])
 def test_names_of_the_newest_build(name):
     product, build = pick(released(), name, "disk", "release")
     assert product.version == "24.04"
