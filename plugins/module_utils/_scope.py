@@ -67,10 +67,26 @@ def explained(doing: str) -> t.Iterator[None]:
 
 
 def make_dir(path: str) -> str:
-    """Make a directory and its parents, private to the user; return its path."""
+    """Make a directory and its parents, private to the user whatever the umask; return its path."""
     with explained(f"the directory {path} could not be made"):
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        _make_private(path)
     return path
+
+
+def _make_private(path: str, parents: bool = True) -> None:
+    # Not makedirs: it gives the mode to the last directory only.
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        if not parents:
+            raise
+        _make_private(os.path.dirname(path))
+        _make_private(path, parents=False)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    else:
+        os.chmod(path, 0o700)
 
 
 def write_file(path: str, content: bytes, mode: int = 0o600) -> None:
@@ -80,6 +96,7 @@ def write_file(path: str, content: bytes, mode: int = 0o600) -> None:
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
             with open(handle, "wb") as stream:
+                os.fchmod(handle, mode)
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -169,7 +186,7 @@ class DataDirectory:
         """The scopes that have storage, by name."""
         try:
             names = sorted(os.listdir(os.path.join(self.path, "scopes")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as exc:
             raise RecordError(
@@ -198,31 +215,41 @@ def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) 
     while True:
         with explained(f"the lock {path} could not be opened"):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for dummy in deadline.pauses(longest=0.25):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if report and not told:
-                    report.step(f"waiting for the lock on {name}, which process {_holder(handle)} holds")
-                    told = True
-        else:
-            holder = _holder(handle)
-            os.close(handle)
-            raise Busy(
-                f"the lock on {name} was not free within {deadline.seconds:g} seconds",
-                f"process {holder} holds it",
-                "Wait for that run to end, or end it, and run this again.",
-            )
         try:
-            current = os.stat(path)
-        except FileNotFoundError:
-            current = None
-        if current and current.st_ino == os.fstat(handle).st_ino:
-            os.truncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-            return handle
+            taken = _take(handle)
+            if not taken and report and not told:
+                report.step(f"waiting for the lock on {name}, which process {_holder(handle)} holds")
+                told = True
+            if not taken and not any(_take(handle) for dummy in deadline.pauses(longest=0.25)):
+                raise Busy(
+                    f"the lock on {name} was not free within {deadline.seconds:g} seconds",
+                    f"process {_holder(handle)} holds it",
+                    "Wait for that run to end, or end it, and run this again.",
+                )
+            if _leads_to(path, handle):
+                with contextlib.suppress(OSError):  # only for the messages of others; a full disk must not matter
+                    os.truncate(handle, 0)
+                    os.pwrite(handle, str(os.getpid()).encode(), 0)
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _leads_to(path: str, handle: int) -> bool:
+    try:
+        return os.stat(path).st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _holder(handle: int) -> str:
@@ -257,9 +284,14 @@ class Scope:
         if data is None:
             return None
         try:
-            return Instance.from_dict(data)
-        except (KeyError, TypeError, InvalidOption) as exc:
+            instance = Instance.from_dict(data)
+            belongs_here = key_of(instance.name) == key_of(name) and instance.scope == self.name
+        except (AttributeError, KeyError, TypeError, InvalidOption) as exc:
             raise _damaged(path, f"it does not describe an instance ({exc})") from exc
+        if not belongs_here:
+            # A copied directory: what is done to this instance would be done to the other.
+            raise _damaged(path, f"it describes the instance {instance.name} of the scope {instance.scope}")
+        return instance
 
     def write(self, instance: Instance) -> None:
         """Put the record of an instance in place."""
@@ -280,7 +312,7 @@ class Scope:
         """All instances of the scope by name, and what is wrong with the records that cannot be used."""
         try:
             names = sorted(os.listdir(self._instances))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return [], []
         except OSError as exc:
             raise RecordError(f"{self._instances} cannot be read", exc.strerror or str(exc)) from exc
