@@ -102,20 +102,15 @@ def make_plan(
     if wish.state == "absent":
         return Plan(["delete"] if current else [], None, "absent")
     if current is None or leftovers or observed is None:
-        plan = _creation(wish, image, host_arch, driver)
-        if leftovers:
-            plan.steps.insert(0, "remove_leftovers")
-        return plan
+        return _creation(wish, image, host_arch, driver, ["remove_leftovers"] if leftovers else [])
 
     drift = _drift(wish, current)
     if drift and wish.recreate:
-        plan = _creation(wish, image, host_arch, driver)
-        plan.steps.insert(1 if plan.steps[0] == "fetch_image" else 0, "delete")
-        return plan
+        return _creation(wish, image, host_arch, driver, ["delete"])
     return _change(wish, current, observed, drift)
 
 
-def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str) -> Plan:
+def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str, making_room: list[str]) -> Plan:
     after = Instance(
         name=wish.name,
         uuid="",
@@ -136,8 +131,8 @@ def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str) -> P
         nics=[Nic("user", "")],
         origin=dict(wish.origin),
     )
-    steps = [] if image else ["fetch_image"]
-    steps.append("create")
+    # What is there goes only once the image is at hand.
+    steps = [*([] if image else ["fetch_image"]), *making_room, "create"]
     if wish.wants_running:
         steps.append("start")
         if wish.wait:
@@ -212,6 +207,8 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str])
     stops = running and (goes_down or bool(cold))
     if stops:
         steps.append("stop")
+        after.ready = False
+        after.owner = ""
     steps += [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
     if (wish.wants_running and (not running or stops)) or (wish.state == "present" and stops):
         steps.append("start")
@@ -220,7 +217,7 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str])
         after.owner = ""
     elif stops:
         running = False
-    if wish.wants_running and wish.wait and not after.ready:
+    if wish.wait and not after.ready and (wish.wants_running or "start" in steps):
         steps.append("wait_ready")
     return Plan(steps, after, RUNNING if running else STOPPED, drift)
 
