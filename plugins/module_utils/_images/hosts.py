@@ -361,8 +361,7 @@ def _host_and_name(reference: Reference | str) -> tuple[str, str]:
 
 
 def _source(reference: Reference, host: Host, product: Product, build: Build, arch: str, kind: str) -> Source:
-    file = build.file(kind)
-    assert file is not None
+    file = build.needed(kind)
     metadata = build.metadata
     return Source(
         reference=reference,
@@ -388,8 +387,7 @@ def _source(reference: Reference, host: Host, product: Product, build: Build, ar
 
 
 def _offer(host: Host, product: Product, build: Build, arch: str) -> Offer:
-    file = build.disk or build.root
-    assert file is not None
+    file = build.needed()
     newest = build.serial == product.builds[0].serial
     return Offer(
         host=host.name,

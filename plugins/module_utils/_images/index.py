@@ -154,8 +154,15 @@ class Index:
             return None
         if state is None or state.get("host") != _identity(self.host):
             return None
-        whole = isinstance(state.get("documents"), list) and isinstance(state.get("identity"), str)
-        return state if whole and isinstance(state.get("checked"), (int, float)) else None
+        documents = state.get("documents")
+        whole = (
+            isinstance(documents, list)
+            and bool(documents)
+            and all(isinstance(document, dict) and {"url", "sha256"} <= document.keys() for document in documents)
+            and isinstance(state.get("identity"), str)
+            and isinstance(state.get("checked"), (int, float))
+        )
+        return state if whole else None
 
     def _fresh(self, state: dict[str, t.Any]) -> bool:
         now = time.time()
@@ -250,7 +257,8 @@ class Index:
         cached = self._content(before["sha256"]) if before else None
         page = self._ask(url, before if before and cached is not None else {})
         if page.body is None:
-            assert before is not None
+            if before is None or cached is None:
+                raise self._unusable(url, "the server says that it has not changed, which nobody asked")
             return before, cached
         content = page.body
         if self.host.keyring:

@@ -104,8 +104,15 @@ class Build(t.NamedTuple):
     metadata: File | None
 
     def file(self, kind: str) -> File | None:
-        """What an instance of KIND (disk or container) is made of."""
+        """What an instance of KIND (disk or container) is made of, None where the build has no such file."""
         return self.disk if kind == DISK else self.root
+
+    def needed(self, kind: str | None = None) -> File:
+        """As file, of a build that was chosen because it has it. Without KIND: the disk, else the root file system."""
+        file = self.file(kind) if kind else self.disk or self.root
+        if file is None:
+            raise LookupError(f"build {self.serial} has no file for kind {kind}")
+        return file
 
 
 class Product(t.NamedTuple):

@@ -189,6 +189,23 @@ def test_not_there(server, host, data, runtime):
         Index(host, data, runtime).products("x86_64")
 
 
+def test_not_changed_although_nothing_is_known(server, host, data, runtime):
+    server.plan[INDEX] = [304]
+    with pytest.raises(ImageError, match="not changed"):
+        Index(host, data, runtime).products("x86_64")
+
+
+@pytest.mark.parametrize("documents", [None, [], [1], [{}], {"url": "x"}])
+def test_state_that_makes_no_sense(server, host, data, runtime, documents):
+    Index(host, data, runtime).products("x86_64")
+    path = os.path.join(data.vault, "hosts", "release", "state.json")
+    with open(path, encoding="utf-8") as stream:
+        state = json.load(stream)
+    with open(path, "w", encoding="utf-8") as stream:
+        json.dump({**state, "documents": documents, "identity": "0" * 32}, stream)
+    assert names(Index(host, data, runtime).products("x86_64")) == {"noble", "jammy", "bionic", "xenial"}
+
+
 def test_passing_trouble(server, host, data, runtime):
     server.plan[INDEX] = [500, 503]
     assert Index(host, data, runtime).products("x86_64")
