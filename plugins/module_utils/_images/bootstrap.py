@@ -169,7 +169,9 @@ _CLOUD_CONFIG: dict[str, t.Any] = {
 
 _FILES: dict[str, str] = {
     "etc/fstab": f"LABEL={LABEL} / ext4 noatime,errors=remount-ro,noinit_itable 0 1\n",
-    "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n",
+    "etc/hosts": (
+        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+    ),
     "etc/default/locale": "LANG=C.UTF-8\n",
     "etc/default/grub": (
         "# After a change run update-grub.\n"
@@ -428,13 +430,17 @@ def _check_namespaces(runtime: Runtime, enclose: t.Sequence[str]) -> None:
         return
     reason = done.err.strip()
     hint = "Build as root (become: true), or let ordinary users make user namespaces."
-    if "unrecognized option" in reason or "--map-auto" in reason and "invalid" in reason:
+    if "unrecognized option" in reason:
         hint = "An ordinary user needs util-linux 2.38 or newer for this; build as root (become: true) otherwise."
     elif "subuid" in reason or "subgid" in reason or "subordinate" in reason or not _has_subordinate_ids():
         hint = "Give the user subordinate ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER."
     else:
         for path, forbidding, setting in (
-            ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+            (
+                "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+                "1",
+                "kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
             ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
             ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
         ):
@@ -674,7 +680,8 @@ def _apt_settings(runtime: Runtime) -> list[str]:
 
 
 _TAKEN_OVER = re.compile(
-    r"(Acquire::(?:https?::(?:Proxy|Proxy::[A-Za-z0-9.-]+|CAInfo|Timeout)|Check-Valid-Until|Check-Date|Retries)) (.+)", re.I
+    r"(Acquire::(?:https?::(?:Proxy|Proxy::[A-Za-z0-9.-]+|CAInfo|Timeout)|Check-Valid-Until|Check-Date|Retries)) (.+)",
+    re.I,
 )
 
 

@@ -47,7 +47,9 @@ class Host:
         words = list(argv)
         self.commands.append(words)
         names = [os.path.basename(word) for word in words]
-        program = next((name for name in ("mmdebstrap", "mke2fs", "qemu-img", "apt-get", "apt-config") if name in names), "")
+        program = next(
+            (name for name in ("mmdebstrap", "mke2fs", "qemu-img", "apt-get", "apt-config") if name in names), ""
+        )
         if program in self.fails:
             return Completed(1, "", self.fails[program])
         if program == "mmdebstrap":
@@ -178,7 +180,7 @@ def test_a_user_without_subordinate_ids_is_told_the_command(ready: str, monkeypa
     monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
 
     def refuse(argv: t.Sequence[str], **kwargs: t.Any) -> Completed:
-        return Completed(1, "", "unshare: no line matching user \"me\" in /etc/subuid\n")
+        return Completed(1, "", 'unshare: no line matching user "me" in /etc/subuid\n')
 
     with pytest.raises(MissingRequirement, match="usermod --add-subuids"):
         bootstrap.build(Runtime(refuse), "bookworm", "amd64", os.path.join(ready, "target"), ready)
@@ -214,16 +216,20 @@ def test_recipes_differ_by_release_and_content(monkeypatch: pytest.MonkeyPatch) 
     [
         ("", bootstrap._DEFAULT_MIRROR),
         (
-            "http://a.example/debian/|bookworm|Debian|main\nhttp://a.example/debian/|bookworm-updates|Debian|main\n"
-            "http://b.example/sec/|bookworm-security|Debian|main\n",
+            (
+                "http://a.example/debian/|bookworm|Debian|main\nhttp://a.example/debian/|bookworm-updates|Debian|main\n"
+                "http://b.example/sec/|bookworm-security|Debian|main\n"
+            ),
             ("http://a.example/debian", "http://b.example/sec", True),
         ),
         # nothing fetched yet: the origin is unknown
         ("https://a.example/debian|bookworm|$(ORIGIN)|main\n", ("https://a.example/debian", None, False)),
         # others' archives for Debian, and another distribution
         (
-            "https://docker.example/linux/debian|bookworm|Docker|stable\nhttps://h.example/|bookworm|H|main\n"
-            "https://apt.example/repo|bookworm|$(ORIGIN)|main\n",
+            (
+                "https://docker.example/linux/debian|bookworm|Docker|stable\nhttps://h.example/|bookworm|H|main\n"
+                "https://apt.example/repo|bookworm|$(ORIGIN)|main\n"
+            ),
             bootstrap._DEFAULT_MIRROR,
         ),
         ("http://archive.example/ubuntu/|noble|Ubuntu|main\n", bootstrap._DEFAULT_MIRROR),
