@@ -6,10 +6,18 @@
 DEV = python3 tests/tools/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint docs sanity unit integration bench changelog format tools clean
+IMAGE ?= bootstrap:bookworm
+
+.PHONY: help demo demo-clean test lint docs sanity unit integration bench changelog format tools clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo:  ## launch an instance on this machine and run a play on it; IMAGE=24.04 takes another image
+	@python3 tests/tools/demo.py up --image '$(IMAGE)'
+
+demo-clean:  ## remove what the demo made
+	@python3 tests/tools/demo.py down
 
 test:  ## everything that CI runs: lint, docs, sanity, unit, integration
 	@$(DEV) test
