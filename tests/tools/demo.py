@@ -11,6 +11,7 @@ and the hypervisor comes from the distribution.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -47,7 +48,10 @@ def ansible() -> str:
     venv = os.path.join(dev.VENVS, "demo")
     stamp = os.path.join(venv, ".stamp")
     wanted = f"{pythons[version]} {needed}"
-    if not os.path.exists(stamp) or open(stamp, encoding="utf-8").read() != wanted:
+    made = ""
+    with contextlib.suppress(OSError), open(stamp, encoding="utf-8") as file:
+        made = file.read()
+    if made != wanted:
         dev.say(f"==> installing ansible-core into {os.path.relpath(venv, dev.ROOT)} ...")
         shutil.rmtree(venv, ignore_errors=True)
         dev.must("demo venv", [pythons[version], "-m", "venv", venv], "Can this Python make virtual environments?")
