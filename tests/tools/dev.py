@@ -351,7 +351,8 @@ def install_packages() -> None:
             raise Stop(f"These packages are missing, and there is no sudo to install them with.\n{by_hand}")
         must("sudo", ["sudo", "-n", "true"], by_hand)
         prefix = ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
-    install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+    install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends"]
+    install += ["-o", "DPkg::Lock::Timeout=300", *missing]
     with lock("apt"):
         if execute("apt-get install", install, env=env).rc != 0:
             must("apt-get update", [*prefix, "apt-get", "update", "-q"], "Are the sources of apt right?", env=env)
@@ -568,6 +569,10 @@ def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
                 cwd=top,
                 env=env,
             )
+    roles = [name.split("/")[1] for name in project_files() if re.match(r"roles/\w+/meta/argument_specs\.yml$", name)]
+    if roles:
+        argv = [os.path.join(venv, "bin", "ansible-doc"), "-t", "role", *(f"minicloud.local.{name}" for name in roles)]
+        step("docs ansible-doc (role)", argv, cwd=top, env=env)
     close("docs")
 
 
@@ -657,7 +662,8 @@ def clean() -> None:
 
 
 def test(tools: Tools, cores: t.Sequence[str]) -> None:
-    """All stages. One that fails does not keep the others from running."""
+    """All stages. One that fails does not keep the others from running; a tool that cannot be installed does."""
+    install(tools, cores)
     for part in (lint, docs, sanity, unit, integration):
         part(tools, cores)
 
