@@ -53,7 +53,7 @@ _TABLE = tuple(
         (r"^fedora", "fedora", "fedora"),
         (r"^almalinux-(?P<version>\d+(?:\.\d+)?)(?=-)", "almalinux", "almalinux"),
         (r"^rocky-(?P<version>\d+(?:\.\d+)?)(?=-)", "rocky", "rocky"),
-        (r"^centos-stream-(?:[a-z]+-)*(?P<version>\d+)(?=-)", "centos", "cloud-user"),
+        (r"^centos-stream-(?:[a-z]\w*-)*(?P<version>\d+)(?=-)", "centos", "cloud-user"),
         (r"^centos-(?P<version>\d+)(?=-)", "centos", "centos"),
         (r"^rhel-(?:[a-z]+-)*(?P<version>\d+(?:\.\d+)?)(?=-)", "rhel", "cloud-user"),
         (r"^opensuse-leap-(?P<version>\d+\.\d+)", "opensuse-leap", "opensuse"),

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import typing as t
@@ -282,7 +281,7 @@ class _Program:
         self._error: BaseException | None = None
 
         def run() -> None:
-            argv = [program, "-d", "-q", "-f", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
+            argv = [program, "-d", "-q", "-f", "--no-sparse", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
             argv += ["-o", f"/dev/fd/{theirs_out}", f"/dev/fd/{theirs_in}"]
             try:
                 done = runtime.run(argv, pass_fds=(theirs_in, theirs_out))
@@ -295,22 +294,22 @@ class _Program:
                 os.close(theirs_out)
 
         def drain() -> None:
-            try:
-                with open(self._output, "rb", buffering=0) as stream:
+            with open(self._output, "rb", buffering=0) as stream:
+                try:
                     while True:
                         data = stream.read(CHUNK)
                         if not data:
                             return
                         self._out.write(data)
-            except BaseException as exc:
-                self._fail(exc)
+                except BaseException as exc:
+                    # Noted before the pipe is closed: that ends the program, and its end is not the cause.
+                    self._fail(exc)
 
         self._threads = [threading.Thread(target=target, daemon=True) for target in (run, drain)]
         for thread in self._threads:
             thread.start()
 
     def _fail(self, exc: BaseException) -> None:
-        # The first one is the cause: an error of the drain closes the pipe, and that ends the program.
         self._error = self._error or exc
 
     def feed(self, data: bytes) -> None:
@@ -328,7 +327,8 @@ class _Program:
             raise self._error
 
     def stop(self) -> None:
-        with contextlib.suppress(OSError):
+        if self._input >= 0:
             os.close(self._input)
+            self._input = -1
         for thread in self._threads:
             thread.join()

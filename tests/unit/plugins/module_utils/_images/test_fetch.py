@@ -20,7 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.faulty_server import FaultyServer
 
 QUICK = fetch.Patience(inactivity=0.5, attempts=3, pause=0.01)
-BODY = random.Random(1).randbytes(3_000_000) if hasattr(random.Random, "randbytes") else os.urandom(3_000_000)
+BODY = random.Random(1).getrandbits(8 * 3_000_000).to_bytes(3_000_000, "big")
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
 SHA256 = hashlib.sha256(BODY).hexdigest()
 HALF = 1_500_000
