@@ -149,7 +149,7 @@ def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[st
     argv += ["-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     argv += ["-machine", arch.machine]
-    argv += ["-accel", "tcg,thread=multi" if accelerator.name == "tcg" else accelerator.name]
+    argv += ["-accel", "tcg,thread=multi,tb-size=512" if accelerator.name == "tcg" else accelerator.name]
     argv += ["-cpu", arch.cpu if accelerator.name == "tcg" else "host"]
     argv += ["-smp", str(instance.cpus), "-m", f"{max(1, instance.memory // MIB)}M"]
     bios = firmware(instance.arch)

@@ -24,7 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 
 # Seconds: one look for the greeting, one connection, and how long the guest is let wait in one session.
 _BANNER_TIMEOUT = 3.0
-_CONNECT_TIMEOUT = 10.0
+_CONNECT_TIMEOUT = 30.0
 _SESSION = 8.0
 # A wrong host key ends the wait after this many seconds, not at once: where the guest's ssh server starts before
 # cloud-init has put the pinned key in place, it shows another one for a moment. Nothing is sent to it meanwhile.
