@@ -50,7 +50,7 @@ NOISE = re.compile(r"^WARNING: (Location '|Reviewing previous|Skipping page|Usin
 # What pip says when ansible-test installs something.
 PIP_CHATTER = (
     r"^(Installing requirements for|Using cached|Looking in|Collecting|Requirement already|Installing collected"
-    r"|Successfully installed|Downloading|Created Python|Creating container|Ignoring )|^ +(Downloading|Using cached|━)"
+    r"|Successfully installed|Processing|Downloading|Created Python|Creating container|Ignoring )|^ +(Downloading|Using cached|━)"
 )
 TIME_LIMIT = 30 * 60  # seconds for one command
 
