@@ -48,7 +48,10 @@ def clean(text: str) -> list[str]:
 
 
 def tail(path: str, lines: int = 30, limit: int = 64 * 1024) -> list[str]:
-    """The last LINES lines of the console log at PATH, taken from its last LIMIT bytes; none where there is no log."""
+    """The last LINES lines of the console log at PATH, taken from its last LIMIT bytes; none where there is no log.
+
+    The tables that cloud-init draws of devices, routes and keys are left out: they push away what matters.
+    """
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -59,7 +62,7 @@ def tail(path: str, lines: int = 30, limit: int = 64 * 1024) -> list[str]:
     found = clean(text)
     if size > limit:
         found = found[1:]  # its beginning is cut off
-    return found[-lines:]
+    return [line for line in found if "ci-info: " not in line][-lines:]
 
 
 def login_user_from(text: str) -> str | None:

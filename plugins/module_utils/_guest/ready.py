@@ -126,9 +126,8 @@ class _Wait:
         self.check_alive = check_alive
         self.console = console
         self.stage = "ssh"
-        self.waiting_for = f"an ssh server to answer on {endpoint.host} port {endpoint.port}"
         self.last_seen = ""
-        self.hint = "See the console log. A slow host may need a longer timeout."
+        self.no_answer()
         self.denied = 0
         self.leaving = 0
         self.wrong_key_since = 0.0
@@ -137,6 +136,7 @@ class _Wait:
         for dummy in self.deadline.pauses(first=0.1, longest=1.0):
             self.look_at_instance()
             if not banner(self.endpoint.host, self.endpoint.port, min(_BANNER_TIMEOUT, self.deadline.left())):
+                self.no_answer()
                 continue
             if not self.know_user():
                 continue
@@ -172,6 +172,11 @@ class _Wait:
                 console=self.console.tail(),
             )
 
+    def no_answer(self) -> None:
+        """Nobody answers: not yet, or not any more because the instance reboots."""
+        self.waiting_for = f"an ssh server to answer on {self.endpoint.host} port {self.endpoint.port}"
+        self.hint = "See the console log. A slow host may need a longer timeout."
+
     def know_user(self) -> bool:
         """Whether the login user is known, from the endpoint or by now from the console."""
         if self.endpoint.user:
@@ -197,7 +202,10 @@ class _Wait:
         if verdict:
             return _Session(verdict, sections)
         return _Session(
-            "", failure=(done.err.strip() or done.out.strip() or f"ssh ended with status {done.rc}")[-2000:]
+            "",
+            failure=(
+                done.err.strip() or done.out.strip() or f"the connection was lost, ssh ended with status {done.rc}"
+            )[-2000:],
         )
 
     def not_logged_in(self, failure: str) -> None:
@@ -216,6 +224,8 @@ class _Wait:
             pause = _DENIED_PAUSES[min(self.denied, len(_DENIED_PAUSES) - 1)]
             self.denied += 1
             time.sleep(min(pause, self.deadline.left()))
+        else:
+            self.no_answer()
 
     def wrong_key(self, failure: str) -> None:
         now = time.monotonic()

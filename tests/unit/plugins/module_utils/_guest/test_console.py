@@ -27,6 +27,8 @@ def test_tail_of_a_long_log(tmp_path) -> None:
     assert tail(str(log), lines=2) == ["line 9998", "line 9999"]
     assert tail(str(log), lines=1000, limit=100)[0].startswith("line 99")
     assert tail(str(tmp_path / "none")) == []
+    log.write_text("what matters\n" + "[ 1.0] cloud-init[1]: ci-info: | table |\n" * 50)
+    assert tail(str(log)) == ["what matters"]
 
 
 def test_login_user() -> None:

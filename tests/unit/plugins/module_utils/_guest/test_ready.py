@@ -179,6 +179,16 @@ def test_a_reboot_in_between(guest: Guest) -> None:
     assert wait(guest).status == "done"
 
 
+def test_a_reboot_that_does_not_come_back(guest: Guest) -> None:
+    guest.answers = [DENIED, RUNNING, Completed(255, "", "")]
+    with pytest.raises(
+        LaunchError, match=r"waited for an ssh server to answer .*; last seen: the connection was lost"
+    ) as caught:
+        wait(guest)
+    assert caught.value.stage == "cloud-init"
+    assert "longer timeout" in caught.value.hint
+
+
 def test_a_reboot_asked_for_is_waited_for(guest: Guest) -> None:
     leaving = said("leaving", stages(), json.dumps({"v1": {"errors": []}}))
     guest.answers = [leaving, LOST, RUNNING, FINISHED]
