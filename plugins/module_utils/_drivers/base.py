@@ -74,6 +74,10 @@ class Driver(abc.ABC):
         """Start a stopped instance as its record describes it, and return once the hypervisor runs it."""
 
     @abc.abstractmethod
+    def forwards(self, instance: Instance) -> list[PortForward]:
+        """The forwards that a running instance has now, whatever its record says; not the one for ssh."""
+
+    @abc.abstractmethod
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         """Change the forwards of a running instance from those before to its record's."""
 

@@ -123,12 +123,14 @@ class QemuDriver(Driver):
         reserved = {other.ssh_port for other in others}
         reserved.update(port.host_port for other in others for port in other.ports)
         asked = {port.host_port for port in instance.ports if port.host_port}
+        ours = {(port.host_port, port.protocol) for port in held or ()}
         chosen = []
         for port in instance.ports:
             if not port.host_port:
-                port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
+                with _usable(port):
+                    port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
                 asked.add(port.host_port)
-            elif port not in (held or ()) and not self._is_free(port, host_ports):
+            elif (port.host_port, port.protocol) not in ours and not self._is_free(port, host_ports):
                 holder = host_ports.holder(port.host_port, port.protocol)
                 raise InUse(
                     f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
@@ -145,14 +147,8 @@ class QemuDriver(Driver):
             instance.ssh_port = host_ports.choose("127.0.0.1", "tcp", reserved | asked)
 
     def _is_free(self, port: PortForward, host_ports: t.Any) -> bool:
-        try:
+        with _usable(port):
             return bool(host_ports.is_free(port.host_ip, port.host_port, port.protocol))
-        except PermissionError as exc:
-            raise MissingRequirement(
-                f"port {port.host_port} cannot be forwarded",
-                "ports below 1024 belong to root",
-                "Choose a host port from 1024 on, or run as root.",
-            ) from exc
 
     def start(self, instance: Instance) -> None:
         directory = self.scope.directory(instance.name)
@@ -230,6 +226,13 @@ class QemuDriver(Driver):
                 f"QEMU could not start {instance.name}", reason, hypervisor_log=self.log(instance)
             ) from exc
 
+    def forwards(self, instance: Instance) -> list[PortForward]:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        with self._monitor(instance) as qmp:
+            found = qemu_machine.forwards(qmp.monitor("info usernet"))
+        return [port for port in found if (port.host_port, port.guest_port) != (instance.ssh_port, 22)]
+
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         with self._monitor(instance) as qmp:
             for port in before:
@@ -292,9 +295,11 @@ class QemuDriver(Driver):
     def _identity(self) -> Identity:
         return identity_for(str(self.options.get("run_as") or ""))
 
-    def _monitor(self, instance: Instance) -> Qmp:
+    @contextlib.contextmanager
+    def _monitor(self, instance: Instance) -> t.Iterator[Qmp]:
         try:
-            return Qmp(self._path(instance, _MONITOR))
+            with Qmp(self._path(instance, _MONITOR)) as qmp:
+                yield qmp
         except socket.timeout as exc:
             raise HypervisorError(
                 f"QEMU of {instance.name} does not answer on its monitor", hint="Use force: true to end it."
@@ -335,6 +340,25 @@ class QemuDriver(Driver):
             older = f"{current}.{number}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
+
+
+@contextlib.contextmanager
+def _usable(port: PortForward) -> t.Iterator[None]:
+    """Say why a port of the host cannot be forwarded, if that is not because it is taken."""
+    try:
+        yield
+    except PermissionError as exc:
+        raise MissingRequirement(
+            f"port {port.host_port} cannot be forwarded",
+            "ports below 1024 belong to root",
+            "Choose a host port from 1024 on, or run as root.",
+        ) from exc
+    except OSError as exc:
+        raise InvalidOption(
+            f"port {port} cannot be forwarded",
+            f"{port.host_ip} is not an address of this host ({exc.strerror})",
+            "Use an address that it has, such as 127.0.0.1, or 0.0.0.0 for all of them.",
+        ) from exc
 
 
 class Identity(t.NamedTuple):

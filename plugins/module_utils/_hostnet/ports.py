@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import typing as t
@@ -29,15 +30,15 @@ def is_free(ip: str, port: int, protocol: str = "tcp") -> bool:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ip, port))
-        except PermissionError:
-            raise
-        except OSError:
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
             return False
     return True
 
 
 def choose(ip: str, protocol: str, taken: t.Container[int]) -> int:
-    """A free port of the host that is not among those taken."""
+    """A free port of the host that is not among those taken. OSError where nobody can listen on that address."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     for dummy in range(200):

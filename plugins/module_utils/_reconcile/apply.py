@@ -17,7 +17,12 @@ import uuid
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, LaunchError, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InvalidOption,
+    LaunchError,
+    MinicloudError,
+    NoSpace,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, known_hosts, seed
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -26,7 +31,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Image,
     Instance,
     Nic,
-    PortForward,
     format_size,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
@@ -51,8 +55,6 @@ class Applier:
         self.data = data
         self.host_arch = host_arch
         self.scope = driver.scope
-        # The forwards that the running hypervisor has, as far as this run knows.
-        self._forwards: list[PortForward] = []
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
@@ -63,6 +65,13 @@ class Applier:
         if "start" in plan.steps or "create" in plan.steps:
             self.driver.require(plan.after.arch)
             self._check_memory(plan.after)
+
+    def login_user(self, image: Image | None) -> str:
+        """Whom one logs in as in an instance made from the image; empty where only the guest can tell."""
+        login = seed.expected_login_user(seed_wishes(self.wish))
+        if login is None:
+            return ""
+        return login.user or (image.user if image else "")
 
     def _check_memory(self, instance: Instance) -> None:
         total, available = host_memory()
@@ -84,23 +93,26 @@ class Applier:
         Under the instance's lock the plan is made again from what is there then: where another run was faster,
         nothing is left to do.
         """
-        image, fetched = None, []
-        if "fetch_image" in plan.steps:
-            image = self._fetch_image()
-            fetched = ["fetch_image"]
-        deadline = Deadline(self.wish.timeout)
-        if plan.changes:
+        fetched: list[str] = []
+        if not plan.changes:
+            current = self.scope.read(self.wish.name)
+        while plan.changes:
+            image = None
+            if "create" in plan.steps:
+                image, changed = self._have_image("fetch_image" in plan.steps)
+                fetched = ["fetch_image"] if changed else fetched
+            deadline = Deadline(self.wish.timeout)
             with self.scope.lock(self.wish.name, deadline, self.runtime.report):
                 current = self.scope.read(self.wish.name)
                 observed = None
                 if current and current.phase == "ready":
                     observed = self.driver.observe([current])[0]
-                if image is None and plan.after is not None:
-                    image = self._find_image()
                 plan = make_plan(self.wish, current, observed, image, self.host_arch, self.driver.name)
-                current = self._apply(plan, current, image, deadline)
-        else:
-            current = self.scope.read(self.wish.name)
+                if "fetch_image" not in plan.steps:
+                    current = self._apply(plan, current, image, deadline)
+                    break
+            # Another run has removed the instance meanwhile: it is to be made, and what that takes was not looked at.
+            self.check_host(plan)
         plan.steps = fetched + plan.steps
         if current and "wait_ready" in plan.steps:
             current = self._wait_ready(current, Deadline(self.wish.timeout))
@@ -108,7 +120,6 @@ class Applier:
 
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
         after = plan.after
-        self._forwards = list(current.ports) if current else []
         for step in plan.steps:
             self.runtime.report.step(step)
             if step in ("delete", "remove_leftovers"):
@@ -150,21 +161,23 @@ class Applier:
     def _arch(self) -> str:
         return self.wish.arch or self.host_arch
 
-    def _find_image(self) -> Image | None:
-        image: Image | None = self._vault().find(self._reference(), self._arch())
-        return image
-
-    def _fetch_image(self) -> Image:
+    def _have_image(self, fetch: bool) -> tuple[Image, bool]:
+        """The wished image, and whether it had to be fetched; a promised checksum is held against a cached one too."""
+        vault = self._vault()
+        if not fetch and not self.wish.image_checksum:
+            image = vault.find(self._reference(), self._arch())
+            if image:
+                vault.touch(image)
+                return t.cast(Image, image), False
         self.runtime.report.step("fetch_image")
         try:
-            image, dummy = self._vault().ensure(self._reference(), self._arch(), self.wish.image_checksum or "")
+            image, changed = vault.ensure(self._reference(), self._arch(), self.wish.image_checksum or "")
         except MinicloudError as exc:
             exc.facts.setdefault("stage", "image")
             raise
-        return t.cast(Image, image)
+        return t.cast(Image, image), bool(changed)
 
     def _create(self, planned: Instance, image: Image) -> Instance:
-        login = seed.expected_login_user(seed_wishes(self.wish))
         instance = replace(
             planned,
             uuid=str(uuid.uuid4()),
@@ -174,7 +187,7 @@ class Applier:
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             disk=disk_size(self.wish, image),
             image=image_of(image),
-            user=login.user or image.user if login else "",
+            user=self.login_user(image),
             nics=[Nic(nic.network, self._new_mac()) for nic in planned.nics],
         )
         self._store(instance)
@@ -226,8 +239,10 @@ class Applier:
         if starts or not self.driver.alive(instance):
             return
         with self.data.lock("ports", Deadline(60), self.runtime.report):
-            self.driver.choose_ports(instance, self._forwards)
-            self.driver.forward_ports(instance, self._forwards)
+            # Not the record's: a run that was killed in the middle of this has changed the one and not the other.
+            held = self.driver.forwards(instance)
+            self.driver.choose_ports(instance, held)
+            self.driver.forward_ports(instance, held)
             self._store(instance)
 
     def _pin(self, instance: Instance) -> None:
@@ -238,10 +253,13 @@ class Applier:
 
     def _delete(self, instance: Instance) -> None:
         """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""
-        self._store(replace(instance, phase="removing"))
+        # On a full disk nothing can be noted, and removing is what makes room.
+        with contextlib.suppress(NoSpace):
+            self._store(replace(instance, phase="removing"))
         self.runtime.report.step("removing")
         self.driver.delete(instance)
-        known_hosts.unpin(self.data.known_hosts, instance.alias)
+        with contextlib.suppress(NoSpace):
+            known_hosts.unpin(self.data.known_hosts, instance.alias)
         self.scope.remove(instance.name)
         self.runtime.report.step("removed")
 
@@ -261,19 +279,32 @@ class Applier:
         )
         with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
             latest = self.scope.read(instance.name)
-            if latest is None or latest.uuid != instance.uuid:
-                raise LaunchError("cloud-init", f"{instance.name} was removed by another run while this one waited")
+            if latest is None or not self._is_still(instance, latest):
+                raise self._removed("cloud-init", instance)
             found = {"status": readiness.status, "errors": readiness.errors}
             user = latest.user or readiness.user
             return self._store(replace(latest, ready=True, booted=True, cloud_init=found, user=user))
+
+    @staticmethod
+    def _is_still(instance: Instance, latest: Instance | None) -> bool:
+        """Whether the record of that name is still of this instance, and not of one that goes or has replaced it."""
+        return latest is not None and latest.uuid == instance.uuid and latest.phase == "ready"
+
+    @staticmethod
+    def _removed(stage: str, instance: Instance) -> LaunchError:
+        return LaunchError(
+            stage,
+            f"{instance.name} was removed by another run while this one waited",
+            hint="Run this again to have it made anew.",
+        )
 
     def _check_alive(self, instance: Instance) -> None:
         if self.driver.alive(instance):
             return
         from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail
 
-        if self.scope.read(instance.name) is None:
-            raise LaunchError("boot", f"{instance.name} was removed by another run while this one waited")
+        if not self._is_still(instance, self.scope.read(instance.name)):
+            raise self._removed("boot", instance)
         log = self.driver.log(instance)
         console = tail(self.driver.console_log(instance))
         raise LaunchError(

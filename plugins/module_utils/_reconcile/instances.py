@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import typing as t
 from dataclasses import replace
 
@@ -38,6 +39,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 # Options that only count when an instance is made, and are compared by their fingerprint.
 _ORIGIN = ("cloud_init", "vendor_data", "network_config", "meta_data", "ssh_authorized_keys")
 
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
+
 
 def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
@@ -51,6 +54,15 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
             setattr(wish, option, params[option])
     if params.get("image") is not None:
         wish.image = str(parse_reference(params["image"]))
+    if params.get("image_checksum") is not None:
+        from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import parse_checksum
+
+        parse_checksum(params["image_checksum"])
+    if params.get("user") is not None and not _USER.match(params["user"]):
+        raise InvalidOption(
+            f"user {params['user']!r} is not a login name",
+            hint="It begins with a letter or _, goes on with letters, digits, _, - and ., and has at most 32 in all.",
+        )
     if params.get("arch") is not None:
         wish.arch = normal_arch(params["arch"])
     for option, least in (("memory", MIN_MEMORY), ("disk", MIN_DISK)):
@@ -63,7 +75,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
         wish.cpus = params["cpus"]
         if params["cpus"] < 1:
             raise InvalidOption(f"cpus {params['cpus']} is too few", hint="An instance needs at least 1.")
-    if wish.timeout <= 0:
+    if not wish.timeout > 0:  # nan is neither
         raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
     if params.get("ports") is not None:
         wish.ports = [parse_port(port) for port in params["ports"]]
@@ -77,12 +89,17 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
 
 
 def _check_ports(wish: Wish) -> None:
-    seen = set()
-    for port in wish.ports or ():
-        where = (port.host_ip, port.host_port, port.protocol)
-        if port.host_port and where in seen:
-            raise InvalidOption(f"ports has {port.host_ip}:{port.host_port}/{port.protocol} twice", hint="Remove one.")
-        seen.add(where)
+    given = [port for port in wish.ports or () if port.host_port]
+    for number, port in enumerate(given):
+        for other in given[:number]:
+            same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
+            # Who listens on all addresses leaves none of them to others.
+            if same and (port.host_ip == other.host_ip or {port.host_ip, other.host_ip} & {"0.0.0.0", "::"}):
+                raise InvalidOption(
+                    f"ports has the host port {port.host_port}/{port.protocol} twice",
+                    f"{other} and {port} exclude each other",
+                    "Remove one, or give it another host port.",
+                )
 
 
 class Outcome(t.NamedTuple):
@@ -110,6 +127,10 @@ def reconcile_instance(
     if wish.arch and wish.arch != host_arch:
         require_capability(driver.name, "foreign_arch", f"arch: {wish.arch} on a host that is {host_arch}")
 
+    for port in wish.ports or ():
+        if ":" in port.host_ip:
+            require_capability(driver.name, "ipv6_ports", f"ports: {port}")
+
     current, observed = _observe(wish, driver)
     image = _cached_image(wish, current, runtime, data, host_arch)
     plan = make_plan(wish, current, observed, image, host_arch, driver.name)
@@ -122,8 +143,9 @@ def reconcile_instance(
         applier = Applier(wish, driver, runtime, data, host_arch)
         applier.check_host(plan)
         if check_mode:
-            current = _predicted(plan, driver)
-            observed = Observed(plan.state, observed.addresses if observed else ()) if current else None
+            current = _predicted(plan, driver, applier.login_user(image))
+            addresses = observed.addresses if observed and plan.state == RUNNING else ()
+            observed = Observed(plan.state, addresses) if current else None
         else:
             plan, current = applier.carry_out(plan)
             observed = driver.observe([current])[0] if current else None
@@ -142,12 +164,12 @@ def _observe(wish: Wish, driver: Driver) -> tuple[Instance | None, Observed | No
     return current, driver.observe([current])[0]
 
 
-def _predicted(plan: Plan, driver: Driver) -> Instance | None:
+def _predicted(plan: Plan, driver: Driver, login_user: str) -> Instance | None:
     if plan.after is None:
         return None
     owner = driver.name if "start" in plan.steps else plan.after.owner
-    ready = plan.state == RUNNING and (plan.after.ready or "wait_ready" in plan.steps)
-    return replace(plan.after, owner=owner, scope=driver.scope.name, ready=ready)
+    user = login_user if "create" in plan.steps else plan.after.user
+    return replace(plan.after, owner=owner, scope=driver.scope.name, user=user)
 
 
 def _cached_image(

@@ -13,7 +13,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args, login_command
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._model import STOPPED, Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 LOGIN_KEY = "id_ed25519"
@@ -52,7 +52,8 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "name": instance.name,
         "state": observed.state,
         "driver": instance.driver,
-        "owner": instance.owner,
+        # A hypervisor that ended by itself has left its name in the record.
+        "owner": instance.owner if observed.state != STOPPED else "",
         "scope": instance.scope,
         "instance_type": instance.instance_type,
         "arch": instance.arch,
