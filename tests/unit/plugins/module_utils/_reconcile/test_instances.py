@@ -1,0 +1,710 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    ImageError,
+    InUse,
+    InvalidOption,
+    LaunchError,
+    MissingRequirement,
+    NoSpace,
+    NotSupported,
+    RecordError,
+    RestartRequired,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish
+from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
+from ansible_collections.minicloud.local.tests.unit import processes
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
+    HOST_ARCH,
+    Killed,
+    RecordingReporter,
+    World,
+)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+def wish(**params):
+    return parse_wish({"name": "web", **params})
+
+
+class TestWish:
+    def test_only_a_name(self):
+        parsed = wish()
+        assert (parsed.state, parsed.wait, parsed.timeout, parsed.cloud_init_errors) == ("running", True, 300, "fail")
+        assert (parsed.allow_restart, parsed.recreate, parsed.force, parsed.origin) == (False, False, False, {})
+        opinions = ("image", "cpus", "memory", "disk", "instance_type", "arch", "user", "autostart", "tags", "ports")
+        assert [name for name in opinions if getattr(parsed, name) is not None] == []
+
+    def test_none_is_no_opinion_and_false_is_one(self):
+        parsed = wish(state=None, wait=None, autostart=None, ports=None, tags=None, cloud_init=None)
+        assert parsed == wish()
+        parsed = wish(wait=False, autostart=False, ports=[], tags={})
+        assert (parsed.wait, parsed.autostart, parsed.ports, parsed.tags) == (False, False, [], {})
+
+    def test_options_are_understood(self):
+        parsed = wish(
+            memory="1.5G", disk="10GiB", cpus=3, arch="amd64", ports=["8080:80", "53/udp"], image=" daily:26.04 "
+        )
+        assert (parsed.memory, parsed.disk, parsed.cpus, parsed.arch) == (3 * GIB // 2, 10 * GIB, 3, "x86_64")
+        assert parsed.ports == [parse_port("8080:80"), parse_port("53/udp")]
+        assert parsed.image == "daily:26.04"
+
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ({"cloud_init": {"a": 1, "b": 2}}, {"cloud_init": {"b": 2, "a": 1}}, True),
+            ({"cloud_init": {"a": 1}}, {"cloud_init": {"a": 2}}, False),
+            ({"cloud_init": "#cloud-config\n"}, {"vendor_data": "#cloud-config\n"}, False),
+            ({"ssh_authorized_keys": ["a", "b"]}, {"ssh_authorized_keys": ["a"]}, False),
+            ({"meta_data": {}}, {}, False),
+        ],
+    )
+    def test_the_origin_tells_apart_what_differs(self, one, other, same):
+        assert (wish(**one).origin == wish(**other).origin) is same
+
+    @pytest.mark.parametrize(
+        ("params", "words"),
+        [
+            ({"name": "../x"}, ["name '../x' is not valid"]),
+            ({"name": "w" * 64}, ["at most 63"]),
+            ({"name": ""}, ["name '' is not valid"]),
+            ({"memory": "lots"}, ["memory 'lots' is not a size", "512M"]),
+            ({"memory": "63M"}, ["memory '63M' is too small", "64M"]),
+            ({"memory": "0"}, ["too small"]),
+            ({"disk": "1K"}, ["disk '1K' is too small"]),
+            ({"disk": "-5G"}, ["disk '-5G' is not a size"]),
+            ({"cpus": 0}, ["cpus 0 is too few", "at least 1"]),
+            ({"cpus": -1}, ["cpus -1"]),
+            ({"timeout": 0}, ["timeout 0", "more than 0"]),
+            ({"timeout": -5}, ["timeout -5"]),
+            ({"timeout": float("nan")}, ["timeout nan"]),
+            ({"ports": ["http"]}, ["port 'http' is not valid"]),
+            ({"ports": ["8080:80", "8080:81"]}, ["8080/tcp twice", "8080:81"]),
+            ({"ports": ["8080:80", "0.0.0.0:8080:81"]}, ["8080/tcp twice", "0.0.0.0:8080:81"]),
+            ({"ports": ["0.0.0.0:8080:80", "127.0.0.1:8080:81"]}, ["8080/tcp twice"]),
+            ({"image": ""}, ["image '' is not valid"]),
+            ({"image": "ftp://x/y"}, ["scheme"]),
+            ({"image_checksum": "md5:00"}, ["checksum 'md5:00' is not valid", "sha256"]),
+            ({"user": "-oProxyCommand=x"}, ["user '-oProxyCommand=x' is not a login name"]),
+            ({"user": "a b"}, ["is not a login name"]),
+            ({"user": "ann\n"}, ["is not a login name"]),
+            ({"user": ""}, ["is not a login name"]),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_meant_is_refused_by_its_name(self, params, words):
+        with pytest.raises(InvalidOption) as caught:
+            wish(**params)
+        assert [word for word in words if word not in str(caught.value)] == []
+        assert caught.value.hint
+
+    @pytest.mark.parametrize(
+        "ports",
+        [
+            ["8080:80", "8080:80/udp"],
+            ["127.0.0.1:8080:80", "127.0.0.2:8080:80"],
+            ["80", "80"],
+            ["0.0.0.0::80", "127.0.0.1::80"],
+        ],
+    )
+    def test_ports_that_get_on_with_each_other(self, ports):
+        assert len(wish(ports=ports).ports) == 2
+
+
+# One run, and the next
+
+
+FULL = {
+    "cpus": 2,
+    "memory": "2G",
+    "disk": "6G",
+    "ports": ["8080:80", "443"],
+    "tags": {"role": "web"},
+    "autostart": True,
+    "user": "ann",
+    "cloud_init": {"packages": ["nginx"]},
+}
+
+
+class TestRuns:
+    @pytest.mark.parametrize("state", ["running", "stopped", "present", "restarted"])
+    @pytest.mark.parametrize("params", [{}, FULL], ids=["least", "full"])
+    def test_a_first_run_makes_it_and_a_second_changes_nothing(self, world, state, params):
+        first = world.run(state=state, **params)
+        world.check_consistent()
+        runs = state in ("running", "restarted")
+        assert first.changed
+        assert first.actions == ["create", "start", "wait_ready"] if runs else ["create"]
+        assert first.before == {"state": "absent"}
+        assert first.view["state"] == first.after["state"] == ("running" if runs else "stopped")
+        after_first = world.everything()
+        if state == "restarted":
+            return
+        second = world.run(state=state, **params)
+        assert (second.changed, second.actions) == (False, [])
+        assert second.view == first.view
+        assert second.before == second.after == first.after
+        assert world.everything() == after_first
+
+    def test_the_view_tells_what_was_asked_for(self, world):
+        view = world.run(**FULL).view
+        assert (view["name"], view["cpus"], view["memory"], view["disk"]) == ("web", 2, 2 * GIB, 6 * GIB)
+        assert [(port["host_port"], port["guest_port"]) for port in view["ports"]] == [(8080, 80), (41000, 443)]
+        assert (view["user"], view["tags"], view["autostart"]) == ("ann", {"role": "web"}, True)
+        assert (view["owner"], view["driver"], view["scope"]) == ("qemu", "qemu", "qemu")
+        assert view["cloud_init"] == {"status": "done", "errors": []}
+        assert view["ansible_vars"]["ansible_port"] == view["ssh"]["port"] == 40000
+
+    def test_an_image_that_is_not_here_is_fetched_once(self, tmp_path, monkeypatch):
+        world = World(tmp_path, monkeypatch, image_is_here=False)
+        assert world.run().actions == ["fetch_image", "create", "start", "wait_ready"]
+        assert world.run(name="web-2").actions == ["create", "start", "wait_ready"]
+        assert world.touched == ["ab" * 32]
+
+    def test_a_checksum_is_held_against_a_cached_image_too(self, world):
+        outcome = world.run(image_checksum="sha256:" + "cd" * 32)
+        assert world.checksums == ["sha256:" + "cd" * 32]
+        assert outcome.actions == ["create", "start", "wait_ready"]
+        world.fail_fetch = ImageError("it is not what its checksum promises")
+        with pytest.raises(ImageError) as caught:
+            world.run(name="web-2", image_checksum="sha256:" + "ef" * 32)
+        assert caught.value.facts["stage"] == "image"
+        assert world.scope.read("web-2") is None
+
+    def test_it_goes_and_leaves_nothing(self, world):
+        world.run(name="other")
+        before = world.everything()
+        world.run(**FULL)
+        outcome = world.run(state="absent")
+        assert (outcome.changed, outcome.actions, outcome.view) == (True, ["delete"], None)
+        assert outcome.after == {"state": "absent"}
+        assert world.everything() == before
+        again = world.run(state="absent")
+        assert (again.changed, again.actions, again.view) == (False, [], None)
+
+    def test_a_name_in_another_case_is_the_same_instance(self, world):
+        world.run(name="Web")
+        outcome = world.run(name="wEB")
+        assert not outcome.changed
+        assert outcome.view["name"] == "Web"
+
+    @pytest.mark.parametrize(
+        ("change", "actions"),
+        [
+            ({"tags": {"role": "db"}}, ["set_tags"]),
+            ({"ports": ["443", "9090:90"]}, ["set_ports"]),
+            ({"ports": []}, ["set_ports"]),
+            ({"cpus": 4, "allow_restart": True}, ["stop", "set_cpus", "start", "wait_ready"]),
+            ({"disk": "9G", "allow_restart": True}, ["stop", "grow_disk", "start", "wait_ready"]),
+            (
+                {"cpus": 4, "memory": "3G", "disk": "9G", "ports": ["22"], "tags": {}, "state": "restarted"},
+                ["stop", "set_cpus", "set_memory", "grow_disk", "set_tags", "set_ports", "start", "wait_ready"],
+            ),
+            ({"state": "stopped", "cpus": 1}, ["stop", "set_cpus"]),
+            ({"state": "stopped"}, ["stop"]),
+            ({"user": "bob", "recreate": True}, ["delete", "create", "start", "wait_ready"]),
+        ],
+        ids=str,
+    )
+    def test_a_change_is_made_once(self, world, change, actions):
+        world.run(**FULL)
+        outcome = world.run(**{**FULL, **change})
+        assert (outcome.changed, outcome.actions) == (True, actions)
+        assert outcome.before != outcome.after or "start" in actions
+        world.check_consistent()
+        again = world.run(**{**FULL, **change, "state": "stopped" if change.get("state") == "stopped" else "running"})
+        assert (again.changed, again.actions) == (False, [])
+        assert again.view == outcome.view
+
+    def test_a_chosen_port_is_kept_and_told(self, world):
+        chosen = world.run(ports=["443"]).view["ports"][0]["host_port"]
+        view = world.run(ports=["80", "443"]).view
+        assert {port["guest_port"]: port["host_port"] for port in view["ports"]}[443] == chosen
+        assert all(port["host_port"] for port in view["ports"])
+
+    def test_it_is_started_again_after_its_hypervisor_was_killed(self, world):
+        world.run()
+        uuid = world.scope.read("web").uuid
+        os.unlink(os.path.join(world.machines, uuid))
+        outcome = world.run()
+        assert outcome.actions == ["start", "wait_ready"]
+        assert outcome.before["state"] == "stopped"
+        assert world.scope.read("web").uuid == uuid
+        world.check_consistent()
+
+    def test_without_waiting_the_next_run_waits_and_that_is_no_change(self, world):
+        assert world.run(wait=False).actions == ["create", "start"]
+        outcome = world.run()
+        assert (outcome.changed, outcome.actions) == (False, ["wait_ready"])
+        assert world.run().actions == []
+
+    def test_drift_is_a_warning_and_no_change(self, world):
+        world.run(user="ann")
+        outcome = world.run(user="bob", image="26.04")
+        assert (outcome.changed, outcome.actions) == (False, [])
+        assert world.reporter.warnings == [
+            f"web: {text}. Set recreate: true to have the instance replaced."
+            for text in ("image is lts, not 26.04", "user is ann, not bob")
+        ]
+        assert outcome.view["user"] == "ann"
+
+    def test_more_memory_than_the_host_has_is_refused_before_anything_is_made(self, world):
+        with pytest.raises(InvalidOption, match=r"memory 65 GiB is more than this host has: it has 64 GiB\."):
+            world.run(memory="65G")
+        assert world.files() == []
+
+    def test_more_memory_than_is_free_is_a_warning(self, world):
+        world.run(memory="33G")
+        assert world.reporter.warnings == ["web may use 33 GiB of memory, and this host has 32 GiB left now."]
+
+    def test_what_the_driver_cannot_do_is_refused_before_anything_is_made(self, world):
+        with pytest.raises(NotSupported, match="instance_type: container"):
+            world.run(instance_type="container")
+        assert world.files() == []
+
+    def test_a_damaged_record_stops_its_own_instance_only(self, world):
+        world.run()
+        path = os.path.join(world.scope.directory("web"), "instance.json")
+        write_file(path, b"{")
+        for state in ("running", "stopped", "absent"):
+            with pytest.raises(RecordError) as caught:
+                world.run(state=state)
+            assert path in str(caught.value)
+        assert world.run(name="other").changed
+
+
+# Check mode
+
+
+class TestCheckMode:
+    BEGINNINGS = {
+        "nothing": [],
+        "running": [{}],
+        "full": [FULL],
+        "stopped": [{**FULL, "state": "stopped"}],
+        "starting": [{"wait": False}],
+    }
+    WISHES = [
+        {},
+        FULL,
+        {"wait": False},
+        {"state": "stopped"},
+        {"state": "present"},
+        {"state": "restarted"},
+        {"state": "absent"},
+        {"cpus": 4, "memory": "4G", "disk": "8G", "allow_restart": True},
+        {"state": "stopped", "cpus": 4},
+        {"ports": ["9090:90"], "tags": {"a": "b"}},
+        {"user": "bob"},
+        {"user": "bob", "recreate": True},
+        {"cloud_init": {"user": "carol"}, "recreate": True},
+    ]
+    # What only a real run can know.
+    UNKNOWN = ("addresses", "networks", "ports", "ssh", "ansible_vars", "created", "cloud_init")
+
+    @pytest.mark.parametrize("beginning", BEGINNINGS)
+    @pytest.mark.parametrize("params", WISHES, ids=str)
+    def test_it_says_what_would_be_done_and_does_nothing(self, tmp_path, monkeypatch, beginning, params):
+        world = World(tmp_path, monkeypatch)
+        for each in self.BEGINNINGS[beginning]:
+            world.run(**each)
+        before = world.everything()
+        if params is FULL and beginning in ("running", "starting"):
+            params = {**FULL, "allow_restart": True}
+        predicted = world.run(check=True, **params)
+        assert world.everything() == before
+        assert set(world.calls) <= {"observe", "require", "endpoint", "console_log", "alive"}
+        warnings = world.reporter.warnings
+        real = world.run(**params)
+        assert world.reporter.warnings == warnings
+        assert (predicted.changed, predicted.actions) == (real.changed, real.actions)
+        assert predicted.before == real.before
+        assert known(predicted.after, "ports") == known(real.after, "ports")
+        assert (predicted.view is None) == (real.view is None)
+        if real.view:
+            assert known(predicted.view, *self.UNKNOWN) == known(real.view, *self.UNKNOWN)
+            if real.view["state"] == "stopped":
+                assert predicted.view["addresses"] == real.view["addresses"] == []
+            assert predicted.view["ssh"]["user"] == real.view["ssh"]["user"]
+
+    def test_an_image_that_is_not_here_is_not_fetched(self, tmp_path, monkeypatch):
+        world = World(tmp_path, monkeypatch, image_is_here=False)
+        predicted = world.run(check=True)
+        assert world.checksums == []
+        assert predicted.actions == world.run().actions == ["fetch_image", "create", "start", "wait_ready"]
+
+    def test_nothing_at_all_is_made_for_a_first_instance(self, world):
+        assert world.run(check=True).changed
+        assert not os.path.exists(world.data.path)
+
+    @pytest.mark.parametrize(
+        ("params", "error"),
+        [
+            ({"cpus": 4}, RestartRequired),
+            ({"disk": "4G"}, InvalidOption),
+            ({"name": "new", "memory": "65G"}, InvalidOption),
+            ({"name": "new", "disk": "1G"}, InvalidOption),
+            ({"name": "new", "cloud_init": "#cloud-config\n- a list\n"}, InvalidOption),
+        ],
+        ids=str,
+    )
+    def test_what_would_be_refused_is_refused(self, world, params, error):
+        world.run(**FULL)
+        for check in (True, False):
+            with pytest.raises(error):
+                world.run(check=check, **{"cpus": 2, **params})
+
+    def test_a_change_leaves_no_half_told_diff(self, world):
+        world.run(**FULL)
+        outcome = world.run(check=True, **{**FULL, "cpus": 4, "allow_restart": True})
+        assert {key for key in outcome.before if outcome.before[key] != outcome.after[key]} == {"cpus"}
+        assert (outcome.before["cpus"], outcome.after["cpus"]) == (2, 4)
+
+
+def known(data, *without):
+    return {key: value for key, value in data.items() if key not in without}
+
+
+# Failures
+
+
+class TestFailures:
+    @pytest.mark.parametrize("when", ["fail_before", "fail_after"])
+    @pytest.mark.parametrize("method", ["require", "create", "choose_ports", "start"])
+    @pytest.mark.parametrize(
+        "error", [HypervisorError("no", "because"), NoSpace("no"), MissingRequirement("no"), Killed()], ids=repr
+    )
+    def test_of_a_launch(self, world, method, when, error):
+        world.run(name="other", ports=["8443:443"])
+        before = world.everything()
+        getattr(world, when)[method] = error
+        with pytest.raises(type(error)):
+            world.run(**FULL)
+        if method in ("require", "create") and not isinstance(error, Killed):
+            assert world.everything() == before
+        world.fail_before, world.fail_after = {}, {}
+        world.run(**FULL)
+        world.check_consistent()
+        assert len(world.everything().machines) == 2
+        world.run(state="absent")
+        assert world.everything() == before
+
+    @pytest.mark.parametrize("when", ["fail_before", "fail_after"])
+    @pytest.mark.parametrize(
+        ("method", "change"),
+        [
+            ("stop", {"state": "restarted"}),
+            ("start", {"state": "restarted"}),
+            ("stop", {"state": "stopped"}),
+            ("grow_disk", {"disk": "9G", "allow_restart": True}),
+            ("start", {"disk": "9G", "cpus": 4, "allow_restart": True}),
+            ("choose_ports", {"cpus": 4, "allow_restart": True}),
+            ("choose_ports", {"ports": ["9090:90"]}),
+            ("delete", {"state": "absent"}),
+            ("delete", {"user": "bob", "recreate": True}),
+            ("create", {"user": "bob", "recreate": True}),
+            ("start", {"user": "bob", "recreate": True}),
+        ],
+        ids=str,
+    )
+    def test_of_a_change(self, tmp_path, monkeypatch, method, when, change):
+        params = {**FULL, **change}
+        undisturbed = World(tmp_path / "undisturbed", monkeypatch)
+        undisturbed.run(**FULL)
+        undisturbed.run(**params)
+        world = World(tmp_path / "disturbed", monkeypatch)
+        world.run(**FULL)
+        getattr(world, when)[method] = HypervisorError("no")
+        with pytest.raises(HypervisorError):
+            world.run(**params)
+        world.fail_before, world.fail_after = {}, {}
+        world.run(**params)
+        world.check_consistent()
+        assert world.everything() == undisturbed.everything()
+
+    def test_a_port_that_is_taken_makes_no_half_instance(self, world):
+        world.taken = {8080}
+        with pytest.raises(InUse):
+            world.run(**FULL)
+        assert world.scope.read("web").phase == "ready"
+        assert world.run(**{**FULL, "ports": ["8081:80", "443"]}).view["state"] == "running"
+        world.check_consistent()
+
+    def test_an_image_that_cannot_be_had_leaves_nothing_and_tells_the_stage(self, tmp_path, monkeypatch):
+        world = World(tmp_path, monkeypatch, image_is_here=False)
+        world.fail_fetch = ImageError("the server is gone")
+        with pytest.raises(ImageError) as caught:
+            world.run()
+        assert caught.value.facts["stage"] == "image"
+        assert world.files() == []
+
+    def test_recreate_without_its_image_keeps_the_instance(self, world):
+        world.run(**FULL)
+        before = world.everything()
+        os.unlink(world.image_file)
+        world.fail_fetch = ImageError("the server is gone")
+        with pytest.raises(ImageError):
+            world.run(**{**FULL, "user": "bob", "recreate": True})
+        assert world.everything() == before
+
+    def test_a_guest_that_does_not_get_ready_stays_for_a_look_and_is_waited_for_again(self, world):
+        world.guest_fails = LaunchError("cloud-init", "cloud-init failed")
+        with pytest.raises(LaunchError):
+            world.run()
+        record = world.scope.read("web")
+        assert (record.phase, record.ready, record.booted) == ("ready", False, False)
+        world.check_consistent()
+        with pytest.raises(LaunchError):
+            world.run()
+        world.guest_fails = None
+        outcome = world.run()
+        assert (outcome.changed, outcome.actions) == (False, ["wait_ready"])
+        assert world.scope.read("web").ready
+
+    def test_a_hypervisor_that_ends_while_the_guest_boots_is_told_with_the_evidence(self, world):
+        def end():
+            os.unlink(os.path.join(world.machines, world.scope.read("web").uuid))
+
+        world.in_guest = end
+        with pytest.raises(LaunchError) as caught:
+            world.run()
+        assert caught.value.stage == "boot"
+        assert "the hypervisor's last words" in str(caught.value)
+        assert caught.value.facts["hypervisor_log"] == ["the hypervisor's last words"]
+        world.in_guest = lambda: None
+        assert world.run().actions == ["start", "wait_ready"]
+
+    def test_on_a_full_disk_an_instance_can_still_be_removed(self, world, monkeypatch):
+        world.run(name="other")
+        before = world.everything()
+        world.run(**FULL)
+
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            world.run(state="absent")
+        assert world.scope.read("web") is None
+        assert os.listdir(world.scope.directory("other"))
+        after = world.everything()
+        assert (after.files, after.records, after.machines) == (before.files, before.records, before.machines)
+        world.run(**FULL)  # the line that known_hosts kept does no harm
+        world.run(state="absent")
+        assert world.everything() == before
+
+
+# Killed runs
+
+
+class TestKilledRuns:
+    """Whatever step a run is killed at, the same task run again ends where an undisturbed one does."""
+
+    SCENARIOS = {
+        "launch": ([], FULL),
+        "launch with the image": ([], FULL),
+        "launch, stopped": ([], {"state": "stopped"}),
+        "restart": ([FULL], {**FULL, "state": "restarted"}),
+        "stop": ([FULL], {"state": "stopped"}),
+        "cold change": ([FULL], {**FULL, "cpus": 4, "memory": "3G", "disk": "9G", "allow_restart": True}),
+        "ports": ([FULL], {**FULL, "ports": ["443", "9090:90"]}),
+        "recreate": ([FULL], {**FULL, "user": "bob", "recreate": True}),
+        "remove": ([FULL], {"state": "absent"}),
+        "remove a stopped one": ([{**FULL, "state": "stopped"}], {"state": "absent"}),
+    }
+
+    def begin(self, path, monkeypatch, scenario):
+        world = World(path, monkeypatch)
+        for params in [{"name": "other", "ports": ["8443:443"]}, *self.SCENARIOS[scenario][0]]:
+            world.run(**params)
+        if scenario == "launch with the image":
+            os.unlink(world.image_file)
+        return world
+
+    @pytest.mark.parametrize("scenario", SCENARIOS)
+    @pytest.mark.parametrize("how", ["interrupted", "killed"])
+    def test_the_next_run_converges(self, tmp_path, monkeypatch, scenario, how):
+        params = self.SCENARIOS[scenario][1]
+        undisturbed = self.begin(tmp_path / "undisturbed", monkeypatch, scenario)
+        undisturbed.run(**params)
+        steps = undisturbed.reporter.steps
+        then = undisturbed.everything()
+        undisturbed.run(state="absent")
+        alone = undisturbed.everything()
+        assert len(steps) >= 2
+        for number, step in enumerate(steps):
+            world = self.begin(tmp_path / str(number), monkeypatch, scenario)
+            if how == "interrupted":
+                with pytest.raises(Killed):
+                    world.run(reporter=RecordingReporter(number), **params)
+            else:
+                dies = RecordingReporter(number, processes.kill_myself)
+                assert processes.run(lambda world=world, dies=dies: world.run(reporter=dies, **params)) == -9
+            where = f"killed at step {number} ({step}) of {steps}"
+            world.run(**params)
+            world.check_consistent()
+            assert world.everything() == then, where
+            again = params.get("state", "running").replace("restarted", "running")
+            assert world.run(**{**params, "state": again}).actions == []
+            world.run(state="absent")
+            assert world.everything() == alone, where
+
+    @pytest.mark.parametrize("scenario", ["launch", "recreate"])
+    def test_another_task_after_it_converges_too(self, tmp_path, monkeypatch, scenario):
+        params = self.SCENARIOS[scenario][1]
+        counted = self.begin(tmp_path / "counted", monkeypatch, scenario)
+        beginning = counted.everything()
+        counted.run(**params)
+        for number, step in enumerate(counted.reporter.steps):
+            world = self.begin(tmp_path / str(number), monkeypatch, scenario)
+            with pytest.raises(Killed):
+                world.run(reporter=RecordingReporter(number), **params)
+            world.run(state="absent")
+            world.check_consistent()
+            assert world.scope.read("web") is None
+            if scenario == "launch":
+                assert world.everything() == beginning, f"killed at step {number} ({step})"
+
+
+# Runs at the same time
+
+
+class TestRunsAtOnce:
+    @pytest.mark.parametrize("image_is_here", [True, False])
+    def test_one_creates_and_the_others_report_no_change(self, tmp_path, monkeypatch, image_is_here):
+        world = World(tmp_path, monkeypatch, image_is_here)
+        read, write = os.pipe()
+        ready, go = processes.Signal(), processes.Signal()
+
+        def body():
+            reporter = RecordingReporter()
+            ready.give()
+            go.wait()
+            outcome = world.run(reporter=reporter, **FULL)
+            actions = ",".join(outcome.actions) or "-"
+            os.write(write, f"{outcome.changed} {actions} {outcome.view['created']}\n".encode())
+
+        pids = [processes.start(body) for dummy in range(4)]
+        for dummy in pids:
+            ready.wait()
+        go.give(len(pids))
+        assert [processes.end(pid) for pid in pids] == [0] * 4
+        os.close(write)
+        with open(read, encoding="ascii") as stream:
+            told = [line.split() for line in stream]
+        changes = [actions for changed, actions, dummy in told if changed == "True" and "create" in actions]
+        assert len(changes) == 1
+        # Who fetched the image need not be who made the instance.
+        others = {actions for dummy, actions, dummy in told if "create" not in actions}
+        assert others <= {"-", "wait_ready", "fetch_image", "fetch_image,wait_ready"}
+        assert sum("fetch_image" in actions for dummy, actions, dummy in told) <= (0 if image_is_here else 4)
+        if image_is_here:
+            assert [changed for changed, *dummy in told].count("True") == 1
+        assert len({created for *dummy, created in told}) == 1
+        world.check_consistent()
+        assert len(world.everything().machines) == 1
+
+    def test_who_comes_second_waits_and_reports_no_change(self, world):
+        """The second run plans a creation before the first one has made anything, and gets its turn after it."""
+        planned, made = threading.Event(), threading.Event()
+        outcome = {}
+
+        def second():
+            outcome["second"] = World.run(world, reporter=RecordingReporter(), **FULL)
+
+        original = apply.Applier.carry_out
+
+        def late(self, plan):
+            if threading.current_thread() is not threading.main_thread():
+                assert "create" in plan.steps
+                planned.set()
+                assert made.wait(30)
+            return original(self, plan)
+
+        apply.Applier.carry_out = late
+        try:
+            thread = threading.Thread(target=second)
+            thread.start()
+            assert planned.wait(30)
+            first = world.run(**FULL)
+            made.set()
+            thread.join(30)
+        finally:
+            apply.Applier.carry_out = original
+        assert first.changed
+        assert (outcome["second"].changed, outcome["second"].actions) == (False, [])
+        assert outcome["second"].view == first.view
+
+    def test_removed_while_another_run_waits_for_it(self, world):
+        def remove():
+            assert processes.run(lambda: World.run(world, state="absent")) == 0
+
+        world.in_guest = remove
+        with pytest.raises(LaunchError, match="was removed by another run"):
+            world.run()
+        assert world.scope.read("web") is None
+        assert world.everything().machines == []
+
+    def test_replaced_while_another_run_waits_for_it(self, world):
+        def replace():
+            world.in_guest = lambda: None
+            assert processes.run(lambda: World.run(world, user="bob", recreate=True)) == 0
+
+        world.in_guest = replace
+        with pytest.raises(LaunchError, match="was removed by another run"):
+            world.run()
+        assert world.scope.read("web").user == "bob"
+        world.check_consistent()
+
+    def test_removed_between_the_plan_and_its_turn_it_is_made_anew(self, tmp_path, monkeypatch):
+        world = World(tmp_path, monkeypatch)
+        world.run(state="stopped")
+        original = apply.Applier.carry_out
+
+        def late(applier, plan):
+            monkeypatch.setattr(apply.Applier, "carry_out", original)
+            assert plan.steps == ["start", "wait_ready"]
+            assert processes.run(lambda: World.run(world, state="absent")) == 0
+            os.unlink(world.image_file)
+            return original(applier, plan)
+
+        monkeypatch.setattr(apply.Applier, "carry_out", late)
+        outcome = world.run()
+        assert outcome.actions == ["fetch_image", "create", "start", "wait_ready"]
+        world.check_consistent()
+
+    def test_stopped_while_another_run_waits_for_it(self, world):
+        world.in_guest = lambda: processes.run(lambda: World.run(world, state="stopped")) and None
+        with pytest.raises(LaunchError, match="ended while it was starting"):
+            world.run()
+        assert world.scope.read("web").phase == "ready"
+
+    def test_instances_do_not_wait_for_each_other(self, world):
+        def in_guest():
+            world.in_guest = lambda: None
+            assert processes.run(lambda: World.run(world, name="other", timeout=20)) == 0
+
+        world.in_guest = in_guest
+        assert world.run().changed
+        world.check_consistent()
+        assert len(world.everything().machines) == 2
+
+
+def test_the_architecture_is_the_hosts(world):
+    assert world.run().view["arch"] == HOST_ARCH

@@ -1,0 +1,350 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host for tests of reconciling: scope storage is real, the hypervisor, the vault and the guests are not.
+
+What the hypervisor runs is kept in files outside the data directory, so that it outlives a killed run and is the same
+for all processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import re
+import types
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
+from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
+from ansible_collections.minicloud.local.plugins.module_utils._images import vault
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    GIB,
+    RUNNING,
+    STOPPED,
+    Image,
+    Observed,
+    normal_arch,
+    parse_port,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, instances
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
+
+HOST_ARCH = normal_arch(platform.machine())
+VOLATILE = ("uuid", "created", "ssh_port", "nics", "host_keys", "disk_uuid")
+
+
+class Killed(BaseException):
+    """The end of a run that nothing in it may catch."""
+
+
+class RecordingReporter(Reporter):
+    """Keeps the steps; kills the run, by CALL, when it comes to step number FATAL."""
+
+    def __init__(self, fatal=None, call=None):
+        super().__init__()
+        self.steps = []
+        self.fatal = fatal
+        self.call = call or self.killed
+        self.at = {}
+
+    @staticmethod
+    def killed():
+        raise Killed
+
+    def step(self, name):
+        self.steps.append(name)
+        if len(self.steps) - 1 == self.fatal:
+            self.call()
+        if name in self.at:
+            self.at.pop(name)()
+
+
+class FakeDriver(Driver):
+    """A hypervisor whose machines are files. It insists on being used as the contract says."""
+
+    name = "qemu"
+    scope_name = "qemu"
+    option_names = ("colour",)
+
+    def __init__(self, world, runtime, scope, options=None):
+        super().__init__(runtime, scope, options)
+        self.world = world
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name not in CONTRACT:
+            return found
+
+        def call(*args, **kwargs):
+            self.world.calls.append(name)
+            if name in self.world.fail_before:
+                raise self.world.fail_before[name]
+            result = found(*args, **kwargs)
+            if name in self.world.fail_after:
+                raise self.world.fail_after[name]
+            return result
+
+        return call
+
+    def _machine(self, instance):
+        return os.path.join(self.world.machines, instance.uuid)
+
+    def _running(self):
+        return {uuid: self.world.read_machine(uuid) for uuid in os.listdir(self.world.machines)}
+
+    def require(self, arch):
+        pass
+
+    def observe(self, instances):
+        for instance in instances:
+            assert instance.phase == "ready"
+        return [Observed(RUNNING, ("127.0.0.1",)) if IS_ALIVE(self, each) else Observed(STOPPED) for each in instances]
+
+    def create(self, instance, image, seed):
+        directory = make_dir(self.scope.directory(instance.name))
+        assert self.scope.read(instance.name).phase == "creating"
+        self.runtime.report.step("overlay")
+        disk = {"size": instance.disk, "image": image.hash, "disk_uuid": instance.uuid}
+        write_file(os.path.join(directory, "disk"), json.dumps(disk).encode())
+        self.runtime.report.step("seed")
+        write_file(os.path.join(directory, "seed"), json.dumps(sorted(seed)).encode())
+
+    def grow_disk(self, instance):
+        assert not IS_ALIVE(self, instance)
+        disk = self.world.read_disk(instance.name)
+        assert disk["size"] <= instance.disk
+        disk["size"] = instance.disk
+        self.runtime.report.step("grow")
+        write_file(os.path.join(self.scope.directory(instance.name), "disk"), json.dumps(disk).encode())
+
+    def choose_ports(self, instance, held=None):
+        used = {port for machine in self._running().values() for port in machine["host_ports"]}
+        others = {each.ssh_port for each in self.scope.instances()[0] if each.uuid != instance.uuid}
+        chosen = []
+        for port in instance.ports:
+            if port.host_port and port not in (held or ()) and port.host_port in used | self.world.taken:
+                raise InUse(f"port {port} is taken")
+            if not port.host_port:
+                port = port._replace(host_port=next(p for p in range(41000, 42000) if p not in used))
+            used.add(port.host_port)
+            chosen.append(port)
+        instance.ports = chosen
+        if held is None:
+            instance.ssh_port = next(port for port in range(40000, 41000) if port not in used | others)
+
+    def start(self, instance):
+        assert self.scope.read(instance.name).owner == self.name
+        assert instance.ssh_port
+        assert self.world.pinned(instance) == [f"[127.0.0.1]:{instance.ssh_port}"]
+        if IS_ALIVE(self, instance):
+            raise HypervisorError(f"{instance.name} runs already")
+        assert self.world.read_disk(instance.name)["disk_uuid"] == instance.uuid
+        self.runtime.report.step("spawn")
+        self._write(instance)
+        self.runtime.report.step("spawned")
+
+    def _write(self, instance):
+        machine = {
+            "cpus": instance.cpus,
+            "memory": instance.memory,
+            "ports": [str(port) for port in instance.ports],
+            "host_ports": [instance.ssh_port, *(port.host_port for port in instance.ports)],
+        }
+        write_file(self._machine(instance), json.dumps(machine).encode())
+
+    def forwards(self, instance):
+        return list(map(parse_port, self.world.read_machine(instance.uuid)["ports"]))
+
+    def forward_ports(self, instance, before):
+        machine = self.world.read_machine(instance.uuid)
+        assert sorted(map(str, before)) == sorted(machine["ports"])
+        self.runtime.report.step("forward")
+        self._write(instance)
+        self.runtime.report.step("forwarded")
+
+    def stop(self, instance, deadline, force):
+        self.runtime.report.step("powerdown")
+        os.unlink(self._machine(instance))
+        self.runtime.report.step("down")
+
+    def delete(self, instance):
+        if IS_ALIVE(self, instance):
+            os.unlink(self._machine(instance))
+            self.runtime.report.step("ended")
+
+    def endpoint(self, instance):
+        return "127.0.0.1", instance.ssh_port
+
+    def alive(self, instance):
+        return os.path.exists(self._machine(instance))
+
+    def console_log(self, instance):
+        return os.path.join(self.scope.directory(instance.name), "console.log")
+
+    def tidy(self, instance):
+        pass
+
+    def log(self, instance):
+        return "the hypervisor's last words"
+
+
+# Without being counted as a call from outside, and without the faults.
+IS_ALIVE = FakeDriver.alive
+CONTRACT = frozenset(Driver.__abstractmethods__)
+
+
+class FakeVault:
+    """Has the image once the file is there."""
+
+    def __init__(self, world, data, runtime):
+        self.world = world
+        self.runtime = runtime
+
+    def find(self, reference, arch):
+        assert arch == HOST_ARCH
+        return self.world.image(str(reference)) if os.path.exists(self.world.image_file) else None
+
+    def ensure(self, reference, arch, checksum=""):
+        self.world.checksums.append(checksum)
+        if self.world.fail_fetch:
+            raise self.world.fail_fetch
+        found = self.find(reference, arch)
+        if not found:
+            self.runtime.report.step("fetching")
+            write_file(self.world.image_file, b"")
+        return self.world.image(str(reference)), not found
+
+    def touch(self, image):
+        self.world.touched.append(image.hash)
+
+
+class World:
+    """One host. Params are those of a task; the instance is called web unless they say otherwise."""
+
+    def __init__(self, path, monkeypatch, image_is_here=True):
+        self.data = DataDirectory(str(path / "data"))
+        self.scope = self.data.scope("qemu")
+        self.machines = str(path / "machines")
+        self.image_file = str(path / "image")
+        os.makedirs(self.machines)
+        if image_is_here:
+            write_file(self.image_file, b"")
+        self.calls, self.checksums, self.touched, self.taken = [], [], [], set()
+        self.fail_before, self.fail_after, self.fail_fetch, self.guest_fails = {}, {}, None, None
+        self.in_guest = lambda: None
+        self.image_user = "ubuntu"
+        monkeypatch.setattr(instances, "load", self._load)
+        monkeypatch.setattr(vault, "Vault", lambda data, runtime, *args: FakeVault(self, data, runtime))
+        monkeypatch.setattr(keys, "ensure_login_key", self._login_key)
+        monkeypatch.setattr(keys, "make_host_key", self._host_key)
+        monkeypatch.setattr(ready, "wait_ready", self._wait_ready)
+        monkeypatch.setattr(apply, "host_memory", lambda: (64 * GIB, 32 * GIB))
+        monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes
+
+    def _load(self, name, runtime, data, options=None):
+        return FakeDriver(self, runtime, data.scope("qemu"), options)
+
+    def _login_key(self, runtime, directory):
+        write_file(os.path.join(make_dir(directory), "id_ed25519"), b"")
+        return keys.LoginKey(os.path.join(directory, "id_ed25519"), "ssh-ed25519 LOGIN")
+
+    def _host_key(self, runtime, directory, name):
+        write_file(os.path.join(directory, "host_key"), b"")
+        return keys.HostKey("PRIVATE", f"ssh-ed25519 HOSTKEY {name}")
+
+    def _wait_ready(self, runtime, endpoint, deadline, check_alive, console, cloud_init_errors):
+        self.in_guest()
+        check_alive()
+        if self.guest_fails:
+            raise self.guest_fails
+        return ready.Readiness(endpoint.user, "done", [], {})
+
+    def image(self, name):
+        return Image(
+            name, "ab" * 32, self.image_file, "qcow2", 1, 3 * GIB, HOST_ARCH, os="ubuntu", user=self.image_user
+        )
+
+    def run(self, check=False, reporter=None, **params):
+        """One task."""
+        self.reporter = reporter or RecordingReporter()
+        self.calls.clear()
+        runtime = Runtime(None, self.reporter)
+        wish = instances.parse_wish({"name": "web", **params})
+        return instances.reconcile_instance(wish, runtime, self.data, None, None, check)
+
+    # What is there
+
+    def read_machine(self, uuid):
+        with open(os.path.join(self.machines, uuid), encoding="ascii") as stream:
+            return json.load(stream)
+
+    def read_disk(self, name="web"):
+        with open(os.path.join(self.scope.directory(name), "disk"), encoding="ascii") as stream:
+            return json.load(stream)
+
+    def known_hosts(self):
+        try:
+            with open(self.data.known_hosts, encoding="ascii") as stream:
+                return stream.read().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def pinned(self, instance):
+        lines = [line.split() for line in self.known_hosts()]
+        return [each for hosts, *key in lines for each in hosts.split(",")[1:] if hosts.split(",")[0] == instance.alias]
+
+    def files(self):
+        top = self.data.path
+        return sorted(os.path.relpath(os.path.join(at, name), top) for at, ds, fs in os.walk(top) for name in ds + fs)
+
+    def everything(self):
+        """All that there is on this host, without what differs from one run to the other by nature."""
+        found, broken = self.scope.instances()
+        assert broken == []
+        return types.SimpleNamespace(
+            files=self.files(),
+            records=[self._settled_record(each) for each in found],
+            disks=[settled(self.read_disk(instance.name)) for instance in found if instance.phase == "ready"],
+            machines=sorted((self.read_machine(uuid) for uuid in os.listdir(self.machines)), key=str),
+            known_hosts=[re.sub(r":[0-9]+ ", ":PORT ", line) for line in self.known_hosts()],
+        )
+
+    def _settled_record(self, instance):
+        record = settled(instance.to_dict())
+        record["image"]["path"] = ""
+        if instance.uuid not in os.listdir(self.machines):
+            # What they mean needs a machine that runs.
+            del record["owner"], record["ready"]
+        return record
+
+    def check_consistent(self):
+        """Assert that what runs is what the records say, and that every record's parts belong together."""
+        found, broken = self.scope.instances()
+        assert broken == []
+        assert {each.phase for each in found} <= {"ready"}
+        uuids = {each.uuid: each for each in found}
+        assert set(os.listdir(self.machines)) <= set(uuids)
+        for uuid in os.listdir(self.machines):
+            machine, instance = self.read_machine(uuid), uuids[uuid]
+            assert (machine["cpus"], machine["memory"]) == (instance.cpus, instance.memory)
+            assert sorted(map(parse_port, machine["ports"])) == sorted(instance.ports)
+            assert self.pinned(instance) == [f"[127.0.0.1]:{instance.ssh_port}"]
+            assert instance.owner == "qemu"
+        for instance in found:
+            assert self.read_disk(instance.name) == {
+                "size": instance.disk, "image": instance.image["hash"], "disk_uuid": instance.uuid,
+            }  # fmt: skip
+        assert [name for name in self.files() if name.endswith(".tmp")] == []
+        # A killed run leaves the file of a lock, which nobody holds, and the next who takes it removes it.
+        for name in os.listdir(os.path.join(self.data.path, "locks")):
+            with self.data.lock(name[: -len(".lock")], Deadline(0)):
+                pass
+
+
+def settled(data):
+    return {key: value for key, value in copy.deepcopy(data).items() if key not in VOLATILE}
