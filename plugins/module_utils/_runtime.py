@@ -8,12 +8,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    CommandFailed,
+    MissingRequirement,
+    NoSpace,
+)
 
 # Programs that ordinary users' PATH leaves out.
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
@@ -84,7 +89,10 @@ class Runtime:
         done = self.run(argv, **kwargs)
         if done.rc != 0:
             reason = done.err.strip() or done.out.strip() or f"{argv[0]} ended with status {done.rc} and said nothing"
-            raise CommandFailed(what, reason, cmd=list(argv), rc=done.rc, stdout=done.out, stderr=done.err)
+            facts = {"cmd": list(argv), "rc": done.rc, "stdout": done.out, "stderr": done.err}
+            if os.strerror(errno.ENOSPC) in reason:
+                raise NoSpace(what, reason, "Free some space on that file system, or use another data_dir.", **facts)
+            raise CommandFailed(what, reason, **facts)
         return done.out
 
 
