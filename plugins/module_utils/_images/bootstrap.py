@@ -232,6 +232,8 @@ _MASKED = "systemd-repart.service modprobe@efi_pstore.service modprobe@drm.servi
 _HOOK_BEFORE = """#!/bin/sh
 set -eu
 cp -rT --no-preserve=ownership "$(dirname "$0")/overlay" "$1"
+# What services get there belongs to their users, and who builds could not remove it after a kill.
+mount -t tmpfs -o mode=0755 tmpfs "$1/run"
 """
 
 # After all packages. What runs here runs in the namespaces of the build.
@@ -248,6 +250,7 @@ cp "$tree"/usr/lib/grub/i386-pc/*.mod "$tree"/usr/lib/grub/i386-pc/*.lst "$tree/
 inside grub-mkimage --format=i386-pc --prefix='(,msdos1)/boot/grub' --output=/boot/grub/i386-pc/core.img {grub_modules}
 cp "$tree/usr/lib/grub/i386-pc/boot.img" "$tree/boot/grub/i386-pc/"
 inside grub-editenv /boot/grub/grubenv create
+umount "$tree/run"
 rm -f "$tree"/etc/ssh/ssh_host_* "$tree"/etc/apt/sources.list "$tree"/etc/hostname
 rm -f "$tree"/etc/apt/apt.conf.d/99mmdebstrap "$tree"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -rf "$tree"/var/log/apt "$tree"/var/log/dpkg.log "$tree"/var/log/alternatives.log "$tree"/var/log/bootstrap.log
