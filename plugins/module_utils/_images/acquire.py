@@ -70,7 +70,8 @@ class Acquisition:
         checksum: str = "",
         refresh: bool = False,
         deadline: Deadline | None = None,
-        patience: fetch.Patience = fetch.PATIENCE,
+        patience: fetch.Patience | None = None,
+        force: bool = False,
     ) -> None:
         self._vault = vault
         self._runtime = vault.runtime
@@ -81,25 +82,26 @@ class Acquisition:
         self._promise = parse_checksum(checksum)
         self._refresh = refresh
         self._deadline = deadline
-        self._patience = patience
+        self._patience = patience or fetch.PATIENCE
+        self._force = force
 
     def run(self) -> tuple[Image, bool]:
         """The image, and whether anything was changed."""
         vault, reference, arch = self._vault, self._reference, self._arch
         entry = vault.entry(reference, arch)
-        if entry and entry.alias_of and self._refresh:
+        if entry and entry.alias_of and (self._refresh or self._force):
             return self._refresh_alias(entry)
         image = vault.find(reference, arch)
-        if image and not self._refresh and self._is_promised(image, entry):
-            return image, False
+        if self._is_enough(image, entry):
+            return t.cast(Image, image), False
         source = self._source()
         location = source.location or str(source.reference)
         key = hashlib.sha256(f"{location} {arch}".encode()).hexdigest()[:16]
         with self._turn(key):
             image = vault.find(reference, arch)
             entry = vault.entry(reference, arch)
-            if image and not self._refresh and self._is_promised(image, entry):
-                return image, False
+            if self._is_enough(image, entry):
+                return t.cast(Image, image), False
             vault.tidy()
             work = os.path.join(vault.path, f"work-{key}")
             with explained(f"the left-over {work} could not be removed"):
@@ -114,6 +116,42 @@ class Acquisition:
             finally:
                 with contextlib.suppress(OSError):
                     remove_path(work)
+
+    def forecast(self) -> Image | None:
+        """What run() would bring as far as that is known before, without content; None where nothing new."""
+        vault, reference, arch = self._vault, self._reference, self._arch
+        entry = vault.entry(reference, arch)
+        if entry and entry.alias_of and self._refresh:
+            target = parse_reference(entry.alias_of)
+            found = Acquisition(vault, target, arch, self._checksum, True, self._deadline, self._patience).forecast()
+            return replace(found, name=str(reference)) if found else None
+        image = vault.find(reference, arch)
+        if self._is_enough(image, entry):
+            return None
+        source = self._source()
+        sha256 = source.sha256.lower()
+        if self._promise and self._promise.algorithm == "sha256":
+            sha256 = self._expected(self._promise)
+        if image and entry and self._is_current(image, entry, source, sha256):
+            return None
+        there = vault.get(sha256) if sha256 else None
+        if there:
+            return replace(there, name=str(reference))
+        return self._image(source, sha256)
+
+    def _is_enough(self, image: Image | None, entry: Entry | None) -> bool:
+        """Whether what the vault has is all that is asked for."""
+        return image is not None and not self._refresh and not self._force and self._is_promised(image, entry)
+
+    def _is_current(self, image: Image, entry: Entry, source: Source, sha256: str) -> bool:
+        """Whether the source has nothing newer than the image, as far as it says so."""
+        if sha256 or not source.location:
+            return image.hash == sha256
+        if not source.location.startswith(("http://", "https://")):
+            return True
+        if not self._refresh:
+            return False
+        return fetch.is_current(source.location, entry.etag, entry.last_modified, self._patience, self._deadline)
 
     # -- what is there, and what is asked for -----------------------------------------------------------------------
 
@@ -164,7 +202,24 @@ class Acquisition:
     def _source(self) -> Source:
         reference, arch = self._reference, self._arch
         if reference.host == "bootstrap":
-            return Source(reference, "", arch)
+            from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
+
+            release = bootstrap.RELEASES.get(reference.name)
+            if release is None:
+                raise NotFound(
+                    f"the image host bootstrap has no release {reference.name}",
+                    "",
+                    f"It can build: {', '.join(sorted(bootstrap.RELEASES))}.",
+                )
+            return Source(
+                reference,
+                "",
+                arch,
+                os=bootstrap.OS,
+                release=reference.name,
+                version=release.version,
+                user=bootstrap.USER,
+            )
         if reference.host not in ("url", "file"):
             if self._vault.resolve is None:
                 raise NotFound(
@@ -216,10 +271,14 @@ class Acquisition:
                 sha512 = expected
         if sha256:
             image = self._vault.get(sha256)
-            if image:
+            if image and not self._force:
                 return self._named(image, source, entry or Entry(sha256))
         cached = self._vault.get(entry.hash) if entry else None
-        known = (entry.etag, entry.last_modified) if entry and cached and not (sha256 or sha512) else ("", "")
+        known = (
+            (entry.etag, entry.last_modified)
+            if entry and cached and not (sha256 or sha512 or self._force)
+            else ("", "")
+        )
         self._report.step("fetch_image")
         fetched = self._download(source, sha256, sha512, work, partial, known)
         if fetched is None:
@@ -350,7 +409,7 @@ class Acquisition:
                 raise self._mismatch(algorithm, expected[algorithm], value, "the file has")
         image = self._vault.get(actual)
         placed = False
-        if not image:
+        if not image or self._force:
             origin = unpacked if packed else copied if os.path.exists(copied) else path
             image, placed = self._prepared(source, actual, origin, work, digests, movable=origin != path, stamp=stamp)
         named = self._named(image, source, Entry(actual, stamp=stamp))
@@ -401,7 +460,7 @@ class Acquisition:
         stamp -- of the file at the source's location, which must not have changed since
         """
         image = self._vault.get(hash_)
-        if image:
+        if image and not self._force:
             return image, False
         ready = make_dir(os.path.join(work, "ready"))
         target = os.path.join(ready, DISK)
@@ -412,13 +471,17 @@ class Acquisition:
                 "the file was written to meanwhile",
                 "Run this again when whatever writes it is done.",
             )
-        location = fetch.shown(source.location) if source.location else str(source.reference)
-        image = Image(
+        image = self._image(source, hash_, os.path.getsize(target), virtual_size)
+        extra = {"sha512": digests["sha512"]} if "sha512" in digests else {}
+        return image, self._vault.place(ready, image, self._force, **extra)
+
+    def _image(self, source: Source, hash_: str, size: int = 0, virtual_size: int = 0) -> Image:
+        return Image(
             name=str(self._reference),
             hash=hash_,
-            path=os.path.join(self._vault.directory(hash_), DISK),
+            path=os.path.join(self._vault.directory(hash_), DISK) if hash_ else "",
             format="qcow2",
-            size=os.path.getsize(target),
+            size=size,
             virtual_size=virtual_size,
             arch=normal_arch(source.arch),
             os=source.os,
@@ -426,11 +489,9 @@ class Acquisition:
             version=source.version,
             user=source.user,
             title=source.title,
-            source=location,
+            source=fetch.shown(source.location) if source.location else str(source.reference),
             created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
-        extra = {"sha512": digests["sha512"]} if "sha512" in digests else {}
-        return image, self._vault.place(ready, image, **extra)
 
     def _named(self, image: Image, source: Source, entry: Entry) -> tuple[Image, bool]:
         """Let the name lead to the image; whether it led elsewhere before."""

@@ -130,6 +130,26 @@ def read_url(
     return _persistently(attempt, url, patience, deadline, lambda: 0)
 
 
+def is_current(url: str, etag: str, last_modified: str, patience: Patience, deadline: Deadline | None) -> bool:
+    """Whether the server still has the version that is known, as far as it says so; its body is not fetched."""
+    headers = _conditions(etag, last_modified)
+    if not headers:
+        return False
+
+    def attempt() -> bool:
+        try:
+            answer, dummy = _request(url, headers, patience.inactivity)
+        except urllib.error.HTTPError as exc:
+            if exc.code == 304:
+                exc.close()
+                return True
+            raise
+        with contextlib.closing(answer):
+            return bool(etag) and _version(answer)[0] == etag
+
+    return bool(_persistently(attempt, url, patience, deadline, lambda: 0))
+
+
 class Download:
     """One download into a file that can be gone on with later.
 

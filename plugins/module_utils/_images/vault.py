@@ -196,18 +196,29 @@ class Vault:
         checksum: str = "",
         refresh: bool = False,
         deadline: Deadline | None = None,
+        force: bool = False,
     ) -> tuple[Image, bool]:
         """Have an image here, fetched or built if need be, and whether that changed anything.
 
         checksum -- sha256:HEX, sha512:HEX or sha256:URL of a list of checksums; what is here must match it too
         refresh -- ask the source for its newest version; a version that it replaces stays in the vault
         deadline -- by when it must be done; without one the wait for another run is an hour, the fetch unlimited
+        force -- fetch or build it all the same, and put it in the place of what is here
         """
         from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
 
-        image, changed = Acquisition(self, reference, arch, checksum, refresh, deadline).run()
+        image, changed = Acquisition(self, reference, arch, checksum, refresh, deadline, force=force).run()
         self.touch(image)
         return image, changed
+
+    def forecast(self, reference: Reference, arch: str, checksum: str = "", refresh: bool = False) -> Image | None:
+        """What ensure() would bring, without its content and as far as that is known before; None where nothing new.
+
+        Asks the source where it is to be refreshed. Raises what ensure() would raise before it begins to fetch.
+        """
+        from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
+
+        return Acquisition(self, reference, arch, checksum, refresh).forecast()
 
     def touch(self, image: Image) -> None:
         """Note that an image was used just now."""
@@ -250,15 +261,15 @@ class Vault:
             self._change_names(lambda names: {**names, _key(reference, arch): entry})
         return before is None or before.hash != entry.hash
 
-    def place(self, work: str, image: Image, **extra: t.Any) -> bool:
+    def place(self, work: str, image: Image, replace_it: bool = False, **extra: t.Any) -> bool:
         """Move the directory WORK, which holds the finished disk, into the vault; False if the image is there already.
 
-        extra -- more to remember in the record
+        replace_it -- put it in the place of the image that is there; extra -- more to remember in the record
         """
         write_record(os.path.join(work, RECORD), {**{name: getattr(image, name) for name in _REMEMBERED}, **extra})
         with self.lock_hash(image.hash):
             try:
-                if self.get(image.hash):
+                if self.get(image.hash) and not replace_it:
                     return False
             except RecordError:
                 pass
@@ -328,6 +339,19 @@ class Vault:
             if after != before:
                 names = {key: {k: v for k, v in e._asdict().items() if v} for key, e in after.items()}
                 write_record(self._names, {"names": names})
+
+
+def ask_hosts(
+    data: DataDirectory, runtime: Runtime, extra: t.Mapping[str, t.Any] | None = None, refresh: bool = False
+) -> Resolver:
+    """What asks the image hosts; nothing of theirs is imported until it does. extra -- the option image_hosts"""
+
+    def resolve(reference: Reference, arch: str) -> Source:
+        from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
+
+        return ImageHosts(data, runtime, extra).resolve(reference, arch, refresh=refresh)
+
+    return resolve
 
 
 def _key(reference: Reference, arch: str) -> str:

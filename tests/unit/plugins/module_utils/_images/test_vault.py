@@ -32,7 +32,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap, fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault as vault_module
-from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Source, parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -91,7 +90,6 @@ def _surroundings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr(fetch, "PATIENCE", fetch.Patience(1.0, 3, 0.01))
-    monkeypatch.setattr(Acquisition.__init__, "__defaults__", ("", False, None, fetch.PATIENCE))
 
 
 @pytest.fixture

@@ -1,0 +1,328 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Images, from what a task wishes to what the vault has: observe, plan, apply."""
+
+from __future__ import annotations
+
+import calendar
+import platform
+import re
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault, ask_hosts
+from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+PRESENT, LATEST = "present", "latest"
+
+# How old an image that is built on this host may become before `latest` builds it anew from newer packages.
+BUILD_SECONDS = 24 * 3600
+
+_AGE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*\Z", re.IGNORECASE)
+_AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+@dataclass
+class ImageWish:
+    """What a task wishes of the vault. name -- None where images are pruned; prune -- seconds"""
+
+    name: Reference | None
+    state: str = PRESENT
+    arch: str = ""
+    checksum: str = ""
+    alias: str = ""
+    force: bool = False
+    prune: float | None = None
+    hosts: t.Mapping[str, t.Any] | None = None
+
+
+class ImageOutcome(t.NamedTuple):
+    """What a run did, or in check mode would do. view -- the image as users see it; removed -- those that are gone"""
+
+    changed: bool
+    actions: list[str]
+    view: dict[str, t.Any] | None
+    removed: list[dict[str, t.Any]]
+    before: dict[str, t.Any]
+    after: dict[str, t.Any]
+
+
+@dataclass
+class _Plan:
+    """steps -- in the order in which they are done; image -- predicted; remove -- what leaves the vault"""
+
+    steps: list[str] = field(default_factory=list)
+    image: Image | None = None
+    remove: list[Image] = field(default_factory=list)
+
+
+def parse_age(text: str) -> float:
+    """Seconds from `14d`, `12h`, `2w`, `1.5d` or plain seconds. InvalidOption where it is none."""
+    match = _AGE.match(str(text))
+    if not match:
+        raise InvalidOption(
+            f"prune_older_than {text!r} is not a time", hint="Write a number with s, m, h, d or w, such as 14d."
+        )
+    return float(match[1]) * _AGE_UNITS[match[2].lower()]
+
+
+def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
+    """A wish from a task's options. InvalidOption where one of them cannot be meant."""
+    wish = ImageWish(parse_reference(params["name"]) if params.get("name") else None, params["state"])
+    wish.arch = normal_arch(params.get("arch") or platform.machine())
+    wish.checksum = params.get("checksum") or ""
+    wish.alias = params.get("alias") or ""
+    wish.force = bool(params.get("force"))
+    wish.hosts = params.get("image_hosts")
+    if params.get("prune_older_than") is not None:
+        wish.prune = parse_age(params["prune_older_than"])
+        if wish.state != ABSENT or wish.name:
+            raise InvalidOption(
+                "prune_older_than does not go with these options",
+                hint="It needs state: absent, and no name: it removes all images that nobody has used for so long.",
+            )
+    elif not wish.name:
+        raise InvalidOption("name is missing", hint="Name the image; or use prune_older_than with state: absent.")
+    if wish.state == ABSENT:
+        for option in ("checksum", "alias", "force"):
+            if params.get(option):
+                raise InvalidOption(f"{option} does not go with state: absent", hint="Leave it out.")
+    if wish.checksum:
+        from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import parse_checksum
+
+        parse_checksum(wish.checksum)
+    return wish
+
+
+def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, check_mode: bool = False) -> ImageOutcome:
+    """Bring the vault to what is wished, and tell what was done."""
+    vault = Vault(data, runtime, ask_hosts(data, runtime, wish.hosts, wish.state == LATEST))
+    if wish.prune is not None:
+        return _prune(wish.prune, vault, check_mode)
+    assert wish.name
+    current = vault.known(wish.name, wish.arch)
+    before = _comparable(vault, current)
+    if wish.state == ABSENT:
+        plan = _plan_absent(wish, vault, current)
+        if not check_mode:
+            _carry_out_absent(plan, wish, vault)
+        after: dict[str, t.Any] = {} if plan.steps else before
+        return ImageOutcome(bool(plan.steps), plan.steps, None, [_view(vault, i) for i in plan.remove], before, after)
+    plan = _plan_present(wish, vault)
+    image = plan.image
+    changed = bool(plan.steps)
+    if plan.steps and not check_mode:
+        image, changed = _carry_out_present(plan, wish, vault)
+    elif image and not check_mode:
+        vault.touch(image)
+    assert image
+    view = _view(vault, image)
+    if wish.alias and wish.alias not in view["aliases"]:
+        view["aliases"] = sorted([*view["aliases"], wish.alias])
+    after = {key: view[key] for key in ("name", "hash", "aliases")}
+    return ImageOutcome(changed, plan.steps, view, [], before, after)
+
+
+# -- present and latest ------------------------------------------------------------------------------------------------
+
+
+def _plan_present(wish: ImageWish, vault: Vault) -> _Plan:
+    assert wish.name
+    plan = _Plan(image=vault.find(wish.name, wish.arch))
+    refresh = wish.state == LATEST and (wish.name.host != "bootstrap" or _is_outdated(wish, vault, plan.image))
+    new = vault.forecast(wish.name, wish.arch, wish.checksum, refresh or wish.force)
+    if new or wish.force:
+        steps = {"bootstrap": "build_image", "file": "import_image"}
+        plan.steps.append(steps.get(wish.name.host, "fetch_image"))
+        plan.image = new or plan.image
+    assert plan.image
+    if wish.alias and wish.alias not in vault.aliases_of(plan.image):
+        plan.steps.append("set_alias")
+    return plan
+
+
+def _is_outdated(wish: ImageWish, vault: Vault, image: Image | None) -> bool:
+    """Whether an image that is built here would be built differently today."""
+    from ansible_collections.minicloud.local.plugins.module_utils._images.bootstrap import recipe_hash
+
+    assert wish.name
+    entry = vault.entry(wish.name, wish.arch)
+    if not image or not entry or entry.stamp != recipe_hash(wish.name.name, wish.arch):
+        return True
+    try:
+        made = calendar.timegm(time.strptime(image.created, "%Y-%m-%dT%H:%M:%SZ"))
+    except ValueError:
+        return True
+    return time.time() - made > BUILD_SECONDS
+
+
+def _carry_out_present(plan: _Plan, wish: ImageWish, vault: Vault) -> tuple[Image, bool]:
+    assert wish.name and plan.image
+    image, changed = plan.image, False
+    if plan.steps[0] != "set_alias":
+        image, changed = vault.ensure(
+            wish.name, wish.arch, wish.checksum, refresh=wish.state == LATEST, force=wish.force
+        )
+    if wish.alias:
+        changed = vault.set_alias(image, wish.alias) or changed
+    return image, changed
+
+
+# -- absent ------------------------------------------------------------------------------------------------------------
+
+
+def users_of(data: DataDirectory) -> dict[str, list[str]]:
+    """The instances of all scopes whose disks are backed by images, by the image's hash.
+
+    RecordError where an instance's record cannot be read: nobody can know which image it needs.
+    """
+    found: dict[str, list[str]] = {}
+    for scope in data.scopes():
+        instances, broken = scope.instances()
+        if broken:
+            raise RecordError(
+                "it cannot be known which images are in use",
+                str(broken[0]),
+                "Repair that first; no image was removed.",
+                **broken[0].facts,
+            )
+        for instance in instances:
+            if instance.image.get("hash"):
+                found.setdefault(instance.image["hash"], []).append(f"{instance.name} ({scope.name})")
+    return found
+
+
+def _refuse_if_used(image: Image, vault: Vault) -> None:
+    users = users_of(vault.data).get(image.hash)
+    if users:
+        raise InUse(
+            f"the image {image.name} cannot be removed",
+            f"the disks of these instances are backed by it: {', '.join(users)}",
+            "Remove the instances first, or keep the image.",
+            instances=[user.partition(" ")[0] for user in users],
+        )
+
+
+def _plan_absent(wish: ImageWish, vault: Vault, current: Image | None) -> _Plan:
+    assert wish.name
+    entry = vault.entry(wish.name, wish.arch)
+    if not current:
+        # What remains of an image that is gone is only its name.
+        return _Plan(["forget_name"] if entry else [])
+    own = set(vault.names_of(current)) - set(vault.aliases_of(current))
+    if entry and (entry.alias_of or own - {str(wish.name)}):
+        return _Plan(["forget_name"])
+    _refuse_if_used(current, vault)
+    return _Plan(["remove_image"], remove=[current])
+
+
+def _carry_out_absent(plan: _Plan, wish: ImageWish, vault: Vault) -> None:
+    for image in plan.remove:
+        vault.runtime.report.step("remove_image")
+        vault.remove(image)
+    if "forget_name" in plan.steps:
+        assert wish.name
+        vault.forget(wish.name, wish.arch)
+
+
+def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:
+    for error in vault.images()[1]:
+        vault.runtime.report.warn(str(error))
+    old = vault.unused_since(seconds, users_of(vault.data))
+    views = [_view(vault, image) for image in old]
+    if not check_mode:
+        for image in old:
+            vault.runtime.report.step("remove_image")
+            vault.remove(image)
+        vault.tidy()
+    before = {"images": [{key: view[key] for key in ("name", "hash")} for view in views]}
+    return ImageOutcome(bool(old), ["remove_image" for dummy in old], None, views, before, {"images": []})
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+def list_images(runtime: Runtime, data: DataDirectory) -> list[dict[str, t.Any]]:
+    """All images of the vault as users see them; a record that cannot be used is a warning."""
+    vault = Vault(data, runtime)
+    images, broken = vault.images()
+    for error in broken:
+        runtime.report.warn(str(error))
+    try:
+        users = users_of(data)
+    except RecordError as exc:
+        runtime.report.warn(str(exc))
+        users = {}
+    listed = []
+    for image in images:
+        used = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(vault.last_used(image)))
+        instances = [user.partition(" ")[0] for user in users.get(image.hash, [])]
+        listed.append(
+            {**_view(vault, image), "names": vault.names_of(image), "last_used": used, "instances": instances}
+        )
+    return listed
+
+
+def offered_images(
+    query: str,
+    runtime: Runtime,
+    data: DataDirectory,
+    hosts: t.Mapping[str, t.Any] | None = None,
+    arch: str = "",
+    unsupported: bool = False,
+    refresh: bool = False,
+) -> list[dict[str, t.Any]]:
+    """What image hosts offer; query -- nothing, HOST:, or [HOST:]NAME"""
+    arch = normal_arch(arch or platform.machine())
+    host, colon, name = query.strip().partition(":")
+    if colon and host == "bootstrap":
+        return _buildable(name, arch)
+    from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
+
+    offers = ImageHosts(data, runtime, hosts).query(query, arch, unsupported, refresh)
+    return [offer.to_dict() for offer in offers]
+
+
+def _buildable(name: str, arch: str) -> list[dict[str, t.Any]]:
+    from ansible_collections.minicloud.local.plugins.module_utils._images.bootstrap import OS, RELEASES, USER
+
+    return [
+        {
+            "host": "bootstrap",
+            "aliases": [release],
+            "os": OS,
+            "release": release,
+            "version": known.version,
+            "serial": "",
+            "title": f"Debian {known.version} ({release}), built on this host",
+            "variant": "",
+            "supported": True,
+            "arch": arch,
+            "hash": "",
+            "size": 0,
+            "kinds": ["disk"],
+            "user": USER,
+        }
+        for release, known in reversed(list(RELEASES.items()))
+        if name in release
+    ]
+
+
+def _comparable(vault: Vault, image: Image | None) -> dict[str, t.Any]:
+    return {"name": image.name, "hash": image.hash, "aliases": vault.aliases_of(image)} if image else {}
+
+
+def _view(vault: Vault, image: Image) -> dict[str, t.Any]:
+    drivers = sorted(name for name, capabilities in CAPABILITIES.items() if "vm" in capabilities)
+    aliases = vault.aliases_of(image) if image.hash else []
+    return {**image.to_dict(), "aliases": aliases, "drivers": drivers}

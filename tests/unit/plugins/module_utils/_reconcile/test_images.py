@@ -1,0 +1,214 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Images, from wish to result: check mode predicts what a run does, and a second run does nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    ChecksumMismatch,
+    InUse,
+    InvalidOption,
+    NotFound,
+    RecordError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
+    list_images,
+    offered_images,
+    parse_age,
+    parse_image_wish,
+    reconcile_image,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
+    done = subprocess.run(list(argv), input=stdin or b"", capture_output=True, check=False, pass_fds=tuple(pass_fds))
+    return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def runtime():
+    return Runtime(run)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataDirectory(str(tmp_path / "data"))
+
+
+def write_disk(path, mark):
+    path.write_bytes(bytes(510) + b"\x55\xaa" + mark * 100_000)
+    return str(path)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    return write_disk(tmp_path / "disk.raw", b"one")
+
+
+@pytest.fixture
+def go(runtime, data):
+    """Reconcile in check mode, for real and again; what check mode says must be what is done, and only once."""
+
+    def reconcile(again=True, **params):
+        wish = parse_image_wish({"state": "present", "arch": "x86_64", **params})
+        foreseen = reconcile_image(wish, runtime, data, check_mode=True)
+        done = reconcile_image(wish, runtime, data)
+        assert (foreseen.changed, foreseen.actions) == (done.changed, done.actions)
+        for key, value in (foreseen.view or {}).items():
+            assert not value or key in ("created", "source") or value == done.view[key], key
+        assert [one["hash"] for one in foreseen.removed] == [one["hash"] for one in done.removed]
+        if again:
+            for check_mode in (False, True):
+                nothing = reconcile_image(wish, runtime, data, check_mode)
+                assert (nothing.changed, nothing.actions, nothing.before) == (False, [], nothing.after)
+        return done
+
+    return reconcile
+
+
+def use(data, image_hash, name="web"):
+    instance = Instance(name, "u", "qemu", "qemu", "now", "x86_64", 1, 1, 1, image={"hash": image_hash})
+    data.scope("qemu").write(instance)
+
+
+def test_present_alias_absent(go, disk, data):
+    done = go(name=disk, alias="base")
+    assert done.actions == ["import_image", "set_alias"]
+    assert done.before == {}
+    assert done.after == {"name": disk, "hash": done.view["hash"], "aliases": ["base"]}
+    assert done.view["drivers"] == ["qemu"]
+    assert go(name="base").view["hash"] == done.view["hash"]
+    assert go(name="base", state="absent").actions == ["forget_name"]
+    gone = go(name=disk, state="absent")
+    assert gone.actions == ["remove_image"]
+    assert [one["hash"] for one in gone.removed] == [done.view["hash"]]
+    assert (gone.before["name"], gone.after) == (disk, {})
+
+
+def test_latest_imports_a_changed_file_and_keeps_the_older_image(go, disk, data, runtime, tmp_path):
+    old = go(name=disk, state="latest").view
+    write_disk(tmp_path / "disk.raw", b"two")
+    new = go(name=disk, state="latest")
+    assert new.actions == ["import_image"]
+    assert {image.hash for image in Vault(data, runtime).images()[0]} == {old["hash"], new.view["hash"]}
+    assert go(name=old["hash"][:12], state="absent").actions == ["remove_image"]
+
+
+def test_force_does_it_again(go, disk):
+    first = go(name=disk).view
+    again = go(name=disk, force=True, again=False)
+    assert again.changed
+    assert again.actions == ["import_image"]
+    assert again.view["hash"] == first["hash"]
+
+
+def test_a_wrong_checksum_is_found_in_check_mode_too(go, disk, runtime, data):
+    go(name=disk)
+    wish = parse_image_wish({"name": disk, "state": "present", "checksum": f"sha256:{'0' * 64}", "arch": "x86_64"})
+    for check_mode in (True, False):
+        with pytest.raises(ChecksumMismatch):
+            reconcile_image(wish, runtime, data, check_mode)
+
+
+def test_an_image_in_use_stays(go, disk, data, runtime):
+    image = go(name=disk).view
+    use(data, image["hash"])
+    wish = parse_image_wish({"name": disk, "state": "absent", "arch": "x86_64"})
+    for check_mode in (True, False):
+        with pytest.raises(InUse, match=r"web \(qemu\)") as caught:
+            reconcile_image(wish, runtime, data, check_mode)
+        assert caught.value.facts == {"instances": ["web"]}
+    assert os.path.exists(image["path"])
+    assert list_images(runtime, data)[0]["instances"] == ["web"]
+
+
+def test_nothing_is_removed_while_a_record_cannot_be_read(go, disk, data, runtime):
+    go(name=disk)
+    use(data, "0" * 64)
+    with open(os.path.join(data.scope("qemu").directory("web"), "instance.json"), "w") as stream:
+        stream.write("{")
+    for params in ({"name": disk}, {"prune_older_than": "0"}):
+        with pytest.raises(RecordError, match="cannot be known which images are in use"):
+            reconcile_image(parse_image_wish({"state": "absent", "arch": "x86_64", **params}), runtime, data)
+
+
+def test_pruning(go, data, runtime, tmp_path):
+    paths = [write_disk(tmp_path / name, name.encode()) for name in ("one", "two", "three")]
+    images = [go(name=path).view for path in paths]
+    for image in images[:2]:
+        os.utime(os.path.join(os.path.dirname(image["path"]), "image.json"), (1000, 1000))
+    use(data, images[1]["hash"])
+    done = go(state="absent", prune_older_than="1d")
+    assert done.actions == ["remove_image"]
+    assert [one["hash"] for one in done.removed] == [images[0]["hash"]]
+    assert sorted(one["name"] for one in list_images(runtime, data)) == sorted(paths[1:])
+
+
+def test_a_name_that_shares_its_image_goes_alone(go, disk, tmp_path):
+    other = str(tmp_path / "copy.raw")
+    with open(disk, "rb") as source, open(other, "wb") as target:
+        target.write(source.read())
+    image = go(name=disk).view
+    assert go(name=other).view["hash"] == image["hash"]
+    assert go(name=disk, state="absent").actions == ["forget_name"]
+    assert os.path.exists(image["path"])
+    assert go(name=other, state="absent").actions == ["remove_image"]
+    assert not os.path.exists(image["path"])
+
+
+def test_builds_are_renewed_when_the_recipe_or_the_day_changes(go, disk, monkeypatch, tmp_path):
+    built = []
+
+    def build(runtime, release, arch, target, work_dir):
+        built.append(release)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", target, f"{len(built)}M"], check=True)
+        return bootstrap.Built("debian", release, "12", arch, "debian", "")
+
+    monkeypatch.setattr(bootstrap, "build", build)
+    first = go(name="bootstrap:bookworm", state="latest")
+    assert first.actions == ["build_image"]
+    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch: "other")
+    assert go(name="bootstrap:bookworm").view["hash"] == first.view["hash"]
+    second = go(name="bootstrap:bookworm", state="latest")
+    assert second.view["hash"] != first.view["hash"]
+    assert len(built) == 2
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        ({}, InvalidOption),
+        ({"prune_older_than": "1d"}, InvalidOption),
+        ({"prune_older_than": "soon", "state": "absent"}, InvalidOption),
+        ({"name": "x", "prune_older_than": "1d", "state": "absent"}, InvalidOption),
+        ({"name": "x", "alias": "y", "state": "absent"}, InvalidOption),
+        ({"name": "x", "checksum": "abc"}, InvalidOption),
+        ({"name": "/does/not/exist"}, NotFound),
+        ({"name": "bootstrap:potato"}, NotFound),
+    ],
+)
+def test_what_cannot_be_meant(params, error, runtime, data):
+    with pytest.raises(error):
+        reconcile_image(parse_image_wish({"state": "present", "arch": "x86_64", **params}), runtime, data)
+
+
+def test_ages():
+    assert [parse_age(text) for text in ("90", "1m", "1.5h", "14d", "2 w")] == [90, 60, 5400, 1209600, 1209600]
+
+
+def test_what_can_be_built_is_offered(runtime, data):
+    offers = offered_images("bootstrap:", runtime, data)
+    assert [offer["aliases"] for offer in offers] == [["trixie"], ["bookworm"]]
+    assert offered_images("bootstrap:book", runtime, data)[0]["version"] == "12"
