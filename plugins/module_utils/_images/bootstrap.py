@@ -223,7 +223,7 @@ _EXECUTABLE = ("etc/initramfs-tools/hooks/minicloud", "usr/local/sbin/netplan")
 
 _NOT_STARTED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service"
-    " cloud-init-hotplugd.socket systemd-pstore.service"
+    " cloud-init-hotplugd.socket systemd-pstore.service grub-common.service"
 )
 # They only load modules that nothing in a fresh guest uses; each is loaded when something asks for it.
 _MASKED = "systemd-repart.service modprobe@efi_pstore.service modprobe@drm.service"
