@@ -281,10 +281,9 @@ class Acquisition:
         )
         self._report.step("fetch_image")
         fetched = self._download(source, sha256, sha512, work, partial, known)
-        if fetched is None:
-            assert cached
+        if fetched is None and cached:
             return self._named(cached, source, entry or Entry(cached.hash))
-        result, flow = fetched
+        result, flow = t.cast("tuple[fetch.Fetched, Flow]", fetched)
         digests = {o.algorithm: o.hex for o in flow.outlets if isinstance(o, Digest)}
         unpacked = next(o for o in flow.outlets if isinstance(o, Unpacker))
         actual = digests["sha256"]
@@ -303,7 +302,7 @@ class Acquisition:
             remove_path(result.path)
             remove_path(f"{partial}.json")
         named = self._named(image, source, Entry(actual, etag=result.etag, last_modified=result.last_modified))
-        return image, placed or named[1]
+        return named[0], placed or named[1]
 
     def _download(
         self,
@@ -434,8 +433,7 @@ class Acquisition:
         flow = Flow(lambda: [Digest("sha256")])
         flow.put_file(made)
         flow.finish()
-        digest = flow.outlets[0]
-        assert isinstance(digest, Digest)
+        digest = t.cast(Digest, flow.outlets[0])
         source = source._replace(
             os=built.os, release=built.release, version=built.version, user=built.user, title=built.title
         )

@@ -177,7 +177,7 @@ class Unpacker:
         if self._program:
             self._program.feed(data)
         elif self._decoder:
-            self._decode(data)
+            self._decode(data, self._decoder)
 
     def _begin(self, head: bytes) -> None:
         self._head = None
@@ -191,17 +191,17 @@ class Unpacker:
         else:
             self._program = _Program(self._runtime, self._out)
 
-    def _decode(self, data: bytes) -> None:
-        assert self._decoder and self._out and self._make
+    def _decode(self, data: bytes, decoder: Decoder) -> None:
+        out_file, make = t.cast(Sparse, self._out), t.cast(t.Callable[[], Decoder], self._make)
         while True:
-            if self._decoder.eof:
+            if decoder.eof:
                 # Another stream may follow, also after padding.
-                data = (self._decoder.unused_data + data).lstrip(b"\0")
+                data = (decoder.unused_data + data).lstrip(b"\0")
                 if not data:
                     return
-                self._decoder = self._make()
+                decoder = self._decoder = make()
             try:
-                out = self._decoder.decompress(data, 4 * CHUNK)
+                out = decoder.decompress(data, 4 * CHUNK)
             except (OSError, ValueError, EOFError) as exc:
                 raise _damaged(self.kind, str(exc)) from exc
             except Exception as exc:
@@ -215,8 +215,8 @@ class Unpacker:
                 raise _damaged(self.kind, str(exc)) from exc
             data = b""
             if out:
-                self._out.write(out)
-            if not self._decoder.eof and self._decoder.needs_input:
+                out_file.write(out)
+            if not decoder.eof and decoder.needs_input:
                 return
 
     def finish(self) -> None:

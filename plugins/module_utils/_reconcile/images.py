@@ -59,10 +59,9 @@ class ImageOutcome(t.NamedTuple):
 
 @dataclass
 class _Plan:
-    """steps -- in the order in which they are done; image -- predicted; remove -- what leaves the vault"""
+    """steps -- in the order in which they are done; remove -- what leaves the vault"""
 
     steps: list[str] = field(default_factory=list)
-    image: Image | None = None
     remove: list[Image] = field(default_factory=list)
 
 
@@ -109,23 +108,21 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
     vault = Vault(data, runtime, ask_hosts(data, runtime, wish.hosts, wish.state == LATEST))
     if wish.prune is not None:
         return _prune(wish.prune, vault, check_mode)
-    assert wish.name
-    current = vault.known(wish.name, wish.arch)
+    name = t.cast(Reference, wish.name)
+    current = vault.known(name, wish.arch)
     before = _comparable(vault, current)
     if wish.state == ABSENT:
-        plan = _plan_absent(wish, vault, current)
+        plan = _plan_absent(name, wish.arch, vault, current)
         if not check_mode:
-            _carry_out_absent(plan, wish, vault)
+            _carry_out_absent(plan, name, wish.arch, vault)
         after: dict[str, t.Any] = {} if plan.steps else before
         return ImageOutcome(bool(plan.steps), plan.steps, None, [_view(vault, i) for i in plan.remove], before, after)
-    plan = _plan_present(wish, vault)
-    image = plan.image
+    plan, image = _plan_present(name, wish, vault)
     changed = bool(plan.steps)
     if plan.steps and not check_mode:
-        image, changed = _carry_out_present(plan, wish, vault)
-    elif image and not check_mode:
+        image, changed = _carry_out_present(plan, name, wish, vault, image)
+    elif not check_mode:
         vault.touch(image)
-    assert image
     view = _view(vault, image)
     if wish.alias and wish.alias not in view["aliases"]:
         view["aliases"] = sorted([*view["aliases"], wish.alias])
@@ -136,28 +133,27 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
 # -- present and latest ------------------------------------------------------------------------------------------------
 
 
-def _plan_present(wish: ImageWish, vault: Vault) -> _Plan:
-    assert wish.name
-    plan = _Plan(image=vault.find(wish.name, wish.arch))
-    refresh = wish.state == LATEST and (wish.name.host != "bootstrap" or _is_outdated(wish, vault, plan.image))
-    new = vault.forecast(wish.name, wish.arch, wish.checksum, refresh or wish.force)
+def _plan_present(name: Reference, wish: ImageWish, vault: Vault) -> tuple[_Plan, Image]:
+    """What is to be done, and the image that will be there."""
+    plan = _Plan()
+    image = vault.find(name, wish.arch)
+    refresh = wish.state == LATEST and (name.host != "bootstrap" or _is_outdated(name, wish.arch, vault, image))
+    new = vault.forecast(name, wish.arch, wish.checksum, refresh or wish.force)
     if new or wish.force:
         steps = {"bootstrap": "build_image", "file": "import_image"}
-        plan.steps.append(steps.get(wish.name.host, "fetch_image"))
-        plan.image = new or plan.image
-    assert plan.image
-    if wish.alias and wish.alias not in vault.aliases_of(plan.image):
+        plan.steps.append(steps.get(name.host, "fetch_image"))
+    image = t.cast(Image, new or image)
+    if wish.alias and wish.alias not in vault.aliases_of(image):
         plan.steps.append("set_alias")
-    return plan
+    return plan, image
 
 
-def _is_outdated(wish: ImageWish, vault: Vault, image: Image | None) -> bool:
+def _is_outdated(name: Reference, arch: str, vault: Vault, image: Image | None) -> bool:
     """Whether an image that is built here would be built differently today."""
     from ansible_collections.minicloud.local.plugins.module_utils._images.bootstrap import recipe_hash
 
-    assert wish.name
-    entry = vault.entry(wish.name, wish.arch)
-    if not image or not entry or entry.stamp != recipe_hash(wish.name.name, wish.arch):
+    entry = vault.entry(name, arch)
+    if not image or not entry or entry.stamp != recipe_hash(name.name, arch):
         return True
     try:
         made = calendar.timegm(time.strptime(image.created, "%Y-%m-%dT%H:%M:%SZ"))
@@ -166,13 +162,10 @@ def _is_outdated(wish: ImageWish, vault: Vault, image: Image | None) -> bool:
     return time.time() - made > BUILD_SECONDS
 
 
-def _carry_out_present(plan: _Plan, wish: ImageWish, vault: Vault) -> tuple[Image, bool]:
-    assert wish.name and plan.image
-    image, changed = plan.image, False
+def _carry_out_present(plan: _Plan, name: Reference, wish: ImageWish, vault: Vault, image: Image) -> tuple[Image, bool]:
+    changed = False
     if plan.steps[0] != "set_alias":
-        image, changed = vault.ensure(
-            wish.name, wish.arch, wish.checksum, refresh=wish.state == LATEST, force=wish.force
-        )
+        image, changed = vault.ensure(name, wish.arch, wish.checksum, refresh=wish.state == LATEST, force=wish.force)
     if wish.alias:
         changed = vault.set_alias(image, wish.alias) or changed
     return image, changed
@@ -213,26 +206,24 @@ def _refuse_if_used(image: Image, vault: Vault) -> None:
         )
 
 
-def _plan_absent(wish: ImageWish, vault: Vault, current: Image | None) -> _Plan:
-    assert wish.name
-    entry = vault.entry(wish.name, wish.arch)
+def _plan_absent(name: Reference, arch: str, vault: Vault, current: Image | None) -> _Plan:
+    entry = vault.entry(name, arch)
     if not current:
         # What remains of an image that is gone is only its name.
         return _Plan(["forget_name"] if entry else [])
     own = set(vault.names_of(current)) - set(vault.aliases_of(current))
-    if entry and (entry.alias_of or own - {str(wish.name)}):
+    if entry and (entry.alias_of or own - {str(name)}):
         return _Plan(["forget_name"])
     _refuse_if_used(current, vault)
     return _Plan(["remove_image"], remove=[current])
 
 
-def _carry_out_absent(plan: _Plan, wish: ImageWish, vault: Vault) -> None:
+def _carry_out_absent(plan: _Plan, name: Reference, arch: str, vault: Vault) -> None:
     for image in plan.remove:
         vault.runtime.report.step("remove_image")
         vault.remove(image)
     if "forget_name" in plan.steps:
-        assert wish.name
-        vault.forget(wish.name, wish.arch)
+        vault.forget(name, arch)
 
 
 def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:

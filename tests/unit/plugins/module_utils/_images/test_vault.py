@@ -43,7 +43,7 @@ ARCH = "x86_64"
 MIB = 1 << 20
 FILE = "/noble-server-cloudimg-amd64.img"
 # For processes of the tests' own: where the collection and ansible-core are.
-PATHS = os.pathsep.join([vault_module.__file__.split("/ansible_collections/")[0], *filter(None, sys.path)])
+PATHS = os.pathsep.join([vault_module.__file__.partition("/ansible_collections/")[0], *filter(None, sys.path)])
 
 
 def make_disk(seed=1, size=4 * MIB, filled=2 * MIB):
@@ -703,7 +703,9 @@ def test_a_run_that_is_killed_while_it_prepares(data, vault, web, program, tmp_p
         "from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.conftest import run as real;"
         f"t.ensure_and_tell({data.path!r}, {web.url + FILE!r}, '')"
     )
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": PATHS}, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": PATHS}, capture_output=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL
     assert half_made(vault) != []
     assert vault.ensure(at(web), ARCH)[1]
@@ -732,7 +734,9 @@ def small(tmp_path, runtime):
         pytest.skip("only root can mount a small file system")
     path = tmp_path / "small"
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "none", path], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "none", path], capture_output=True, check=False
+    )
     if done.returncode != 0:
         pytest.skip("no file system can be mounted here")
 
