@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataDirectory(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", registry.DRIVERS)
+def test_every_driver_can_be_had_by_its_name(data, name):
+    driver = registry.load(name, Runtime(None), data)
+    assert isinstance(driver, Driver)
+    assert driver.name == name
+    assert driver.scope.name == driver.scope_name == registry.scope_of(name)
+    assert "vm" in registry.CAPABILITIES[name] or "container" in registry.CAPABILITIES[name]
+
+
+def test_the_active_driver_is_used_when_none_is_named(data, monkeypatch):
+    monkeypatch.setattr(registry, "default_driver", lambda: "qemu")
+    assert registry.load(None, Runtime(None), data).name == "qemu"
+    data.change_settings(driver="vanished")
+    with pytest.raises(InvalidOption) as caught:
+        registry.load(None, Runtime(None), data)
+    assert "there is no driver 'vanished'" in str(caught.value)
+    assert "qemu" in caught.value.hint
+    assert registry.load("qemu", Runtime(None), data).name == "qemu"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "there", "name"),
+    [
+        ("linux", "x86_64", ("qemu", "lxd"), "qemu"),
+        ("linux", "aarch64", ("qemu", "lxd"), "lxd"),
+        ("linux", "aarch64", ("qemu",), "qemu"),
+        ("darwin", "arm64", ("qemu", "lxd"), "qemu"),
+    ],
+)
+def test_the_default_driver_suits_the_host(monkeypatch, system, machine, there, name):
+    monkeypatch.setattr(registry.sys, "platform", system)
+    monkeypatch.setattr(registry.platform, "machine", lambda: machine)
+    monkeypatch.setattr(registry, "CAPABILITIES", dict.fromkeys(there, frozenset()))
+    assert registry.default_driver() == name
+
+
+def test_a_missing_capability_names_the_drivers_that_have_it(monkeypatch):
+    monkeypatch.setattr(registry, "CAPABILITIES", {"a": frozenset(), "b": frozenset({"fly"}), "c": frozenset({"fly"})})
+    registry.require_capability("b", "fly", "flying")
+    with pytest.raises(NotSupported) as caught:
+        registry.require_capability("a", "fly", "flying")
+    assert str(caught.value) == "the driver a cannot do flying. Drivers that can: b, c."
+    with pytest.raises(NotSupported, match=r"No driver of this version can\."):
+        registry.require_capability("a", "dive", "diving")
+
+
+def test_an_option_that_a_driver_does_not_know_is_refused_with_those_it_knows(data):
+    with pytest.raises(InvalidOption) as caught:
+        registry.load("qemu", Runtime(None), data, {"accelerator": "tcg", "colour": "red"})
+    assert "'colour'" in str(caught.value)
+    assert "accelerator" in caught.value.hint
