@@ -17,6 +17,8 @@ _FIRST_DESCRIPTOR = 16
 _PATH_TABLES = _FIRST_DESCRIPTOR + 3
 _FIRST_DIRECTORY = _PATH_TABLES + 4
 _DIRECTORY_FLAG = 2
+# Padding that other writers add too. Busybox takes a device below 64 KiB for empty and does not look for a label.
+_LAST_PADDING = 150
 _JOLIET_LEVEL_3 = b"%/E"
 # A fixed date, 1980-01-01 00:00 UTC, and "not given": the same files make the same image.
 _RECORD_DATE = bytes((80, 1, 1, 0, 0, 0, 0))
@@ -58,6 +60,7 @@ def iso_image(files: t.Mapping[str, bytes], volume_id: str) -> bytes:
         placed.append(entry._replace(sector=next_sector))
         next_sector += _sectors(entry.size)
 
+    next_sector += _LAST_PADDING
     plain = _directory(placed, _FIRST_DIRECTORY, _plain_name)
     joliet = _directory(placed, joliet_at, _joliet_name)
     parts = [
@@ -73,6 +76,7 @@ def iso_image(files: t.Mapping[str, bytes], volume_id: str) -> bytes:
         joliet,
     ]
     parts.extend(_padded(files[name]) for name in names)
+    parts.append(bytes(_LAST_PADDING * _SECTOR))
     return b"".join(parts)
 
 
