@@ -1,0 +1,147 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Ends runs with SIGKILL, at every step and at any moment, and checks that the next run converges and nothing leaks.
+
+Arguments: the data directory, and the image of a small guest.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+import typing as t
+
+# The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
+
+NAME = "crash"
+
+
+class Killer(Reporter):
+    """Ends its own process at the step of that number; 0: never."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+        self.seen: list[str] = []
+
+    def step(self, name: str) -> None:
+        self.seen.append(name)
+        if len(self.seen) == self.at:
+            print(f"killed at {name}", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Test:
+    def __init__(self, data_dir: str, image: str) -> None:
+        self.data = DataDirectory(data_dir)
+        self.image = image
+
+    def reconcile(self, at: int = 0, **wish: t.Any) -> t.Any:
+        params = {
+            "name": NAME,
+            "image": self.image,
+            "memory": "128M",
+            "user": "debian",
+            "wait": False,
+            "timeout": 600,
+            **wish,
+        }
+        return reconcile_instance(parse_wish(params), Runtime(run, Killer(at)), self.data, "qemu")
+
+    def child(self, at: int, seconds: float | None = None, **wish: t.Any) -> bool:
+        """Reconcile in a child that is killed at a step or after some seconds; whether it got to the end."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self.reconcile(at, **wish)
+            except BaseException as exc:
+                print(f"the child failed: {exc!r}", flush=True)
+                os._exit(3)
+            os._exit(0)
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        check(os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "a run failed that nobody had killed")
+        return not os.WIFSIGNALED(status)
+
+    def converge(self, **wish: t.Any) -> None:
+        """The next run brings the instance up, once; the run after it has nothing to do; the last removes it."""
+        self.reconcile(**wish)
+        # What a killed run has started may be a shell still that is about to become QEMU.
+        end = time.monotonic() + 60
+        while processes() == 0 and time.monotonic() < end:
+            time.sleep(0.02)
+        count = processes()
+        check(count == 1, f"there are {count} QEMU processes instead of one")
+        again = self.reconcile(**wish)
+        check(not again.changed, f"another run had something to do: {again.actions}")
+        self.remove()
+
+    def remove(self) -> None:
+        self.reconcile(state="absent")
+        check(processes() == 0, "a QEMU process is left over")
+        check(not os.path.exists(self.data.scope("qemu").directory(NAME)), "the instance's directory is left over")
+        check(not os.listdir(os.path.join(self.data.path, "locks")), "a lock is left over")
+        with open(self.data.known_hosts, encoding="utf-8") as stream:
+            check(f"-{NAME}" not in stream.read(), "a line in known_hosts is left over")
+
+    def at_every_step(self, what: str, **wish: t.Any) -> None:
+        at = 1
+        while True:
+            if wish.get("state", "running") != "running" or "memory" in wish:
+                self.reconcile()
+            ended = self.child(at, **wish)
+            self.converge(**{**wish, "state": "running"})
+            if ended:
+                break
+            at += 1
+        check(at > 3, f"{what} has hardly any step")
+        print(f"{what}: {at - 1} steps", flush=True)
+
+
+def processes() -> int:
+    """How many QEMU processes of the instance there are."""
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as stream:
+                arguments = stream.read().split(b"\0")
+        except OSError:
+            continue
+        count += f"guest={NAME},debug-threads=off".encode() in arguments and b"qemu" in arguments[0]
+    return count
+
+
+def check(holds: bool, what: str) -> None:
+    if not holds:
+        print(f"FAILED: {what}", flush=True)
+        sys.exit(1)
+
+
+def main() -> None:
+    test = Test(*sys.argv[1:3])
+    test.converge()
+    test.at_every_step("launch")
+    test.at_every_step("removal", state="absent")
+    test.at_every_step("restart for more memory", memory="160M", allow_restart=True, force=True)
+    random.seed()
+    for dummy in range(30):
+        test.child(0, random.uniform(0.0, 0.3))
+        test.converge()
+    print("30 launches killed at any moment", flush=True)
+    test.child(0, random.uniform(0.0, 0.3))
+    test.converge(wait=True)
+
+
+if __name__ == "__main__":
+    main()
