@@ -117,22 +117,30 @@ class FaultyServer:
 
     def _send(self, request, record: Sent, body: bytes, fault: dict) -> None:
         stop = min(len(body), *(fault[key] for key in ("cut", "reset", "stall") if key in fault), len(body))
+        done = self._write(request, body[:stop], fault)
+        self.sent.append(record._replace(size=done))
+        if "stall" in fault:
+            fault.get("until", threading.Event()).wait(fault.get("seconds", 5))
+            if fault.get("go_on"):
+                self._write(request, body[stop:], {})
+                return
+        if "reset" in fault:
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            request.connection.close()
+        if stop < len(body) or "length" in fault:
+            request.close_connection = True
+
+    def _write(self, request, body: bytes, fault: dict) -> int:
+        """Send bytes at the planned rate; how many were taken."""
         rate = fault.get("rate", self.rate)
         done = 0
         try:
-            while done < stop:
-                piece = body[done : min(done + CHUNK, stop)]
+            while done < len(body):
+                piece = body[done : done + CHUNK]
                 request.wfile.write(piece)
                 done += len(piece)
                 if rate:
                     time.sleep(len(piece) / rate)
         except OSError:
             pass
-        self.sent.append(record._replace(size=done))
-        if "stall" in fault:
-            time.sleep(fault.get("seconds", 5))
-        if "reset" in fault:
-            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            request.connection.close()
-        if stop < len(body) or "length" in fault:
-            request.close_connection = True
+        return done

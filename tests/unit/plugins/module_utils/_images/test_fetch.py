@@ -243,7 +243,8 @@ def test_the_deadline_ends_it_and_keeps_what_came(server, tmp_path):
     job = Fetch(server, tmp_path)
     job.run()
     assert job.sha256 == SHA256
-    assert server.bodies("/disk.img")[-1].status == 206
+    # The server may notice only later that nobody listens to its first answer any more.
+    assert 206 in [sent.status for sent in server.bodies("/disk.img")]
 
 
 def test_no_server_is_a_clear_error(server, tmp_path):

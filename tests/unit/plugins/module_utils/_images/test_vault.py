@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -644,28 +645,32 @@ def ensure_and_tell(path, url, checksum):
 
 @pytest.mark.parametrize("checksums", [False, True])
 def test_one_download_however_many_ask(data, vault, web, image, checksums):
-    web.rate = 4 * MIB
+    all_are_there = threading.Event()
+    web.plan[FILE] = [{"stall": MIB, "until": all_are_there, "seconds": 60, "go_on": True}]
     given = [f"sha256:{sha256(image)}" if checksums and number % 2 else "" for number in range(4)]
     runs = [start(data, web.url + FILE, checksum) for checksum in given]
+    first = sorted(one.stdout.readline().strip() for one in runs)
+    all_are_there.set()
     said = [one.communicate(timeout=60)[0] for one in runs]
     assert [one.returncode for one in runs] == [0] * 4
+    assert first == ["fetch_image", *[f"waiting for another run that fetches the image {at(web)}"] * 3]
     assert sum(f"changed True {sha256(image)}" in text for text in said) == 1
     assert sum(f"changed False {sha256(image)}" in text for text in said) == 3
-    assert sum("waiting for another run" in text for text in said) >= 1
     assert len(web.bodies(FILE)) == 1
     assert half_made(vault) == []
 
 
 def test_different_images_come_in_parallel(data, vault, web, image, newer):
     web.files["/other"] = newer
-    web.rate = MIB
+    other_is_there = threading.Event()
+    web.plan[FILE] = [{"stall": MIB, "until": other_is_there, "seconds": 60, "go_on": True}]
     first = start(data, web.url + FILE)
     begin = time.monotonic()
-    while not web.sent and not half_made_or_none(vault) and time.monotonic() - begin < 20:
+    while not web.bodies(FILE) and time.monotonic() - begin < 30:
         time.sleep(0.05)
-    web.rate = 0
     vault.ensure(at(web, "/other"), ARCH)
     assert first.poll() is None
+    other_is_there.set()
     assert "changed True" in first.communicate(timeout=60)[0]
 
 
@@ -677,18 +682,19 @@ def half_made_or_none(vault):
 
 @pytest.mark.parametrize("after", [0, MIB, 2 * MIB])
 def test_a_killed_run_is_gone_on_with(data, vault, web, image, after):
-    web.rate = 2 * MIB
+    killed = threading.Event()
+    web.plan[FILE] = [{"stall": after, "until": killed, "seconds": 60}]
     one = start(data, web.url + FILE)
     begin = time.monotonic()
-    while time.monotonic() - begin < 20:
+    while time.monotonic() - begin < 30:
         sizes = [os.path.getsize(os.path.join(vault.partial, name)) for name in half_made_or_none(vault)]
-        if sizes and max(sizes) >= after:
+        if len(sizes) == 2 and max(sizes) >= after:
             break
         time.sleep(0.01)
     one.send_signal(signal.SIGKILL)
     one.communicate(timeout=20)
+    killed.set()
     assert vault.images() == ([], [])
-    web.rate = 0
     assert vault.ensure(at(web), ARCH)[0].hash == sha256(image)
     assert half_made(vault) == []
 
