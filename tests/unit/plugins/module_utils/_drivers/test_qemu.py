@@ -1,0 +1,600 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import types
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import Identity, QemuDriver, identity_for
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    CommandFailed,
+    HypervisorError,
+    InUse,
+    InvalidOption,
+    MinicloudError,
+    MissingRequirement,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Nic, Observed, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
+from ansible_collections.minicloud.local.tests.unit import processes
+
+# A program that stands in for QEMU: it holds what it inherits, and answers on its monitor as told by the environment.
+FAKE_QEMU = r"""
+import json, os, re, socket, sys
+
+behaviour = os.environ.get("FAKE_QEMU", "")
+if behaviour == "ends":
+    sys.exit("qemu-system-x86_64: something is wrong with the disk")
+words = " ".join(sys.argv)
+record = {"argv": sys.argv[1:], "cwd": os.getcwd(), "uid": os.getuid(), "umask": os.umask(0)}
+record["files"] = {
+    name: os.readlink(f"/proc/self/fd/{fd}") for fd, name in re.findall(r"fd=(\d+),set=\d+,opaque=(\w+)", words)
+}
+record["sessions"] = [os.getsid(0), os.getppid()]
+with open("fake.json", "w") as stream:
+    json.dump(record, stream)
+console = int(re.search(r"fd=(\d+),set=\d+,opaque=console", words)[1])
+os.write(console, b"the guest boots\n")
+listener = socket.socket(fileno=int(re.search(r"socket,id=monitor,fd=(\d+)", words)[1]))
+forwards = []
+while True:
+    connection, _ = listener.accept()
+    if behaviour == "deaf":
+        connection.recv(1 << 20)
+        continue
+    stream = connection.makefile("rwb")
+
+    def say(answer):
+        stream.write(json.dumps(answer).encode() + b"\n")
+        stream.flush()
+
+    say({"QMP": {}})
+    for line in stream:
+        request = json.loads(line)
+        command = request["execute"]
+        if command in ("quit", "system_powerdown") and behaviour != "stubborn":
+            say({"return": {}})
+            sys.exit(0)
+        answer = {}
+        if command == "human-monitor-command":
+            answer = ""
+            verb, *rest = request["arguments"]["command-line"].split()
+            if verb == "info":
+                answer = "\r\n".join(
+                    f"  {p.upper()}[HOST_FORWARD] 1 {'*' if ip == '0.0.0.0' else ip} {h} 10.0.2.15 {g} 0 0"
+                    for p, ip, h, g in (re.split(":|-:", rule) for rule in forwards)
+                )
+            elif verb == "hostfwd_remove":
+                gone = [rule for rule in forwards if rule.startswith(rest[1] + "-")]
+                forwards = [rule for rule in forwards if rule not in gone]
+                answer = "removed" if gone else "not found"
+            elif rest[1] in forwards or ":6666-" in rest[1]:
+                answer = f"Could not set up host forwarding rule '{rest[1]}'"
+            else:
+                forwards.append(rest[1])
+        say({"return": answer})
+"""
+
+needs_setsid = pytest.mark.skipif(not shutil.which("setsid"), reason="this host has no setsid")
+
+
+def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
+    done = subprocess.run(
+        list(argv), input=stdin, cwd=cwd, env={**os.environ, **(env or {})}, pass_fds=pass_fds,
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def an_instance(name="web", **changes):
+    values = {
+        "uuid": f"id-of-{name}",
+        "scope": "qemu",
+        "driver": "qemu",
+        "created": "",
+        "arch": "x86_64",
+        "cpus": 1,
+        "memory": 1 << 30,
+        "disk": 5 << 30,
+        "phase": "ready",
+        "ssh_port": 40022,
+        "nics": [Nic("user", "52:54:00:00:00:01")],
+    }
+    return Instance(name, **{**values, **changes})
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataDirectory(str(tmp_path / "data"))
+
+
+@pytest.fixture
+def driver(data, monkeypatch):
+    driver = QemuDriver(Runtime(run, Reporter()), data.scope("qemu"))
+    # Nobody here is as slow as a guest.
+    monkeypatch.setattr(qemu, "Deadline", lambda seconds: Deadline(seconds / 20))
+    monkeypatch.setattr(qemu, "Qmp", lambda path, timeout=20: Qmp(path, timeout / 20))
+    return driver
+
+
+@pytest.fixture
+def instance(driver, tmp_path):
+    instance = an_instance(image={"name": "lts", "path": str(tmp_path / "base.qcow2")})
+    driver.scope.write(instance)
+    (tmp_path / "base.qcow2").write_text("base")
+    for name in ("disk.qcow2", "seed.iso"):
+        write_file(os.path.join(driver.scope.directory("web"), name), name.encode())
+    return instance
+
+
+def path_of(driver, name):
+    return os.path.join(driver.scope.directory("web"), name)
+
+
+def hold_run_lock(driver, told):
+    """What a QEMU does as far as its lock is concerned."""
+    handle = os.open(path_of(driver, "run.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    told.give()
+    signal_that_never_comes = processes.Signal()
+    signal_that_never_comes.wait()
+
+
+class TestAlive:
+    def test_whoever_holds_the_lock_is_alive_until_it_is_killed(self, driver, instance):
+        assert not driver.alive(instance)
+        told = processes.Signal()
+        with processes.running(lambda: hold_run_lock(driver, told)):
+            told.wait()
+            assert driver.alive(instance)
+            assert driver.observe([instance]) == [Observed("running", ("127.0.0.1",))]
+        assert not driver.alive(instance)
+        assert driver.observe([instance]) == [Observed("stopped")]
+
+    def test_a_file_alone_says_nothing(self, driver, instance):
+        for name in ("run.lock", "qemu.pid", "monitor.sock"):
+            write_file(path_of(driver, name), b"1")
+        assert not driver.alive(instance)
+
+    def test_lookers_do_not_take_each_other_for_a_qemu(self, driver, instance):
+        write_file(path_of(driver, "run.lock"), b"")
+        with open(path_of(driver, "run.lock"), encoding="ascii") as looker:
+            fcntl.flock(looker, fcntl.LOCK_SH)
+            assert not driver.alive(instance)
+
+    def test_looking_leaves_nothing_behind(self, driver, instance):
+        before = os.listdir(driver.scope.directory("web")), len(os.listdir("/proc/self/fd"))
+        for dummy in range(10):
+            driver.alive(instance)
+        assert (os.listdir(driver.scope.directory("web")), len(os.listdir("/proc/self/fd"))) == before
+
+    def test_many_in_their_order(self, driver, instance):
+        other = an_instance("other")
+        driver.scope.write(other)
+        told = processes.Signal()
+        with processes.running(lambda: hold_run_lock(driver, told)):
+            told.wait()
+            states = [each.state for each in driver.observe([other, instance, other])]
+        assert states == ["stopped", "running", "stopped"]
+
+
+@needs_setsid
+class TestRunning:
+    @pytest.fixture(autouse=True)
+    def program(self, tmp_path, monkeypatch, driver, instance):
+        path = tmp_path / "bin" / "qemu-system-x86_64"
+        path.parent.mkdir()
+        path.write_text(f"#!{sys.executable}\n{FAKE_QEMU}")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setattr(qemu, "identity_for", lambda name: Identity(os.getuid(), os.getgid(), (), False))
+        yield path
+        # Whatever a test has left running.
+        try:
+            with open(path_of(driver, "qemu.pid"), encoding="ascii") as stream:
+                pid = int(stream.read())
+            if driver.alive(instance):
+                os.kill(pid, 9)
+        except FileNotFoundError:
+            pass
+
+    def told(self, driver):
+        with open(path_of(driver, "fake.json"), encoding="utf-8") as stream:
+            return json.load(stream)
+
+    def test_it_starts_runs_and_ends(self, driver, instance):
+        driver.start(instance)
+        assert driver.alive(instance)
+        driver.stop(instance, Deadline(20), force=False)
+        assert not driver.alive(instance)
+        driver.start(instance)
+        assert driver.alive(instance)
+        driver.stop(instance, Deadline(20), force=True)
+        assert not driver.alive(instance)
+        driver.stop(instance, Deadline(20), force=True)
+
+    def test_it_has_what_it_needs_and_knows_no_path(self, driver, instance, data):
+        driver.start(instance)
+        told = self.told(driver)
+        directory = driver.scope.directory("web")
+        assert told["files"] == {
+            "base": instance.image["path"],
+            "disk": f"{directory}/disk.qcow2",
+            "seed": f"{directory}/seed.iso",
+            "console": f"{directory}/console.log",
+        }
+        assert [word for word in told["argv"] if data.path in word or instance.image["path"] in word] == []
+        assert told["umask"] == 0o077
+        driver.delete(instance)
+
+    def test_it_outlives_this_run(self, driver, instance):
+        driver.start(instance)
+        session, parent = self.told(driver)["sessions"]
+        assert session != os.getsid(0)
+        assert parent != os.getpid()
+        driver.delete(instance)
+
+    def test_its_files_are_private(self, driver, instance):
+        driver.start(instance)
+        for name in ("console.log", "monitor.sock", "run.lock", "qemu.pid", "qemu.log"):
+            assert stat.S_IMODE(os.stat(path_of(driver, name)).st_mode) & 0o077 == 0, name
+        driver.delete(instance)
+
+    def test_this_run_keeps_no_handle_of_it(self, driver, instance):
+        before = len(os.listdir("/proc/self/fd"))
+        driver.start(instance)
+        assert len(os.listdir("/proc/self/fd")) == before
+        driver.delete(instance)
+
+    def test_a_second_one_is_refused(self, driver, instance):
+        driver.start(instance)
+        with pytest.raises(HypervisorError, match="a QEMU of this instance runs already"):
+            driver.start(instance)
+        assert driver.alive(instance)
+        driver.delete(instance)
+
+    def test_one_that_ends_at_once_is_told_with_its_own_words(self, driver, instance, monkeypatch):
+        monkeypatch.setenv("FAKE_QEMU", "ends")
+        with pytest.raises(HypervisorError) as caught:
+            driver.start(instance)
+        assert "QEMU could not start web: qemu-system-x86_64: something is wrong with the disk" in str(caught.value)
+        assert caught.value.facts["hypervisor_log"] == driver.log(instance)
+        monkeypatch.delenv("FAKE_QEMU")
+        driver.start(instance)
+        assert driver.log(instance) == ""
+        driver.delete(instance)
+
+    def test_one_that_does_not_answer_is_told_and_can_be_ended(self, driver, instance, monkeypatch):
+        monkeypatch.setenv("FAKE_QEMU", "deaf")
+        monkeypatch.setattr(qemu, "Qmp", lambda path, timeout=20: Qmp(path, 0.1))
+        with pytest.raises(HypervisorError, match="does not answer on its monitor"):
+            driver.start(instance)
+        assert driver.alive(instance)
+        with pytest.raises(HypervisorError, match="does not answer on its monitor") as caught:
+            driver.stop(instance, Deadline(5), force=False)
+        assert "force: true" in caught.value.hint
+        driver.stop(instance, Deadline(5), force=True)
+        assert not driver.alive(instance)
+
+    def test_one_whose_guest_does_not_shut_down(self, driver, instance, monkeypatch):
+        monkeypatch.setenv("FAKE_QEMU", "stubborn")
+        driver.start(instance)
+        with pytest.raises(HypervisorError) as caught:
+            driver.stop(instance, Deadline(0.1), force=False)
+        assert "web did not shut down within 0.1 seconds" in str(caught.value)
+        assert "force: true" in caught.value.hint
+        assert driver.alive(instance)
+        driver.delete(instance)
+        assert not driver.alive(instance)
+
+    def test_one_that_has_ended_by_itself_is_stopped(self, driver, instance):
+        driver.stop(instance, Deadline(1), force=False)
+        driver.start(instance)
+        driver.delete(instance)
+        driver.stop(instance, Deadline(1), force=False)
+
+    def test_the_console_is_kept_from_start_to_start(self, driver, instance):
+        for number in range(6):
+            driver.start(instance)
+            driver.delete(instance)
+            with open(path_of(driver, "console.log"), "a", encoding="ascii") as stream:
+                stream.write(f"boot {number}\n")
+        texts = []
+        for name in ("console.log", "console.log.1", "console.log.2", "console.log.3"):
+            with open(path_of(driver, name), encoding="ascii") as stream:
+                texts.append(stream.read())
+        assert texts == [f"the guest boots\nboot {number}\n" for number in (5, 4, 3, 2)]
+        assert not os.path.exists(path_of(driver, "console.log.4"))
+
+    def test_emulation_is_a_warning_with_its_reason(self, driver, instance, monkeypatch):
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        for reason, warnings in (("because", 1), ("", 1)):
+            chosen = qemu_machine.Accelerator("tcg", reason)
+            monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args, chosen=chosen: chosen)
+            driver.start(instance)
+            driver.delete(instance)
+            assert len(driver.runtime.report.warnings) == warnings
+        assert "emulation" in driver.runtime.report.warnings[0]
+        assert "because" in driver.runtime.report.warnings[0]
+
+    def test_a_missing_disk_is_explained_and_starts_nothing(self, driver, instance):
+        os.unlink(path_of(driver, "disk.qcow2"))
+        with pytest.raises(Exception, match="the files of web could not be opened: No such file") as caught:
+            driver.start(instance)
+        assert path_of(driver, "disk.qcow2") in str(caught.value)
+        assert not driver.alive(instance)
+
+    def test_a_program_that_cannot_be_started(self, driver, instance, monkeypatch):
+        def fail(argv, **kwargs):
+            return Completed(1, "", "setsid: no")
+
+        monkeypatch.setattr(driver.runtime, "run", fail)
+        with pytest.raises(CommandFailed, match="QEMU could not be started for web: setsid: no"):
+            driver.start(instance)
+        assert not driver.alive(instance)
+
+    def test_forwards_change_while_it_runs(self, driver, instance):
+        driver.start(instance)
+        assert driver.forwards(instance) == []
+        for wanted in (["8080:80", "0.0.0.0:5353:53/udp"], ["8080:81", "9090:90"], []):
+            instance.ports = list(map(parse_port, wanted))
+            driver.forward_ports(instance, driver.forwards(instance))
+            assert sorted(driver.forwards(instance)) == sorted(instance.ports)
+        driver.delete(instance)
+
+    def test_the_forward_for_ssh_is_not_one_of_the_users(self, driver, instance):
+        driver.start(instance)
+        with Qmp(path_of(driver, "monitor.sock")) as qmp:
+            qmp.monitor(f"hostfwd_add net0 tcp:127.0.0.1:{instance.ssh_port}-:22")
+        assert driver.forwards(instance) == []
+        driver.delete(instance)
+
+    def test_a_forward_that_qemu_refuses_is_told_in_its_words(self, driver, instance):
+        driver.start(instance)
+        instance.ports = [parse_port("6666:80")]
+        with pytest.raises(HypervisorError) as caught:
+            driver.forward_ports(instance, [])
+        assert "port 127.0.0.1:6666:80/tcp could not be forwarded" in str(caught.value)
+        assert "Could not set up host forwarding rule" in str(caught.value)
+        driver.delete(instance)
+
+
+class TestConsole:
+    def test_a_console_that_grows_is_cut(self, driver, instance, monkeypatch):
+        monkeypatch.setattr(qemu, "_CONSOLE_LIMIT", 10)
+        path = driver.console_log(instance)
+        driver.tidy(instance)
+        write_file(path, b"x" * 10)
+        driver.tidy(instance)
+        assert os.path.getsize(path) == 10
+        write_file(path, b"x" * 11)
+        driver.tidy(instance)
+        assert os.path.getsize(path) == 0
+
+    def test_the_limit_is_what_a_host_can_spare(self):
+        assert 1 << 20 <= qemu._CONSOLE_LIMIT <= 64 << 20
+
+
+class TestPorts:
+    @pytest.fixture
+    def listener(self):
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen(1)
+            yield server.getsockname()[1]
+
+    def free(self):
+        return host_ports.choose("127.0.0.1", "tcp", ())
+
+    def test_ports_are_chosen_and_kept(self, driver):
+        instance = an_instance(ssh_port=0, ports=[parse_port("80"), parse_port("443"), parse_port("53/udp")])
+        driver.choose_ports(instance)
+        chosen = [port.host_port for port in instance.ports]
+        assert 0 not in [*chosen, instance.ssh_port]
+        assert len({*chosen, instance.ssh_port}) == 4
+        assert [port.guest_port for port in instance.ports] == [80, 443, 53]
+        before = instance.ssh_port, list(instance.ports)
+        driver.choose_ports(instance)
+        assert (instance.ssh_port, instance.ports) == before
+
+    def test_a_port_that_is_taken_names_who_has_it(self, driver, listener):
+        instance = an_instance(ports=[parse_port(f"{listener}:80")])
+        with pytest.raises(InUse) as caught:
+            driver.choose_ports(instance)
+        assert f"port {listener}/tcp of 127.0.0.1 is taken" in str(caught.value)
+        assert f"(process {os.getpid()}) listens on it" in str(caught.value)
+        assert caught.value.facts == {"port": listener}
+
+    def test_a_taken_port_for_ssh_is_replaced(self, driver, listener):
+        instance = an_instance(ssh_port=listener)
+        driver.choose_ports(instance)
+        assert instance.ssh_port != listener
+
+    def test_the_port_for_ssh_makes_way_for_one_that_is_asked_for(self, driver):
+        port = self.free()
+        instance = an_instance(ssh_port=port, ports=[parse_port(f"{port}:80")])
+        driver.choose_ports(instance)
+        assert instance.ports == [parse_port(f"{port}:80")]
+        assert instance.ssh_port != port
+
+    def test_ports_of_stopped_instances_are_left_to_them(self, driver, monkeypatch):
+        ports = [self.free() for dummy in range(4)]
+        driver.scope.write(an_instance("other", ssh_port=ports[0], ports=[parse_port(f"{ports[1]}:80")]))
+        offered = []
+
+        def choose(ip, protocol, taken):
+            offered.append(next(port for port in ports if port not in taken))
+            return offered[-1]
+
+        monkeypatch.setattr(host_ports, "choose", choose)
+        instance = an_instance(ssh_port=ports[0], ports=[parse_port("80")])
+        driver.choose_ports(instance)
+        assert sorted([instance.ssh_port, instance.ports[0].host_port]) == sorted(ports[2:])
+
+    def test_what_the_running_instance_has_is_not_taken(self, driver, listener):
+        held = [parse_port(f"{listener}:80")]
+        instance = an_instance(ssh_port=40022, ports=[parse_port(f"{listener}:80"), parse_port("443")])
+        driver.choose_ports(instance, held)
+        assert instance.ports[0] == held[0]
+        assert instance.ports[1].host_port
+        assert instance.ssh_port == 40022
+        # The same port of the host may lead elsewhere.
+        instance = an_instance(ports=[parse_port(f"{listener}:8080")])
+        driver.choose_ports(instance, held)
+        with pytest.raises(InUse):
+            driver.choose_ports(an_instance(ports=[parse_port(f"{listener}:8080")]), [])
+
+    @pytest.mark.parametrize("port", ["192.0.2.1:8080:80", "192.0.2.1::80"])
+    def test_an_address_that_the_host_does_not_have_is_told_so(self, driver, port):
+        with pytest.raises(InvalidOption, match=r"192\.0\.2\.1 is not an address of this host"):
+            driver.choose_ports(an_instance(ports=[parse_port(port)]))
+
+    def test_a_port_that_only_root_may_have(self, driver, monkeypatch):
+        def refuse(*args):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(host_ports, "is_free", refuse)
+        with pytest.raises(MissingRequirement, match="ports below 1024 belong to root"):
+            driver.choose_ports(an_instance(ports=[parse_port("80:80")]))
+
+
+class TestDisks:
+    @pytest.fixture
+    def commands(self, driver, monkeypatch):
+        commands = []
+
+        def record(argv, **kwargs):
+            commands.append(list(argv))
+            if "create" in argv:
+                write_file(argv[-2], b"", 0o644)
+            return Completed(0, "", "")
+
+        monkeypatch.setattr(driver.runtime, "run", record)
+        monkeypatch.setattr(driver.runtime, "program", lambda name, *args: name)
+        return commands
+
+    def test_the_disk_is_an_overlay_and_private(self, driver, commands):
+        image = Image("lts", "ab" * 32, "/d/base.qcow2", "qcow2", 1, 2, "x86_64")
+        instance = an_instance(disk=7 << 30)
+        driver.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
+        (command,) = commands
+        assert command[:2] == ["qemu-img", "create"]
+        assert command[command.index("-b") + 1] == "/d/base.qcow2"
+        assert command[command.index("-F") + 1] == "qcow2"
+        assert command[-1] == str(7 << 30)
+        assert stat.S_IMODE(os.stat(path_of(driver, "disk.qcow2")).st_mode) == 0o600
+        with open(path_of(driver, "seed.iso"), "rb") as stream:
+            assert b"cidata" in stream.read().lower()
+        driver.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
+
+    @pytest.mark.parametrize("words", ["Permission denied", "No space left on device"])
+    def test_a_disk_that_cannot_be_made_is_told_in_the_tools_words(self, driver, commands, monkeypatch, words):
+        monkeypatch.setattr(driver.runtime, "run", lambda argv, **kwargs: Completed(1, "", words))
+        with pytest.raises(MinicloudError, match=f"the disk of web could not be made: {words}"):
+            driver.create(an_instance(), Image("lts", "", "/b", "qcow2", 1, 2, "x86_64"), {})
+
+    def test_a_disk_grows_to_what_the_record_says(self, driver, commands):
+        make_dir(driver.scope.directory("web"))
+        driver.grow_disk(an_instance(disk=9 << 30))
+        assert commands[0][:2] == ["qemu-img", "resize"]
+        assert commands[0][-2:] == [path_of(driver, "disk.qcow2"), str(9 << 30)]
+        assert "--shrink" not in commands[0]
+
+
+class TestRequire:
+    def test_an_accelerator_that_does_not_exist(self, data, monkeypatch):
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        monkeypatch.setattr(qemu_machine, "emulator", lambda arch: "qemu")
+        driver = QemuDriver(Runtime(run, Reporter()), data.scope("qemu"), {"accelerator": "warp"})
+        monkeypatch.setattr(driver.runtime, "program", lambda name, *args: name)
+        with pytest.raises(InvalidOption) as caught:
+            driver.require("x86_64")
+        assert "'warp'" in str(caught.value)
+        assert "auto, kvm, tcg, hvf" in caught.value.hint
+
+
+class TestIdentity:
+    USERS = {"nobody": 65534, "qemu": 107, "toor": 0}
+
+    @pytest.fixture(autouse=True)
+    def host(self, monkeypatch):
+        def getpwnam(name):
+            return types.SimpleNamespace(pw_uid=self.USERS[name], pw_gid=self.USERS[name])
+
+        monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        self.kvm_group(monkeypatch, 36)
+
+    def kvm_group(self, monkeypatch, gid):
+        def stat(path):
+            assert path == "/dev/kvm"
+            if gid is None:
+                raise FileNotFoundError(path)
+            return types.SimpleNamespace(st_gid=gid)
+
+        monkeypatch.setattr(os, "stat", stat)
+
+    def test_an_ordinary_user_stays_who_they_are(self, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "getegid", lambda: 1001)
+        monkeypatch.setattr(os, "getgroups", lambda: [1001, 36])
+        identity = identity_for("")
+        assert identity == Identity(1000, 1001, (1001, 36), False)
+        assert identity.prefix(None, an_instance()) == []
+
+    def test_root_becomes_the_first_user_there_is_for_it(self):
+        assert identity_for("") == Identity(107, 107, (36,), True)
+
+    def test_root_becomes_whom_it_is_told(self):
+        assert identity_for("nobody") == Identity(65534, 65534, (36,), True)
+
+    @pytest.mark.parametrize("gid", [None, 0])
+    def test_no_group_where_kvm_has_none(self, monkeypatch, gid):
+        self.kvm_group(monkeypatch, gid)
+        assert identity_for("nobody").groups == ()
+
+    @pytest.mark.parametrize("name", ["toor", "nobody-at-all"])
+    def test_never_as_root_and_never_as_somebody_who_is_not_there(self, name):
+        with pytest.raises(InvalidOption) as caught:
+            identity_for(name)
+        assert repr(name) in str(caught.value)
+        assert "never runs as root" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("ports", "groups", "present", "missing"),
+        [
+            (
+                [],
+                (36,),
+                ["--reuid=107", "--regid=107", "--groups=36", "--no-new-privs", "--bounding-set=-all"],
+                ["+net"],
+            ),
+            ([], (), ["--clear-groups"], ["--groups"]),
+            (["80:80"], (), ["--ambient-caps=-all,+net_bind_service"], ["--bounding-set=-all "]),
+            (["8080:80"], (), ["--inh-caps=-all"], ["net_bind_service"]),
+        ],
+    )
+    def test_how_root_becomes_somebody_else(self, ports, groups, present, missing):
+        driver = types.SimpleNamespace(runtime=types.SimpleNamespace(program=lambda name, *args: f"/usr/bin/{name}"))
+        argv = Identity(107, 107, groups, True).prefix(driver, an_instance(ports=list(map(parse_port, ports))))
+        assert argv[0] == "/usr/bin/setpriv"
+        assert [word for word in present if word not in argv] == []
+        assert [word for word in missing if word in " ".join(argv) + " "] == []
