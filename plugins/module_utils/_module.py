@@ -69,7 +69,8 @@ class ActivityReporter(Reporter):
         try:
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                os.write(handle, line.encode())
+                # What a guest said need not be text.
+                os.write(handle, line.encode(errors="backslashreplace"))
             finally:
                 os.close(handle)
         except OSError:
@@ -121,11 +122,15 @@ def run_module(
     try:
         result = body(ModuleContext(module.params, Runtime(run, reporter), data, module.check_mode))
     except MinicloudError as exc:
-        for text in reporter.warnings:
-            module.warn(text)
+        _warn(module, reporter)
         module.fail_json(msg=str(exc), error=type(exc).__name__, **exc.facts)
-    for text in reporter.warnings:
-        module.warn(text)
+    _warn(module, reporter)
     if not module._diff:
         result.pop("diff", None)
     module.exit_json(**result)
+
+
+def _warn(module: AnsibleModule, reporter: Reporter) -> None:
+    for text in reporter.warnings:
+        # What a command or a guest said need not be text, and the system log takes nothing else.
+        module.warn(text.encode(errors="backslashreplace").decode())
