@@ -102,7 +102,7 @@ class Acquisition:
             entry = vault.entry(reference, arch)
             if self._is_enough(image, entry):
                 return t.cast(Image, image), False
-            vault.tidy()
+            vault.tidy(held=key)
             work = os.path.join(vault.path, f"work-{key}")
             with explained(f"the left-over {work} could not be removed"):
                 remove_path(work)

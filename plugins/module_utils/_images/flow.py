@@ -18,7 +18,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import expl
 
 # What is read at once, and how many of these may wait for a consumer: together the memory that a flow takes.
 CHUNK = 256 * 1024
-WAITING = 16
+WAITING = 8
 
 
 class Outlet(t.Protocol):

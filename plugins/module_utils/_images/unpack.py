@@ -15,7 +15,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, write_all
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, format_size
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 MAGIC = (
@@ -25,9 +25,14 @@ MAGIC = (
     (b"BZh", "bzip2"),
 )
 
-# What a decoder may take for itself; `xz -9` needs 65 MiB, `zstd --ultra -22` 128 MiB.
-XZ_MEMORY = 72 * MIB
+# What a decoder may take for itself; `xz -9` needs 65 MiB, `zstd --ultra -22` 128 MiB. What needs more than a little
+# is left to the program xz where that is installed, for this process shall stay small.
+XZ_MEMORY = 160 * MIB
+XZ_OWN_MEMORY = 34 * MIB
 ZSTD_WINDOW_LOG = 27
+
+# Enough of the beginning to know how the rest is compressed.
+_HEAD = 2048
 
 # No disk image shrinks more than this; what does is a bomb, unless it stays below what is harmless.
 HIGHEST_RATIO = 1000
@@ -170,10 +175,13 @@ class Unpacker:
         self._fed += len(data)
         if self._head is not None:
             data = self._head + data
-            if len(data) < 6:
+            if len(data) < _HEAD:
                 self._head = data
                 return
             self._begin(data)
+        self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
         if self._program:
             self._program.feed(data)
         elif self._decoder:
@@ -185,11 +193,11 @@ class Unpacker:
         if not self.kind:
             return
         self._out = Sparse(self.target, self._limit, lambda: self._fed)
-        self._make = _decoder(self.kind, self._runtime)
+        self._make = _decoder(self.kind, self._runtime, head)
         if self._make:
             self._decoder = self._make()
         else:
-            self._program = _Program(self._runtime, self._out)
+            self._program = _Program(self.kind, self._runtime, self._out)
 
     def _decode(self, data: bytes, decoder: Decoder) -> None:
         out_file, make = t.cast(Sparse, self._out), t.cast(t.Callable[[], Decoder], self._make)
@@ -207,11 +215,7 @@ class Unpacker:
             except Exception as exc:
                 # zlib's and lzma's own errors have no better base.
                 if "emory" in str(exc):
-                    raise ImageError(
-                        "the image was not decompressed",
-                        f"it needs more than {format_size(XZ_MEMORY)} of memory for that ({exc})",
-                        "Compress it anew with a smaller dictionary, such as xz -9 or below.",
-                    ) from exc
+                    raise _too_greedy() from exc
                 raise _damaged(self.kind, str(exc)) from exc
             data = b""
             if out:
@@ -221,6 +225,10 @@ class Unpacker:
 
     def finish(self) -> None:
         """That was all."""
+        if self._head is not None:
+            head = self._head
+            self._begin(head)
+            self._pass_on(head)
         if self._program:
             self._program.finish()
         elif self._decoder and not self._decoder.eof:
@@ -244,14 +252,27 @@ def _damaged(kind: str, why: str) -> ImageError:
     )
 
 
-def _decoder(kind: str, runtime: Runtime) -> t.Callable[[], Decoder] | None:
-    """What makes decompressors of this kind; None where a program must do it."""
+def _too_greedy() -> ImageError:
+    return ImageError(
+        "the image was not decompressed",
+        f"it needs more than {format_size(XZ_MEMORY)} of memory for that",
+        "Compress it anew with a smaller dictionary, such as xz -9 or below.",
+    )
+
+
+def _decoder(kind: str, runtime: Runtime, head: bytes) -> t.Callable[[], Decoder] | None:
+    """What makes decompressors of this kind, for a file that begins with HEAD; None where a program must do it."""
     if kind == "gzip":
         return _Gunzip
     try:
         if kind == "xz":
             import lzma
 
+            try:
+                lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_OWN_MEMORY).decompress(head, 1)
+            except lzma.LZMAError as exc:
+                if "emory" in str(exc) and find_program("xz"):
+                    return None
             return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
         if kind == "bzip2":
             import bz2
@@ -271,22 +292,28 @@ def _decoder(kind: str, runtime: Runtime) -> t.Callable[[], Decoder] | None:
 
 
 class _Program:
-    """`zstd` between two pipes: one thread runs it, another writes what it puts out."""
+    """`zstd` or `xz` between two pipes: one thread runs it, another writes what it puts out."""
 
-    def __init__(self, runtime: Runtime, out: Sparse) -> None:
-        program = runtime.program("zstd")
+    def __init__(self, kind: str, runtime: Runtime, out: Sparse) -> None:
+        self._kind = kind
+        program = runtime.program(kind)
         theirs_in, self._input = os.pipe()
         self._output, theirs_out = os.pipe()
         self._out = out
         self._error: BaseException | None = None
 
         def run() -> None:
-            argv = [program, "-d", "-q", "-f", "--no-sparse", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
-            argv += ["-o", f"/dev/fd/{theirs_out}", f"/dev/fd/{theirs_in}"]
+            if kind == "zstd":
+                argv = [program, "-dcqf", "--no-sparse", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
+            else:
+                argv = [program, "-dcq", "--no-sparse", f"--memlimit-decompress={XZ_MEMORY}"]
+            # Its own standard streams belong to the runner, which keeps what is written there.
+            argv = ["sh", "-c", f'exec "$@" </dev/fd/{theirs_in} >/dev/fd/{theirs_out}', "sh", *argv]
             try:
                 done = runtime.run(argv, pass_fds=(theirs_in, theirs_out))
                 if done.rc != 0:
-                    self._fail(_damaged("zstd", done.err.strip() or f"zstd ended with status {done.rc}"))
+                    said = done.err.strip() or f"{kind} ended with status {done.rc}"
+                    self._fail(_too_greedy() if "limit" in said else _damaged(kind, said))
             except BaseException as exc:
                 self._fail(exc)
             finally:
@@ -319,7 +346,7 @@ class _Program:
                 rest = rest[os.write(self._input, rest) :]
         except BrokenPipeError:
             self.stop()
-            raise self._error or _damaged("zstd", "zstd ended early") from None
+            raise self._error or _damaged(self._kind, "its decompression ended early") from None
 
     def finish(self) -> None:
         self.stop()

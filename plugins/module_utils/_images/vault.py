@@ -300,22 +300,34 @@ class Vault:
                 return
             remove_path(gone)
 
-    def tidy(self) -> None:
-        """Remove what killed runs have left behind, and partial downloads that nobody went on with for two weeks."""
+    def tidy(self, held: str = "") -> None:
+        """Remove what killed runs have left behind, and partial downloads that nobody went on with for two weeks.
+
+        held -- key of the lock of a source that the caller holds
+        """
         try:
-            names = [name for name in os.listdir(self.path) if name.startswith("work-")]
+            names = os.listdir(self.path)
         except OSError:
             return
+        for name in names:
+            key, dummy, suffix = name[len("work-") :].partition(".")
+            if name.startswith("work-"):
+                self._remove_leftover(name, f"vault-{key}" if suffix == "gone" else f"image-{key}", held)
+            elif name.startswith(f"{NAMES}.") and name.endswith(".tmp"):
+                self._remove_leftover(name, "vault-names", held)
         stale = time.time() - PARTIAL_SECONDS
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.partial):
-                if entry.stat().st_mtime < stale:
-                    remove_path(entry.path)
-        for name in names:
-            key, dummy, suffix = name[len("work-") :].partition(".")
-            lock = f"vault-{key}" if suffix == "gone" else f"image-{key}"
-            with contextlib.suppress(Busy, OSError), self.data.lock(lock, Deadline(0.01)):
-                remove_path(os.path.join(self.path, name))
+                if entry.name.endswith(".tmp") or entry.stat().st_mtime < stale:
+                    key = entry.name.partition(".")[0]
+                    self._remove_leftover(os.path.join("partial", entry.name), f"image-{key}", held)
+
+    def _remove_leftover(self, name: str, lock: str, held: str) -> None:
+        """Remove something from the vault if whoever it belongs to is not at work."""
+        with contextlib.suppress(Busy, OSError), contextlib.ExitStack() as stack:
+            if lock != f"image-{held}":
+                stack.enter_context(self.data.lock(lock, Deadline(0.01)))
+            remove_path(os.path.join(self.path, name))
 
     def _read_names(self) -> dict[str, Entry]:
         record = read_record(self._names)

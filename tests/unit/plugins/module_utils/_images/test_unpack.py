@@ -130,15 +130,23 @@ def test_more_than_fits_is_stopped(runtime, target, kind, monkeypatch):
     unpacker.abandon()
 
 
-def test_a_huge_dictionary_is_refused(runtime, target):
+@pytest.mark.parametrize("with_program", [True, False])
+def test_a_huge_dictionary_is_refused(runtime, target, monkeypatch, with_program):
+    if not with_program:
+        monkeypatch.setattr(unpack, "find_program", lambda name: None)
     packed = lzma.compress(PLAIN, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}])
-    with pytest.raises(ImageError, match="needs more than 72 MiB of memory"):
+    with pytest.raises(ImageError, match="needs more than 160 MiB of memory"):
         feed(unpack.Unpacker(target, runtime), packed)
 
 
-def test_the_largest_ordinary_dictionary_is_not(runtime, target):
-    feed(unpack.Unpacker(target, runtime), lzma.compress(PLAIN, preset=9))
+@pytest.mark.parametrize("with_program", [True, False])
+def test_the_largest_ordinary_dictionary_is_not(runtime, target, monkeypatch, with_program):
+    if not with_program:
+        monkeypatch.setattr(unpack, "find_program", lambda name: None)
+    unpacker = unpack.Unpacker(target, runtime)
+    feed(unpacker, lzma.compress(PLAIN, preset=9), 1000)
     assert unpacked(target) == PLAIN
+    assert (unpacker._program is not None) == (with_program and shutil.which("xz") is not None)
 
 
 def test_zstd_without_zstd(target, monkeypatch, tmp_path):
