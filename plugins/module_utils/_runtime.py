@@ -89,7 +89,7 @@ class Runtime:
         done = self.run(argv, **kwargs)
         if done.rc != 0:
             reason = done.err.strip() or done.out.strip() or f"{argv[0]} ended with status {done.rc} and said nothing"
-            facts = {"cmd": list(argv), "rc": done.rc, "stdout": done.out, "stderr": done.err}
+            facts: dict[str, t.Any] = {"cmd": list(argv), "rc": done.rc, "stdout": done.out, "stderr": done.err}
             if os.strerror(errno.ENOSPC) in reason:
                 raise NoSpace(what, reason, "Free some space on that file system, or use another data_dir.", **facts)
             raise CommandFailed(what, reason, **facts)

@@ -57,6 +57,10 @@ options:
       - What the image must be, as V(sha256:HEX), V(sha512:HEX), or V(sha256:URL) with the URL of a list of checksums.
       - It is verified while the image is fetched.
     type: str
+  image_hosts:
+    description:
+      - Further or other image hosts, by name, as in M(minicloud.local.image).
+    type: dict
   cpus:
     description: Number of virtual processors. A new instance has 1 unless given.
     type: int
@@ -507,6 +511,7 @@ ARGUMENTS = {
     },
     "image": {"type": "str"},
     "image_checksum": {"type": "str"},
+    "image_hosts": {"type": "dict"},
     "cpus": {"type": "int"},
     "memory": {"type": "str"},
     "disk": {"type": "str"},

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -38,8 +39,8 @@ TARGET_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.19": ("3.11",)}
 
 # Integration targets that must exist, and those of them that run on the oldest ansible-core too.
-INTEGRATION_TARGETS: tuple[str, ...] = ()
-INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ()
+INTEGRATION_TARGETS: tuple[str, ...] = ("crash", "faults", "guest", "instance")
+INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("instance",)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, ".build")
@@ -587,8 +588,11 @@ def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()
         close("integration")
         return
     install_packages()
+    variables = integration_variables()
     for core in cores:
         venv, top = tools.venv(f"ansible-{core}"), stage(core)
+        with open(os.path.join(top, COLLECTION, "tests", "integration", "integration_config.yml"), "w") as file:
+            json.dump(variables, file)
         names = sorted({*found, *INTEGRATION_TARGETS}) if core == NEWEST else INTEGRATION_TARGETS_OF_OTHER_CORES
         for name in only or names:
             title = f"integration {name} (ansible-core {core})"
@@ -605,6 +609,19 @@ def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()
                 env=tools.environment(venv),
             )
     close("integration")
+
+
+def integration_variables() -> dict[str, str]:
+    """What the targets share: a data directory of their own, empty at first, and the image of a small guest."""
+    place = os.path.join(BUILD, "integration")
+    shutil.rmtree(place, ignore_errors=True)
+    os.makedirs(place)
+    tiny = os.path.join(place, "tiny.qcow2")
+    script = os.path.join(ROOT, "tests", "integration", "tiny", "build.py")
+    say("==> building the small guest ...")
+    done = must("tiny guest", [sys.executable, script, tiny], "Can this machine reach a Debian package archive?")
+    say(f"    ok after {done.seconds:.1f} s")
+    return {"minicloud_test_data_dir": os.path.join(place, "data"), "minicloud_test_tiny": tiny}
 
 
 def integration_targets() -> list[str]:

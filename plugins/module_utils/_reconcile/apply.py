@@ -151,9 +151,9 @@ class Applier:
         return instance
 
     def _vault(self) -> t.Any:
-        from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
+        from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault, ask_hosts
 
-        return Vault(self.data, self.runtime)
+        return Vault(self.data, self.runtime, ask_hosts(self.data, self.runtime, self.wish.image_hosts))
 
     def _reference(self) -> t.Any:
         return parse_reference(self.wish.image or DEFAULT_IMAGE)

@@ -46,9 +46,9 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
     wish = Wish(name=check_name(params["name"]))
     for option in (
-        "state", "image_checksum", "instance_type", "user", "autostart", "tags", "ssh_authorized_keys", "cloud_init",
-        "vendor_data", "network_config", "meta_data", "allow_restart", "wait", "timeout", "cloud_init_errors",
-        "recreate", "force",
+        "state", "image_checksum", "image_hosts", "instance_type", "user", "autostart", "tags", "ssh_authorized_keys",
+        "cloud_init", "vendor_data", "network_config", "meta_data", "allow_restart", "wait", "timeout",
+        "cloud_init_errors", "recreate", "force",
     ):  # fmt: skip
         if params.get(option) is not None:
             setattr(wish, option, params[option])

@@ -43,6 +43,7 @@ class Wish:
     state: str = RUNNING
     image: str | None = None
     image_checksum: str | None = None
+    image_hosts: dict[str, t.Any] | None = None
     cpus: int | None = None
     memory: int | None = None
     disk: int | None = None
