@@ -31,6 +31,8 @@ class SshEndpoint(t.NamedTuple):
 
 def _quoted(path: str) -> str:
     """A path as the value of an ssh option, whatever characters it has."""
+    if not set(path) & set(' \t"\'\\%'):
+        return path
     return '"' + path.replace("%", "%%").replace('"', '\\"') + '"'
 
 
@@ -76,7 +78,14 @@ def ssh_argv(endpoint: SshEndpoint, command: str, timeout: float) -> list[str]:
 def login_command(endpoint: SshEndpoint) -> str:
     """The line that a person pastes into a shell to log in."""
     target = f"{endpoint.user}@{endpoint.host}" if endpoint.user else endpoint.host
-    return shlex.join(["ssh", "-p", str(endpoint.port), *_identity(endpoint), target])
+    # The address is pinned beside the alias, so that this line can be short.
+    options = _options(
+        f"IdentityFile={_quoted(endpoint.key_file)}",
+        "IdentitiesOnly=yes",
+        f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}",
+        "StrictHostKeyChecking=yes",
+    )
+    return shlex.join(["ssh", "-p", str(endpoint.port), *options, target])
 
 
 def common_args(endpoint: SshEndpoint) -> str:

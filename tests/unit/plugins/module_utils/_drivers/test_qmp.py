@@ -8,14 +8,15 @@ import json
 import os
 import socket
 import threading
+import typing as t
 
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 
-GREETING = {"QMP": {"version": {}, "capabilities": []}}
-READY = {"return": {}}
+GREETING: dict[str, t.Any] = {"QMP": {"version": {}, "capabilities": []}}
+READY: dict[str, t.Any] = {"return": {}}
 
 
 class Monitor:
