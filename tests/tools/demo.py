@@ -26,7 +26,7 @@ import dev
 HERE = os.path.join(dev.BUILD, "demo")
 INVENTORY = os.path.join(HERE, "demo.minicloud.yml")
 STATE = os.path.join(HERE, "demo.json")
-PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "setpriv", "setsid", "mmdebstrap", "mke2fs")
+PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "setpriv", "setsid", "mmdebstrap", "mke2fs", "newuidmap")
 # What an ansible-core needs of Python.
 CORES = (((3, 12), ">=2.21,<2.22"), ((3, 11), ">=2.19,<2.20"))
 
@@ -109,7 +109,19 @@ class Demo:
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
-        shutil.rmtree(HERE, ignore_errors=True)
+        if not self.still_used():
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+        for path in (HERE, os.path.join(dev.VENVS, "demo")):
+            shutil.rmtree(path, ignore_errors=True)
+        dev.say("Removed. Packages of the distribution that the demo installed stay.")
+
+    def still_used(self) -> bool:
+        """Whether the data directory holds other instances or images than the demo's."""
+        scopes = os.path.join(self.data_dir, "scopes")
+        if any(files for dummy, dummy, files in os.walk(scopes)):
+            return True
+        vault = os.path.join(self.data_dir, "vault")
+        return os.path.isdir(vault) and any(len(name) == 64 for name in os.listdir(vault))
 
     def variables(self) -> dict[str, str]:
         return {"demo_image": self.image, "demo_name": self.name, "demo_data_dir": self.data_dir}
