@@ -130,6 +130,7 @@ class Image:
     os, release, version -- such as debian, bookworm, 12; empty where unknown
     arch -- x86_64, aarch64 …; user -- the image's own login user, empty where unknown
     source -- where it came from: a URL, a path or the package archive's release
+    firmware -- uefi where it boots under nothing else, empty where it boots under BIOS too or nobody knows
     """
 
     name: str
@@ -146,6 +147,7 @@ class Image:
     title: str = ""
     source: str = ""
     created: str = ""
+    firmware: str = ""
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for a record or a result."""
@@ -169,7 +171,7 @@ class Instance:
     driver -- which made it; owner -- under which it was last started
     phase -- creating (its parts are being made), ready (they are all there) or removing
     cpus -- number; memory, disk -- bytes; user -- login user, empty until known
-    image -- name, hash, path, os, release, version of what its disk is backed by
+    image -- name, hash, path, os, release, version, firmware of what its disk is backed by
     origin -- fingerprints of the options that only count when an instance is made, by option
     ssh_port -- the port of the host's loopback address that leads to the guest's ssh server
     booted -- whether it has ever become ready; ready -- whether it has since its last start

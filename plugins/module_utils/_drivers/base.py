@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Observed, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
@@ -47,8 +47,11 @@ class Driver(abc.ABC):
             )
 
     @abc.abstractmethod
-    def require(self, arch: str) -> None:
-        """Return if this host can run instances of an architecture; else MissingRequirement with the remedy."""
+    def require(self, arch: str, firmware: str = "") -> None:
+        """Return if this host can run instances of an architecture; else MissingRequirement with the remedy.
+
+        firmware -- what their image needs, as in the model's Image
+        """
 
     @abc.abstractmethod
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
@@ -100,6 +103,13 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def console_log(self, instance: Instance) -> str:
         """The file that keeps what the guest writes to its serial console."""
+
+    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
+        """Write the whole disk of a stopped instance, without anything that it is backed by, to the file TARGET.
+
+        format_ -- qcow2, or raw (sparse)
+        """
+        raise NotSupported(f"the driver {self.name} cannot publish an instance as an image")
 
     @abc.abstractmethod
     def tidy(self, instance: Instance) -> None:

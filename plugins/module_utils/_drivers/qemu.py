@@ -44,7 +44,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     write_file,
 )
 
-_DISK, _SEED, _CONSOLE = "disk.qcow2", "seed.iso", "console.log"
+_DISK, _SEED, _CONSOLE, _NVRAM = "disk.qcow2", "seed.iso", "console.log", "nvram.fd"
 _LOCK, _PID, _LOG, _MONITOR = "run.lock", "qemu.pid", "qemu.log", "monitor.sock"
 
 # Earlier consoles that are kept, and the size at which a running one is cut.
@@ -64,11 +64,11 @@ class QemuDriver(Driver):
     scope_name = "qemu"
     option_names = ("accelerator", "run_as")
 
-    def require(self, arch: str) -> None:
+    def require(self, arch: str, firmware: str = "") -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
 
         qemu_machine.emulator(arch)
-        qemu_machine.firmware(arch)
+        qemu_machine.firmware(arch, firmware)
         self.runtime.program("qemu-img", "qemu-utils", "to make disks")
         self.runtime.program("setsid", "util-linux", "to start QEMU in the background")
         wanted = str(self.options.get("accelerator") or "auto")
@@ -109,8 +109,29 @@ class QemuDriver(Driver):
         self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
         with explained(f"{disk} could not be made private"):
             os.chmod(disk, 0o600)
+        remove_path(os.path.join(directory, _NVRAM))
+        self._firmware(instance)
         self.runtime.report.step("seed")
         write_file(os.path.join(directory, _SEED), iso_image(seed, "cidata"))
+
+    def _firmware(self, instance: Instance) -> str:
+        """The code of the UEFI firmware that an instance needs (empty: none), and variables of its own beside it."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        firmware = qemu_machine.firmware(instance.arch, instance.image.get("firmware", ""))
+        if firmware is None:
+            return ""
+        nvram = self._path(instance, _NVRAM)
+        if not os.path.exists(nvram):
+            self.runtime.report.step("nvram")
+            _copy_sparse(firmware.variables, nvram)
+        return firmware.code
+
+    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
+        argv = [self._qemu_img(), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]
+        argv += ["-o", "compat=1.1"] if format_ == "qcow2" else []
+        argv += [self._path(instance, _DISK), target]
+        self.runtime.check(argv, f"the disk of {instance.name} could not be copied")
 
     def grow_disk(self, instance: Instance) -> None:
         argv = [self._qemu_img(), "resize", "-q", "-f", "qcow2", self._path(instance, _DISK), str(instance.disk)]
@@ -176,14 +197,18 @@ class QemuDriver(Driver):
             self.runtime.report.warn(
                 f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
             )
+        files = [
+            ("base", instance.image["path"], os.O_RDONLY),
+            ("disk", os.path.join(directory, _DISK), os.O_RDWR),
+            ("seed", os.path.join(directory, _SEED), os.O_RDONLY),
+            ("console", os.path.join(directory, _CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        ]
+        code = self._firmware(instance)
+        if code:
+            files += [("code", code, os.O_RDONLY), ("nvram", os.path.join(directory, _NVRAM), os.O_RDWR)]
         fds: dict[str, int] = {}
         with explained(f"the files of {instance.name} could not be opened"):
-            for name, path, flags in (
-                ("base", instance.image["path"], os.O_RDONLY),
-                ("disk", os.path.join(directory, _DISK), os.O_RDWR),
-                ("seed", os.path.join(directory, _SEED), os.O_RDONLY),
-                ("console", os.path.join(directory, _CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND),
-            ):
+            for name, path, flags in files:
                 fds[name] = os.open(path, flags | os.O_CLOEXEC, 0o600)
                 handles.append(fds[name])
             # QEMU gets the socket listening: whoever connects from now on waits for QEMU, or learns that it is gone.
@@ -340,6 +365,25 @@ class QemuDriver(Driver):
             older = f"{current}.{number}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    """Put a copy of a file in place whole; what is zero in it takes no space."""
+    temporary = f"{target}.{os.getpid()}.tmp"
+    with explained(f"{target} could not be made"):
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(source, "rb") as old, open(handle, "wb") as new:
+                for block in iter(lambda: old.read(1 << 16), b""):
+                    if block.count(0) == len(block):
+                        new.seek(len(block), os.SEEK_CUR)
+                    else:
+                        new.write(block)
+                new.truncate()
+            os.rename(temporary, target)
+        except BaseException:
+            remove_path(temporary)
+            raise
 
 
 @contextlib.contextmanager

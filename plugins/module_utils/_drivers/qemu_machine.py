@@ -17,28 +17,60 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import MIB,
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 
+class Firmware(t.NamedTuple):
+    """The two files of a UEFI firmware: its code, and what its variables are in a new machine."""
+
+    code: str
+    variables: str
+
+
 class Arch(t.NamedTuple):
-    """How QEMU emulates an architecture. package -- the distribution's, as Debian calls it."""
+    """How QEMU emulates an architecture.
+
+    package -- the distribution's, as Debian calls it; firmware_package -- the same for all of them
+    needs_uefi -- whether its machines boot with UEFI whatever the image says
+    """
 
     machine: str
     cpu: str
     package: str
-    firmware: tuple[str, ...] = ()
+    firmware: tuple[Firmware, ...]
+    firmware_package: str
+    needs_uefi: bool = False
 
 
-# The firmware is where distributions put it; the first one that exists is used. x86_64 has QEMU's own SeaBIOS.
+# Where Debian and Ubuntu, Fedora, Arch and SUSE put the firmware, both files raw; the first pair that exists is used.
+# x86_64 needs it only for images that do not boot under QEMU's own BIOS.
 ARCHITECTURES = {
-    "x86_64": Arch("q35", "max", "qemu-system-x86"),
+    "x86_64": Arch(
+        "q35",
+        "max",
+        "qemu-system-x86",
+        (
+            Firmware("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+            Firmware("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+            Firmware("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+            Firmware("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+            Firmware("/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"),
+            Firmware("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+        ),
+        "ovmf (Debian, Ubuntu), edk2-ovmf (Fedora, Arch) or qemu-ovmf-x86_64 (SUSE)",
+    ),
     "aarch64": Arch(
         "virt",
         "max",
         "qemu-system-arm",
         (
-            "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
-            "/usr/share/AAVMF/AAVMF_CODE.fd",
-            "/usr/share/edk2/aarch64/QEMU_EFI.fd",
-            "/usr/share/edk2/aarch64/QEMU_EFI.silent.fd",
+            Firmware("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
+            Firmware(
+                "/usr/share/edk2/aarch64/QEMU_EFI-silent-pflash.raw",
+                "/usr/share/edk2/aarch64/vars-template-pflash.raw",
+            ),
+            Firmware("/usr/share/edk2/aarch64/QEMU_CODE.fd", "/usr/share/edk2/aarch64/QEMU_VARS.fd"),
+            Firmware("/usr/share/qemu/aavmf-aarch64-code.bin", "/usr/share/qemu/aavmf-aarch64-vars.bin"),
         ),
+        "qemu-efi-aarch64 (Debian, Ubuntu), edk2-aarch64 (Fedora, Arch) or qemu-uefi-aarch64 (SUSE)",
+        needs_uefi=True,
     ),
 }
 
@@ -75,17 +107,19 @@ def emulator(arch: str) -> str:
     return path
 
 
-def firmware(arch: str) -> str:
-    """The firmware file that an architecture needs; empty where QEMU brings its own."""
-    candidates = ARCHITECTURES[arch].firmware
-    for path in candidates:
-        if os.path.exists(path):
-            return path
-    if candidates:
-        raise MissingRequirement(
-            f"no UEFI firmware for {arch} was found on this host", hint="Install the package qemu-efi-aarch64."
-        )
-    return ""
+def firmware(arch: str, wanted: str) -> Firmware | None:
+    """The firmware of a machine whose image wants `uefi` or nothing; None where QEMU brings it. MissingRequirement."""
+    known = ARCHITECTURES[arch]
+    if wanted != "uefi" and not known.needs_uefi:
+        return None
+    for found in known.firmware:
+        if os.path.exists(found.code) and os.path.exists(found.variables):
+            return found
+    raise MissingRequirement(
+        f"no UEFI firmware for {arch} was found on this host",
+        "machines of this architecture need it" if known.needs_uefi else "the image boots under nothing else",
+        f"Install the package {known.firmware_package}.",
+    )
 
 
 def choose_accelerator(wanted: str, arch: str, uid: int, groups: t.Container[int]) -> Accelerator:
@@ -140,21 +174,20 @@ def _cpu_virtualises() -> bool:
 def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[str, int], monitor_fd: int) -> list[str]:
     """The arguments of QEMU for an instance, without the program.
 
-    All files are handed over open (fds: base, disk, seed, console; monitor_fd: a listening socket), so the process
-    needs no right to any file, and no path in its arguments leads anywhere.
+    All files are handed over open (fds: base, disk, seed, console, and for a machine with UEFI code and nvram;
+    monitor_fd: a listening socket), so the process needs no right to any file, and no path in its arguments leads
+    anywhere.
     """
     arch = ARCHITECTURES[instance.arch]
     sets = {name: number for number, name in enumerate(fds, start=1)}
     argv = ["-name", f"guest={instance.name},debug-threads=off", "-uuid", instance.uuid]
     argv += ["-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    argv += ["-machine", arch.machine]
+    uefi = "code" in fds
+    argv += ["-machine", f"{arch.machine},pflash0=code,pflash1=nvram" if uefi else arch.machine]
     argv += ["-accel", "tcg,thread=multi,tb-size=512" if accelerator.name == "tcg" else accelerator.name]
     argv += ["-cpu", arch.cpu if accelerator.name == "tcg" else "host"]
     argv += ["-smp", str(instance.cpus), "-m", f"{max(1, instance.memory // MIB)}M"]
-    bios = firmware(instance.arch)
-    if bios:
-        argv += ["-bios", bios]
     for name, fd in fds.items():
         argv += ["-add-fd", f"fd={fd},set={sets[name]},opaque={name}"]
     argv += [
@@ -165,6 +198,13 @@ def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[st
         *_file("seed", sets["seed"], read_only=True),
         *_node("seed", "raw", read_only=True),
     ]
+    if uefi:
+        argv += [
+            *_file("code", sets["code"], read_only=True),
+            *_node("code", "raw", read_only=True),
+            *_file("nvram", sets["nvram"]),
+            *_node("nvram", "raw"),
+        ]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-blk-pci,drive=seed"]
     forwards = [f"hostfwd=tcp:127.0.0.1:{instance.ssh_port}-:22"] + [
         f"hostfwd={forward_rule(port)}" for port in instance.ports

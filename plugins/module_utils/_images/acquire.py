@@ -489,6 +489,7 @@ class Acquisition:
             title=source.title,
             source=fetch.shown(source.location) if source.location else str(source.reference),
             created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            firmware=source.firmware,
         )
 
     def _named(self, image: Image, source: Source, entry: Entry) -> tuple[Image, bool]:

@@ -127,7 +127,8 @@ class Vault:
             return None
         disk = os.path.join(directory, DISK)
         try:
-            image = Image(hash=hash_, path=disk, **{name: record[name] for name in _REMEMBERED})
+            remembered = {"firmware": "", **record}  # images of earlier versions were not asked for it
+            image = Image(hash=hash_, path=disk, **{name: remembered[name] for name in _REMEMBERED})
         except (KeyError, TypeError) as exc:
             raise RecordError(
                 f"the record {path} is damaged",
@@ -139,6 +140,14 @@ class Vault:
             return image if os.stat(disk).st_size == image.size else None
         except OSError:
             return None
+
+    def has(self, image: Image) -> bool:
+        """Whether an image is here still, and stays while the record of an instance that needs it is there.
+
+        To be asked once that record is written: who removes an image looks for such records under the same lock.
+        """
+        with self.lock_hash(image.hash):
+            return self.get(image.hash) is not None
 
     def directory(self, hash_: str) -> str:
         """Where the image with this hash is, or would be."""
@@ -225,10 +234,14 @@ class Vault:
         with contextlib.suppress(OSError):
             os.utime(os.path.join(self.directory(image.hash), RECORD))
 
-    def remove(self, image: Image) -> None:
-        """Remove an image and all names that lead to it. Whether anything uses it is for the caller to know."""
-        self._change_names(lambda names: {key: e for key, e in names.items() if e.hash != image.hash})
+    def remove(self, image: Image, check: t.Callable[[], None] = lambda: None) -> None:
+        """Remove an image and all names that lead to it.
+
+        check -- raises if something uses it; asked while nobody can begin to
+        """
         with self.lock_hash(image.hash):
+            check()
+            self._change_names(lambda names: {key: e for key, e in names.items() if e.hash != image.hash})
             self._discard(image.hash)
         self.tidy()
 

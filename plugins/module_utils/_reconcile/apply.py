@@ -63,7 +63,7 @@ class Applier:
         if "create" in plan.steps or plan.drift:
             seed.check_wishes(seed_wishes(self.wish))
         if "start" in plan.steps or "create" in plan.steps:
-            self.driver.require(plan.after.arch)
+            self.driver.require(plan.after.arch, plan.after.image.get("firmware", ""))
             self._check_memory(plan.after)
 
     def login_user(self, image: Image | None) -> str:
@@ -101,6 +101,9 @@ class Applier:
             if "create" in plan.steps:
                 image, changed = self._have_image("fetch_image" in plan.steps)
                 fetched = ["fetch_image"] if changed else fetched
+                if "fetch_image" in plan.steps:
+                    # What it needs to boot was not known before it was here; nothing else was changed yet.
+                    self.driver.require(self._arch(), image.firmware)
             deadline = Deadline(self.wish.timeout)
             with self.scope.lock(self.wish.name, deadline, self.runtime.report):
                 current = self.scope.read(self.wish.name)
@@ -193,6 +196,7 @@ class Applier:
         self._store(instance)
         self.runtime.report.step("record")
         try:
+            self._check_image(image)
             self._make_parts(instance, image)
         except MinicloudError:
             # Nothing has run in it yet: leave nothing half-made.
@@ -201,6 +205,15 @@ class Applier:
             raise
         self.runtime.report.step("created")
         return self._store(replace(instance, phase="ready"))
+
+    def _check_image(self, image: Image) -> None:
+        """From the record on nobody removes the image: but somebody may have before."""
+        if not self._vault().has(image):
+            raise LaunchError(
+                "image",
+                f"the image {image.name} was removed by another run while {self.wish.name} was being made from it",
+                hint="Run this again to have it fetched again.",
+            )
 
     def _make_parts(self, instance: Instance, image: Image) -> None:
         directory = self.scope.directory(instance.name)

@@ -221,7 +221,7 @@ def _plan_absent(name: Reference, arch: str, vault: Vault, current: Image | None
 def _carry_out_absent(plan: _Plan, name: Reference, arch: str, vault: Vault) -> None:
     for image in plan.remove:
         vault.runtime.report.step("remove_image")
-        vault.remove(image)
+        vault.remove(image, lambda image=image: _refuse_if_used(image, vault))  # type: ignore[misc]
     if "forget_name" in plan.steps:
         vault.forget(name, arch)
 
@@ -234,7 +234,7 @@ def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:
     if not check_mode:
         for image in old:
             vault.runtime.report.step("remove_image")
-            vault.remove(image)
+            vault.remove(image, lambda image=image: _refuse_if_used(image, vault))  # type: ignore[misc]
         vault.tidy()
     before = {"images": [{key: view[key] for key in ("name", "hash")} for view in views]}
     return ImageOutcome(bool(old), ["remove_image" for dummy in old], None, views, before, {"images": []})

@@ -31,6 +31,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 # Steps that change nothing: they fetch, or wait.
 _PASSIVE = frozenset({"wait_ready"})
 
+# What an instance's record keeps of its image.
+_IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
+
 # What a running machine cannot take on.
 _COLD = ("cpus", "memory", "disk")
 
@@ -143,7 +146,7 @@ def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str, maki
 
 def image_of(image: Image) -> dict[str, str]:
     """What an instance's record keeps of its image."""
-    return {key: str(getattr(image, key)) for key in ("name", "hash", "path", "os", "release", "version")}
+    return {key: str(getattr(image, key)) for key in _IMAGE_KEYS}
 
 
 def disk_size(wish: Wish, image: Image | None) -> int:

@@ -504,6 +504,22 @@ class TestDisks:
             assert b"cidata" in stream.read().lower()
         driver.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
 
+    def test_a_uefi_machine_has_variables_of_its_own(self, driver, commands, monkeypatch, tmp_path):
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        variables = tmp_path / "vars.fd"
+        variables.write_bytes(b"v" * 100 + bytes(200_000))
+        found = {"uefi": qemu_machine.Firmware("/code.fd", str(variables)), "": None}
+        monkeypatch.setattr(qemu_machine, "firmware", lambda arch, wanted: found[wanted])
+        image = Image("lts", "ab" * 32, "/d/base.qcow2", "qcow2", 1, 2, "x86_64")
+        nvram = path_of(driver, "nvram.fd")
+        driver.create(an_instance(image={"firmware": "uefi"}), image, {})
+        with open(nvram, "rb") as stream:
+            assert stream.read() == variables.read_bytes()
+        assert stat.S_IMODE(os.stat(nvram).st_mode) == 0o600
+        driver.create(an_instance(), image, {})
+        assert not os.path.exists(nvram)
+
     @pytest.mark.parametrize("words", ["Permission denied", "No space left on device"])
     def test_a_disk_that_cannot_be_made_is_told_in_the_tools_words(self, driver, commands, monkeypatch, words):
         monkeypatch.setattr(driver.runtime, "run", lambda argv, **kwargs: Completed(1, "", words))

@@ -238,12 +238,22 @@ class TestCommandLine:
             position += 1 if alone else 2
         assert not line[-1].startswith("-") or line[-1] in ("-nodefaults", "-no-user-config")
 
-    def test_a_uefi_machine_has_its_firmware(self, monkeypatch):
-        monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: True)
-        line = argv(arch="aarch64")
-        assert value(line, "-bios") == ARCHITECTURES["aarch64"].firmware[0]
-        assert value(line, "-machine").split(",")[0] == "virt"
-        assert "-bios" not in argv(arch="x86_64")
+    @pytest.mark.parametrize(("arch", "machine"), [("x86_64", "q35"), ("aarch64", "virt")])
+    def test_a_uefi_machine_has_its_firmware(self, arch, machine):
+        fds = {**FDS, "code": 15, "nvram": 16}
+        line = command_line(an_instance(arch=arch), Accelerator("tcg"), fds, MONITOR)
+        assert value(line, "-machine") == f"{machine},pflash0=code,pflash1=nvram"
+        drives = {re.search(r"node-name=([\w-]+)", word)[1]: word for word in values(line, "-blockdev")}
+        writable = [name for name, word in drives.items() if "read-only=on" not in word]
+        assert writable == ["disk-file", "disk", "nvram-file", "nvram"]
+        assert drives["code"].startswith("driver=raw,file=code-file,")
+        assert "filename=/dev/fdset/5," in drives["code-file"]
+        assert "filename=/dev/fdset/6," in drives["nvram-file"]
+        assert len(values(line, "-add-fd")) == 6
+
+    def test_another_one_has_none(self):
+        assert value(argv(), "-machine") == "q35"
+        assert "pflash" not in " ".join(argv())
 
 
 class TestRequirements:
@@ -267,12 +277,25 @@ class TestRequirements:
 
     def test_the_first_firmware_that_is_there(self, monkeypatch):
         candidates = ARCHITECTURES["aarch64"].firmware
-        monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: path in candidates[1:])
-        assert firmware("aarch64") == candidates[1]
+        there = {path for pair in candidates[1:] for path in pair}
+        monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: path in there)
+        assert firmware("aarch64", "") == candidates[1]
+        assert firmware("x86_64", "") is None
+
+    @pytest.mark.parametrize(
+        ("arch", "wanted", "package"), [("aarch64", "", "qemu-efi-aarch64"), ("x86_64", "uefi", "ovmf")]
+    )
+    def test_missing_firmware_names_the_package(self, monkeypatch, arch, wanted, package):
         monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: False)
-        with pytest.raises(MissingRequirement, match="UEFI firmware for aarch64"):
-            firmware("aarch64")
-        assert firmware("x86_64") == ""
+        with pytest.raises(MissingRequirement, match=f"UEFI firmware for {arch}") as caught:
+            firmware(arch, wanted)
+        assert f"Install the package {package} " in caught.value.hint
+
+    def test_half_a_firmware_is_none(self, monkeypatch):
+        code = ARCHITECTURES["x86_64"].firmware[0].code
+        monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: path == code)
+        with pytest.raises(MissingRequirement):
+            firmware("x86_64", "uefi")
 
 
 class TestForwards:

@@ -97,7 +97,7 @@ class FakeDriver(Driver):
     def _running(self):
         return {uuid: self.world.read_machine(uuid) for uuid in os.listdir(self.world.machines)}
 
-    def require(self, arch):
+    def require(self, arch, firmware=""):
         pass
 
     def observe(self, instances):
@@ -218,6 +218,9 @@ class FakeVault:
             self.runtime.report.step("fetching")
             write_file(self.world.image_file, b"")
         return self.world.image(str(reference)), not found
+
+    def has(self, image):
+        return os.path.exists(self.world.image_file)
 
     def touch(self, image):
         self.world.touched.append(image.hash)
