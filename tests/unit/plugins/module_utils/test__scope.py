@@ -201,7 +201,7 @@ class TestFiles:
             patch.setattr(os, call, fail) if call != "open" else patch.setattr(os, "fchmod", fail)
             with pytest.raises(error) as caught:
                 write_record(path, {"a": "new"})
-        assert type(caught.value) is error
+        assert caught.type is error
         assert f"{path} could not be written: {os.strerror(number)}" in str(caught.value)
         assert advice in str(caught.value)
         assert read_record(path) == {"a": "old"}

@@ -263,8 +263,9 @@ class World:
     def _wait_ready(self, runtime, endpoint, deadline, check_alive, console, cloud_init_errors):
         self.in_guest()
         check_alive()
-        if self.guest_fails:
-            raise self.guest_fails
+        failure: BaseException | None = self.guest_fails
+        if failure is not None:
+            raise failure
         return ready.Readiness(endpoint.user, "done", [], {})
 
     def image(self, name):
