@@ -121,9 +121,6 @@ options:
   tags:
     description: Names and values of your own, for the inventory. The mapping is complete.
     type: dict
-  autostart:
-    description: Whether the instance is to start with the host.
-    type: bool
   allow_restart:
     description:
       - Whether a running instance may be stopped and started again for a change that needs it (O(cpus), O(memory) and
@@ -232,7 +229,7 @@ actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
     - C(fetch_image), C(create), C(start), C(wait_ready), C(stop), C(set_cpus), C(set_memory), C(grow_disk),
-      C(set_ports), C(set_tags), C(set_autostart), C(delete), C(remove_leftovers).
+      C(set_ports), C(set_tags), C(delete), C(remove_leftovers).
   type: list
   elements: str
   returned: success
@@ -525,7 +522,6 @@ ARGUMENTS = {
     "meta_data": {"type": "raw"},
     "ports": {"type": "list", "elements": "str"},
     "tags": {"type": "dict"},
-    "autostart": {"type": "bool"},
     "allow_restart": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": True},
     "timeout": {"type": "float", "default": 300},
