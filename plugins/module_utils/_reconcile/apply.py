@@ -124,7 +124,8 @@ class Applier:
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
         after = plan.after
         for step in plan.steps:
-            self.runtime.report.step(step)
+            if step != "wait_ready":  # which comes when the lock is free again
+                self.runtime.report.step(step)
             if step in ("delete", "remove_leftovers"):
                 if current is not None:
                     self._delete(current)
@@ -132,6 +133,11 @@ class Applier:
             elif step == "create":
                 current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
             elif step == "stop":
+                if "set_ports" in plan.steps:
+                    # A port that is taken must be known while the instance still runs.
+                    self.driver.choose_ports(
+                        replace(t.cast(Instance, after)), self.driver.forwards(t.cast(Instance, current))
+                    )
                 self.driver.stop(t.cast(Instance, current), deadline, self.wish.force)
                 current = self._store(replace(t.cast(Instance, current), owner="", ready=False))
             elif step == "start":
