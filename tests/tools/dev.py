@@ -611,6 +611,19 @@ def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()
     close("integration")
 
 
+def demo(_tools: Tools, _cores: t.Sequence[str]) -> None:
+    """The demo from beginning to end, with a data directory and a name of its own."""
+    install_packages()
+    script = [sys.executable, os.path.join(ROOT, "tests", "tools", "demo.py")]
+    data = os.path.join(BUILD, "integration", "demo")
+    up = [*script, "up", "--name", "demo-test", "--data-dir", data]
+    try:
+        step("demo up", up, lambda done: (done.rc == 0 and "The instance runs" in done.out, ""))
+    finally:
+        step("demo down", [*script, "down"], lambda done: (done.rc == 0 and not os.path.exists(data), ""))
+    close("demo")
+
+
 def integration_variables() -> dict[str, str]:
     """What the targets share: a data directory of their own, empty at first, and the image of a small guest."""
     place = os.path.join(BUILD, "integration")
@@ -683,7 +696,7 @@ def clean() -> None:
 def test(tools: Tools, cores: t.Sequence[str]) -> None:
     """All stages. One that fails does not keep the others from running; a tool that cannot be installed does."""
     install(tools, cores)
-    for part in (lint, docs, sanity, unit, integration):
+    for part in (lint, docs, sanity, unit, integration, demo):
         part(tools, cores)
 
 
@@ -705,6 +718,7 @@ def main() -> int:
         "sanity": sanity,
         "unit": unit,
         "integration": integration,
+        "demo": demo,
         "bench": bench,
         "changelog": changelog,
         "format": format_code,
