@@ -1,0 +1,882 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Measure the collection, each figure beside what it is compared with, in turns in the same run: `make bench`.
+
+Prints a table with medians and the bounds that the project has set itself. Nothing is judged by it: the exit status is
+0 unless something broke. All that is made goes into a directory of its own and is gone at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import http.server
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import typing as t
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+STAGED = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "").split(os.pathsep)[0]
+if not os.path.isdir(os.path.join(STAGED, "ansible_collections", "minicloud", "local")):
+    sys.exit("ANSIBLE_COLLECTIONS_PATH must lead to this collection; `make bench` sees to that.")
+sys.path.insert(0, STAGED)
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import identity_for  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._model import (  # noqa: E402
+    GIB,
+    MIB,
+    Image,
+    Instance,
+    Nic,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (  # noqa: E402
+    parse_image_wish,
+    reconcile_image,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import (  # noqa: E402
+    parse_wish,
+    reconcile_instance,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory  # noqa: E402
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run  # noqa: E402
+
+USER = "debian"
+BOOT_LIMIT = 600.0  # seconds that a guest may take
+POLL = 0.2
+
+
+class Row(t.NamedTuple):
+    """One line of the table."""
+
+    figure: str
+    ours: str
+    theirs: str
+    result: str
+    bound: str
+    verdict: str
+
+
+def ratio_row(figure: str, ours: float, theirs: float, unit: str, against: str, bound: float) -> Row:
+    """Ours compared with theirs, as a ratio."""
+    ratio = ours / theirs
+    return Row(
+        figure,
+        quantity(ours, unit),
+        f"{quantity(theirs, unit)} ({against})",
+        f"{ratio:.2f} ×",
+        f"≤ {bound:g} ×",
+        verdict(ratio <= bound),
+    )
+
+
+def beyond_row(figure: str, ours: float, theirs: float, unit: str, against: str, bound: float) -> Row:
+    """Ours compared with theirs, as what it takes more."""
+    more = ours - theirs
+    return Row(
+        figure,
+        quantity(ours, unit),
+        f"{quantity(theirs, unit)} ({against})",
+        f"+{quantity(more, unit)}",
+        f"< {quantity(bound, unit, exact=True)}",
+        verdict(more < bound),
+    )
+
+
+def verdict(good: bool) -> str:
+    """The word for the last column."""
+    return "met" if good else "MISSED"
+
+
+def quantity(value: float, unit: str, exact: bool = False) -> str:
+    """A figure with its unit; seconds are given as milliseconds where the unit says so."""
+    scaled = value * 1000 if unit == "ms" else value
+    return f"{scaled:g} {unit}" if exact else f"{scaled:.0f} {unit}" if unit != "s" else f"{scaled:.2f} s"
+
+
+def in_turns(repetitions: int, measures: t.Mapping[str, t.Callable[[], float]]) -> dict[str, float]:
+    """The median of each measure, taken in turns: A B A B …, so that what else the machine does hits all alike."""
+    samples: dict[str, list[float]] = {name: [] for name in measures}
+    for dummy in range(repetitions):
+        for name, measure in measures.items():
+            samples[name].append(measure())
+    for name, values in samples.items():
+        print(f"  {name}: {'  '.join(f'{value:.3f}' for value in values)}", flush=True)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+class Bench:
+    """The surroundings of a run: a directory that goes away at the end, and all that runs meanwhile."""
+
+    def __init__(self, directory: str, args: argparse.Namespace) -> None:
+        self.directory = directory
+        self.args = args
+        self.python = args.python
+        self._data: list[DataDirectory] = []
+        self._processes: list[t.Any] = []
+        config = self.path("ansible.cfg")
+        with open(config, "w", encoding="ascii"):
+            pass
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MINICLOUD_"))}
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            self.env.pop(name, None)
+            self.env.pop(name.upper(), None)
+        self.env.update(
+            PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+            ANSIBLE_CONFIG=config,
+            ANSIBLE_COLLECTIONS_PATH=STAGED,
+            ANSIBLE_HOME=self.path("ansible"),
+            ANSIBLE_LOCALHOST_WARNING="false",
+            ANSIBLE_INVENTORY_UNPARSED_WARNING="false",
+            ANSIBLE_NOCOLOR="1",
+            ANSIBLE_PYTHON_INTERPRETER=self.python,
+            ANSIBLE_REMOTE_TEMP=self.path("ansible", "remote"),
+        )
+
+    def path(self, *parts: str) -> str:
+        """A path in the directory of this run, the directories above it made."""
+        path = os.path.join(self.directory, *parts)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def data(self, name: str) -> DataDirectory:
+        """A data directory for one section; its instances are removed at the end."""
+        data = DataDirectory(self.path("data", name))
+        self._data.append(data)
+        return data
+
+    def keep(self, process: t.Any) -> t.Any:
+        """Remember a process that must not survive this run."""
+        self._processes.append(process)
+        return process
+
+    def clean(self) -> None:
+        """End and remove all that was made."""
+        for process in self._processes:
+            with contextlib.suppress(Exception):
+                process.kill()
+        for data in self._data:
+            for scope in data.scopes():
+                for instance in scope.instances()[0]:
+                    with contextlib.suppress(Exception):
+                        change(data, name=instance.name, state="absent", force=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- programs -----------------------------------------------------------------------------------------------------
+
+    def program(self, argv: t.Sequence[str], data: DataDirectory | None = None, **env: str) -> tuple[float, float, str]:
+        """Run to the end: seconds, seconds of processor of the whole process tree, output."""
+        variables = {**self.env, **env, **({"MINICLOUD_DATA_DIR": data.path} if data else {})}
+        with tempfile.TemporaryFile(dir=self.directory) as output:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                argv, env=variables, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+            try:
+                dummy, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            seconds = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            text = output.read().decode(errors="replace")
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(argv)} ended with status {process.returncode}:\n{text[-3000:]}")
+        return seconds, usage.ru_utime + usage.ru_stime, text
+
+    def ad_hoc(self, module: str, arguments: str, data: DataDirectory, **env: str) -> tuple[float, float, str]:
+        """One module by the command `ansible`."""
+        return self.program(["ansible", "localhost", "-m", module, "-a", arguments], data, **env)
+
+    def packed(self, module: str, arguments: str, data: DataDirectory) -> str:
+        """The file that Ansible would have copied to the target and run there: the module without the controller."""
+        remote = tempfile.mkdtemp(dir=self.directory)
+        self.ad_hoc(module, arguments, data, ANSIBLE_KEEP_REMOTE_FILES="1", ANSIBLE_REMOTE_TEMP=remote)
+        (path,) = glob.glob(os.path.join(remote, "*", "AnsiballZ_*.py"))
+        return path
+
+    # -- what is measured on -------------------------------------------------------------------------------------------
+
+    def tiny(self) -> str:
+        """The tiny guest of the tests."""
+        path = self.path("tiny.qcow2")
+        if not os.path.exists(path):
+            build = os.path.join(ROOT, "tests", "integration", "tiny", "build.py")
+            self.program([self.python, build, f"{path}.new"])
+            os.rename(f"{path}.new", path)
+        return path
+
+    def serve(self, directory: str) -> str:
+        """Serve a directory from a process of its own; the URL ends with a slash."""
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FileHandler)
+        FileHandler.top = directory
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=server.serve_forever, daemon=True)
+        process.start()
+        self.keep(process)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        server.server_close()
+        return url
+
+
+class FileHandler(http.server.BaseHTTPRequestHandler):
+    """Sends files as fast as the kernel can, so that the client is what is measured."""
+
+    protocol_version = "HTTP/1.1"
+    top = ""
+
+    def do_GET(self) -> None:
+        """Send the whole file."""
+        try:
+            with open(os.path.join(self.top, self.path.lstrip("/")), "rb") as file:
+                stamp = os.fstat(file.fileno())
+                etag = f'"{stamp.st_mtime_ns}"'
+                current = self.headers.get("If-None-Match") == etag
+                self.send_response(304 if current else 200)
+                self.send_header("ETag", etag)
+                self.send_header("Content-Length", "0" if current else str(stamp.st_size))
+                self.end_headers()
+                self.wfile.flush()
+                if not current:
+                    self.connection.sendfile(file)
+        except FileNotFoundError:
+            self.send_error(404)
+
+    def log_message(self, *dummy: t.Any) -> None:
+        """Nothing."""
+
+
+def change(data: DataDirectory, **options: t.Any) -> dict[str, t.Any]:
+    """What the module instance does, in this process."""
+    wish = parse_wish({"state": "running", "timeout": BOOT_LIMIT, **options})
+    outcome = reconcile_instance(wish, Runtime(run), data, "qemu", {})
+    return outcome.view or {}
+
+
+def into_vault(data: DataDirectory, path: str) -> Image:
+    """Import an image, which is not measured."""
+    reference = parse_reference(path)
+    reconcile_image(parse_image_wish({"name": path, "state": "present"}), Runtime(run), data)
+    image = Vault(data, Runtime(run)).find(reference, qemu_machine.host_arch())
+    assert image
+    return image
+
+
+# -- a task that changes nothing ---------------------------------------------------------------------------------------
+
+LOOP = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - {module}: {arguments}
+      loop: "{{{{ range({count}) | list }}}}"
+"""
+TASKS = 20
+
+
+def no_change(bench: Bench) -> list[Row]:
+    """The processor time of a task."""
+    data = bench.data("no-change")
+    options = {"name": "bench", "image": bench.tiny(), "user": USER, "cpus": 1, "memory": "128M", "disk": "1G"}
+    change(data, **options)
+    calls = {"ping": ("ansible.builtin.ping", {}), "instance": ("minicloud.local.instance", options)}
+    books = {}
+    for name, (module, arguments) in calls.items():
+        for count in (0, TASKS):
+            books[name, count] = bench.path("books", f"{name}-{count}.yml")
+            with open(books[name, count], "w", encoding="utf-8") as file:
+                file.write(LOOP.format(module=module, arguments=json.dumps(arguments), count=count))
+
+    def play(name: str, count: int) -> float:
+        return bench.program(["ansible-playbook", books[name, count]], data)[1]
+
+    def command(name: str) -> float:
+        module, arguments = calls[name]
+        return bench.ad_hoc(module, " ".join(f"{key}={value}" for key, value in arguments.items()), data)[1]
+
+    whole = in_turns(5, {name: lambda name=name: command(name) for name in calls})  # type: ignore[misc]
+    plays = in_turns(
+        3,
+        {
+            "empty play": lambda: play("ping", 0),
+            f"{TASKS} ping": lambda: play("ping", TASKS),
+            f"{TASKS} instance": lambda: play("instance", TASKS),
+        },
+    )
+    change(data, name="bench", state="absent", force=True)
+    ping, ours = ((plays[f"{TASKS} {name}"] - plays["empty play"]) / TASKS for name in ("ping", "instance"))
+    return [
+        ratio_row("CPU of a no-change `instance` task in a play", ours, ping, "ms", "`ping`", 1.25),
+        ratio_row(
+            "CPU of the whole command, `ansible -m`", whole["instance"], whole["ping"], "ms", "`ansible -m ping`", 1.25
+        ),
+    ]
+
+
+# -- launch ------------------------------------------------------------------------------------------------------------
+
+
+class Guest:
+    """How the guests of one data directory are reached; by what knows nothing of the collection."""
+
+    def __init__(self, data: DataDirectory) -> None:
+        self.key = os.path.join(data.keys, LOGIN_KEY)
+
+    def ssh(self, port: int, command: str) -> bool:
+        """Whether a command succeeds in the guest."""
+        argv = ["ssh", "-F", "/dev/null", "-T", "-i", self.key, "-p", str(port), "-l", USER]
+        for option in (
+            *("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR"),
+            *("IdentitiesOnly=yes", "ConnectTimeout=30"),
+        ):
+            argv += ["-o", option]
+        return run([*argv, "127.0.0.1", command]).rc == 0
+
+    @staticmethod
+    def greets(port: int) -> bool:
+        """Whether an ssh server answers."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+            return connection.recv(64).startswith(b"SSH-")
+        return False
+
+    def await_login(self, port: int) -> None:
+        """Look every 0.2 s until ssh answers and a login works."""
+        end = time.monotonic() + BOOT_LIMIT
+        while time.monotonic() < end:
+            if self.greets(port) and self.ssh(port, "true"):
+                return
+            time.sleep(POLL)
+        raise RuntimeError(f"no login on port {port} within {BOOT_LIMIT:g} s")
+
+    def await_cloud_init(self, port: int) -> None:
+        """Wait until cloud-init has finished, as its own command does."""
+        self.ssh(port, "cloud-init status --wait >/dev/null 2>&1 || :")
+
+
+class Launches:
+    """Launches of one image: by the collection, and by hand."""
+
+    def __init__(self, bench: Bench, name: str, image: str, memory: str) -> None:
+        self.bench = bench
+        self.data = bench.data(name)
+        self.image = into_vault(self.data, image)
+        self.options = {"image": image, "user": USER, "memory": memory}
+        self.guest = Guest(self.data)
+        # Its record, seed and keys are what the start by hand uses: the same machine to the last argument.
+        change(self.data, name="hand", state="stopped", **self.options)
+
+    def by_hand(self) -> tuple[float, float]:
+        """Seconds to a login, and until cloud-init has finished."""
+        scope = self.data.scope("qemu")
+        record = scope.read("hand")
+        assert record
+        record.ssh_port = ports.choose("127.0.0.1", "tcp", set())
+        directory = scope.directory("hand")
+        disk = os.path.join(directory, "disk.qcow2")
+        os.unlink(disk)
+        identity = identity_for("")
+        accelerator = qemu_machine.choose_accelerator("auto", record.arch, identity.uid, identity.groups)
+        handles: list[int] = []
+        process = None
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            began = time.perf_counter()
+            run(
+                [
+                    "qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    "-b",
+                    self.image.path,
+                    "-F",
+                    "qcow2",
+                    disk,
+                    str(record.disk),
+                ]
+            )
+            fds = {}
+            for name, path, flags in (
+                ("base", self.image.path, os.O_RDONLY),
+                ("disk", disk, os.O_RDWR),
+                ("seed", os.path.join(directory, "seed.iso"), os.O_RDONLY),
+                ("console", os.path.join(directory, "console.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+            ):
+                fds[name] = os.open(path, flags, 0o600)
+                handles.append(fds[name])
+            monitor = self.bench.path("hand.sock")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(monitor)
+            listener.bind(monitor)
+            listener.listen(1)
+            argv = [qemu_machine.emulator(record.arch)]
+            argv += qemu_machine.command_line(record, accelerator, fds, listener.fileno())
+            process = self.bench.keep(subprocess.Popen(argv, pass_fds=[*handles, listener.fileno()]))
+            self.guest.await_login(record.ssh_port)
+            login = time.perf_counter() - began
+            self.guest.await_cloud_init(record.ssh_port)
+            return login, time.perf_counter() - began
+        finally:
+            if process:
+                process.kill()
+                process.wait()
+            listener.close()
+            for handle in handles:
+                os.close(handle)
+
+    def by_collection(self, wait: bool) -> tuple[float, float]:
+        """The same; without waiting, the waiting is done as by hand."""
+        began = time.perf_counter()
+        view = change(self.data, name="ours", wait=wait, **self.options)
+        login = 0.0
+        if not wait:
+            self.guest.await_login(view["ssh"]["port"])
+            login = time.perf_counter() - began
+            self.guest.await_cloud_init(view["ssh"]["port"])
+        ready = time.perf_counter() - began
+        change(self.data, name="ours", state="absent", force=True)
+        return login, ready
+
+    def rows(self, what: str, repetitions: int) -> list[Row]:
+        """Measure in turns."""
+        kept: dict[str, list[float]] = {"hand": [], "ours": []}
+
+        def noted(name: str, found: tuple[float, float]) -> float:
+            kept[name].append(found[1])
+            return found[0]
+
+        logins = in_turns(
+            repetitions,
+            {
+                "login, by hand": lambda: noted("hand", self.by_hand()),
+                "login, collection": lambda: noted("ours", self.by_collection(False)),
+                "ready, collection with wait": lambda: self.by_collection(True)[1],
+            },
+        )
+        hand = statistics.median(kept["hand"])
+        print(f"  ready, by hand: {'  '.join(f'{value:.3f}' for value in kept['hand'])}")
+        return [
+            ratio_row(
+                f"launch to ssh ready, {what}",
+                logins["login, collection"],
+                logins["login, by hand"],
+                "s",
+                "QEMU by hand, polled every 0.2 s",
+                1.05,
+            ),
+            ratio_row(
+                f"launch to cloud-init finished, {what}, `wait: true`",
+                logins["ready, collection with wait"],
+                hand,
+                "s",
+                "by hand, `cloud-init status --wait`",
+                1.05,
+            ),
+        ]
+
+
+def launch(bench: Bench) -> list[Row]:
+    """Launches of the tiny guest."""
+    return Launches(bench, "launch", bench.tiny(), "128M").rows("tiny guest", 5)
+
+
+def launch_real(bench: Bench) -> list[Row]:
+    """Launches of Debian 12, where an image of it is at hand."""
+    path = bench.args.image
+    if not path:
+        with contextlib.suppress(Exception):
+            found = Vault(DataDirectory(), Runtime(run)).find(
+                parse_reference("bootstrap:bookworm"), qemu_machine.host_arch()
+            )
+            path = found.path if found else ""
+    if not path:
+        return [Row("launch of a whole distribution", "", "", "", "≤ 1.05 ×", "not measured: no --image, none cached")]
+    return Launches(bench, "launch-real", os.path.abspath(path), "1G").rows("Debian 12", bench.args.boots)
+
+
+# -- launch without waiting --------------------------------------------------------------------------------------------
+
+
+def no_wait(bench: Bench) -> list[Row]:
+    """What a launch takes that waits for nothing."""
+    data = bench.data("no-wait")
+    large = bench.path("large.qcow2")
+    bench.program(["qemu-img", "create", "-q", "-f", "qcow2", large, "20G"])
+    bench.program(
+        [
+            "qemu-io",
+            "-f",
+            "qcow2",
+            "-c",
+            "write -q -P 7 0 1G",
+            "-c",
+            "write -q -P 9 5G 1G",
+            "-c",
+            "write -q -P 8 9G 1G",
+            large,
+        ]
+    )
+    images = {"tiny image": bench.tiny(), "20 GiB image": large}
+    sizes = {name: into_vault(data, path).size for name, path in images.items()}
+    counter = iter(range(1000))
+
+    def launched(path: str) -> float:
+        name = f"n{next(counter)}"
+        arguments = f"name={name} image={path} user={USER} memory=128M wait=false"
+        seconds = bench.ad_hoc("minicloud.local.instance", arguments, data)[0]
+        change(data, name=name, state="absent", force=True)
+        return seconds
+
+    found = in_turns(
+        5,
+        {
+            "ping": lambda: bench.ad_hoc("ansible.builtin.ping", "", data)[0],
+            **{name: lambda path=path: launched(path) for name, path in images.items()},  # type: ignore[misc]
+        },
+    )
+    return [
+        beyond_row(
+            f"launch, `wait: false`, {name} ({sizes[name] / MIB:.0f} MiB)",
+            found[name],
+            found["ping"],
+            "s",
+            "`ansible -m ping`",
+            0.5,
+        )
+        for name in images
+    ]
+
+
+# -- inventory ---------------------------------------------------------------------------------------------------------
+
+RECORDS = 1000
+
+
+def inventory(bench: Bench) -> list[Row]:
+    """The inventory of many instances."""
+    full, empty = bench.data("inventory"), bench.data("inventory-empty")
+    scope = full.scope("qemu")
+    for number in range(RECORDS):
+        record = Instance(
+            name=f"node-{number:04}",
+            uuid=f"00000000-0000-4000-8000-{number:012}",
+            scope="qemu",
+            driver="qemu",
+            created="2026-05-04T10:20:30Z",
+            arch=qemu_machine.host_arch(),
+            cpus=2,
+            memory=GIB,
+            disk=5 * GIB,
+            phase="ready",
+            user=USER,
+            ssh_port=20000 + number,
+            image={"name": "bootstrap:bookworm", "hash": "0" * 64, "os": "debian", "release": "bookworm"},
+            tags={"role": ("web", "db")[number % 2], "rack": str(number % 20)},
+            nics=[Nic("user", f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}")],
+            host_keys=["ssh-ed25519 " + "A" * 68],
+        )
+        scope.write(record)
+    source = bench.path("bench.minicloud.yml")
+    with open(source, "w", encoding="ascii") as file:
+        file.write("plugin: minicloud.local.instances\nstates: [all]\n")
+    argv = ["ansible-inventory", "-i", source, "--list"]
+    hosts = json.loads(bench.program(argv, full)[2])["_meta"]["hostvars"]
+    assert len(hosts) == RECORDS, f"{len(hosts)} hosts instead of {RECORDS}"
+    seen = ["ansible", "-i", source, "all", "--list-hosts"]
+    found = in_turns(
+        7,
+        {
+            "list, empty": lambda: bench.program(argv, empty)[0],
+            "list, 1,000 instances": lambda: bench.program(argv, full)[0],
+            "read, empty": lambda: bench.program(seen, empty)[0],
+            "read, 1,000 instances": lambda: bench.program(seen, full)[0],
+        },
+    )
+    return [
+        beyond_row(
+            f"inventory of 1,000 instances, {what}",
+            found[f"{how}, 1,000 instances"],
+            found[f"{how}, empty"],
+            "s",
+            "no instance",
+            0.3,
+        )
+        for how, what in (
+            ("read", "read (`ansible all --list-hosts`)"),
+            ("list", "and printed (`ansible-inventory --list`)"),
+        )
+    ]
+
+
+# -- fetch -------------------------------------------------------------------------------------------------------------
+
+IMAGE_BYTES = 500 * 10**6
+
+
+def make_images(bench: Bench) -> dict[str, str]:
+    """An image of 500 MB that is used as it is, and one that is compressed, as publishers do it."""
+    top = bench.path("www", "")
+    raw = bench.path("raw")
+    made = {"qcow2": os.path.join(top, "plain.qcow2"), "compressed qcow2": os.path.join(top, "compressed.qcow2")}
+    for kind, path in made.items():
+        packed = kind.startswith("compressed")
+        with open(raw, "wb") as file:
+            file.write(b"\0" * 510 + b"\x55\xaa")
+            file.seek(1 << 20)
+            # Half of each cluster can be compressed away.
+            for dummy in range(IMAGE_BYTES // (1 << 20) * (2 if packed else 1)):
+                block = os.urandom(1 << 15) + (bytes(1 << 15) if packed else os.urandom(1 << 15))
+                file.write(block * 16 if not packed else b"".join(block for dummy in range(16)))
+        options = ["-c"] if packed else []
+        bench.program(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-W", "-m", "8", *options, raw, path])
+        os.unlink(raw)
+    return made
+
+
+def fetch(bench: Bench) -> list[Row]:
+    """An image from a server into the vault."""
+    images = make_images(bench)
+    url = bench.serve(bench.path("www", ""))
+    peaks: list[float] = []
+    rows = []
+    for kind, path in images.items():
+        checksum = "sha256:" + bench.program(["sha256sum", path])[2].split()[0]
+        location = url + os.path.basename(path)
+
+        def collection(location: str = location, checksum: str = checksum) -> float:
+            directory = tempfile.mkdtemp(dir=bench.directory)
+            wanted = json.dumps({"data": directory, "name": location, "checksum": checksum})
+            found = json.loads(bench.program([sys.executable, os.path.abspath(__file__), "--child", wanted])[2])
+            peaks.append(found["peak"])
+            shutil.rmtree(directory)
+            return float(found["seconds"])
+
+        def by_hand(location: str = location, kind: str = kind) -> float:
+            directory = tempfile.mkdtemp(dir=bench.directory)
+            steps = [f"curl -sf {location} | tee fetched | sha256sum", "qemu-img check -q -f qcow2 fetched"]
+            if kind.startswith("compressed"):
+                steps += ["qemu-img convert -f qcow2 -O qcow2 -o compat=1.1 -W -m 8 fetched disk && rm fetched"]
+            else:
+                steps += ["mv fetched disk"]
+            script = f"cd {directory} && " + " && ".join([*steps, "sync disk"])
+            seconds = bench.program(["sh", "-c", script])[0]
+            shutil.rmtree(directory)
+            return seconds
+
+        found = in_turns(3, {f"{kind}, by hand": by_hand, f"{kind}, collection": collection})
+        size = os.path.getsize(path) / 10**6
+        rows.append(
+            ratio_row(
+                f"fetch of a {kind} image of {size:.0f} MB",
+                found[f"{kind}, collection"],
+                found[f"{kind}, by hand"],
+                "s",
+                "`curl | sha256sum`, `qemu-img`, `sync`",
+                1.1,
+            )
+        )
+    peak = max(peaks) / 10**6
+    rows.append(Row("memory of the process that fetches", f"{peak:.0f} MB", "", "", "< 100 MB", verdict(peak < 100)))
+    return rows
+
+
+def child(text: str) -> None:
+    """Fetch in a process of its own, and tell how long it took and how large the process became."""
+    wanted = json.loads(text)
+    wish = parse_image_wish({"name": wanted["name"], "state": "present", "checksum": wanted["checksum"]})
+    began = time.perf_counter()
+    outcome = reconcile_image(wish, Runtime(run), DataDirectory(wanted["data"]))
+    seconds = time.perf_counter() - began
+    assert outcome.changed
+    with open("/proc/self/status", encoding="ascii") as file:
+        (peak,) = [int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:")]
+    print(json.dumps({"seconds": seconds, "peak": peak}))
+
+
+# -- index -------------------------------------------------------------------------------------------------------------
+
+
+def index(bench: Bench) -> list[Row]:
+    """A lookup in the index of an image host."""
+    from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.test_lookup_speed import full_size
+
+    samples = os.path.join(ROOT, "tests", "unit", "plugins", "module_utils", "_images", "samples")
+    top = bench.path("streams", "")
+    shutil.copyfile(
+        os.path.join(samples, "released-index.json"), bench.path("streams", "releases", "streams", "v1", "index.json")
+    )
+    with open(os.path.join(samples, "released-download.json"), "rb") as file:
+        content = full_size(file.read())
+    products = bench.path("streams", "releases", "streams", "v1", "com.ubuntu.cloud:released:download.json")
+    with open(products, "wb") as served:
+        served.write(content)
+    hosts = {"release": {"url": f"{bench.serve(top)}releases/", "allow_http": True, "keyring": "none"}}
+    data = bench.data("index")
+    arguments = f"query=r30 cached=false data_dir={data.path} image_hosts={json.dumps(json.dumps(hosts))}"
+    modules = {
+        "ping": bench.packed("ansible.builtin.ping", "", data),
+        "image_info": bench.packed("minicloud.local.image_info", arguments, data),
+    }
+
+    def module(name: str, cold: bool = False) -> float:
+        if cold:
+            shutil.rmtree(data.path)
+        seconds, dummy, output = bench.program([bench.python, modules[name]], data)
+        if name != "ping":
+            assert json.loads(output)["offered"], output
+        return seconds
+
+    found = in_turns(
+        7,
+        {
+            "ping": lambda: module("ping"),
+            "cold": lambda: module("image_info", True),
+            "warm": lambda: module("image_info"),
+        },
+    )
+
+    def lookup() -> float:
+        began = time.perf_counter()
+        source = ImageHosts(data, Runtime(run), hosts).resolve(parse_reference("r30"), "x86_64")
+        assert source.sha256
+        return time.perf_counter() - began
+
+    alone = in_turns(7, {"lookup alone, warm": lookup})["lookup alone, warm"]
+    size = len(content) / 10**6
+    floor = "the module `ping`"
+    return [
+        beyond_row(f"lookup in an index of {size:.0f} MB, cold", found["cold"], found["ping"], "ms", floor, 0.5),
+        beyond_row("lookup in it, warm", found["warm"], found["ping"], "ms", floor, 0.05),
+        beyond_row("lookup in it, warm, without the start of the module", alone, 0, "ms", "nothing", 0.05),
+    ]
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+SECTIONS: dict[str, t.Callable[[Bench], list[Row]]] = {
+    "no-change": no_change,
+    "launch": launch,
+    "launch-real": launch_real,
+    "no-wait": no_wait,
+    "inventory": inventory,
+    "fetch": fetch,
+    "index": index,
+}
+
+
+def machine(bench: Bench) -> list[str]:
+    """The machine and the programs on which all of this was measured."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), model)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    identity = identity_for("")
+    accelerator = qemu_machine.choose_accelerator("auto", qemu_machine.host_arch(), identity.uid, identity.groups)
+    guests = accelerator.name.upper()
+    if accelerator.reason:
+        guests = f"emulation ({guests}; {accelerator.reason})"
+    qemu = bench.program([qemu_machine.emulator(qemu_machine.host_arch()), "--version"])[2].splitlines()[0]
+    core = bench.program(["ansible", "--version"])[2].splitlines()[0]
+    target = bench.program([bench.python, "--version"])[2].strip()
+    hardware = f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    return [
+        f"{hardware}; load before: {os.getloadavg()[0]:.1f}",
+        f"guests run by {guests}",
+        f"{core} on Python {platform.python_version()}, modules on {target}; {qemu}",
+    ]
+
+
+def table(rows: t.Sequence[Row]) -> str:
+    """The rows as a table that is Markdown and can be read as it is."""
+    head = Row("what", "collection", "compared with", "result", "bound", "")
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in [head, *rows]]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def system_python() -> str:
+    """A Python of the system that modules can run on."""
+    for path in ("/usr/bin/python3", sys.executable):
+        probe = [path, "-c", "import sys; sys.exit(sys.version_info < (3, 9))"]
+        if os.access(path, os.X_OK) and subprocess.run(probe, check=False).returncode == 0:
+            return path
+    return sys.executable
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"only these: {', '.join(SECTIONS)}")
+    parser.add_argument("--image", default="", help="a prepared qcow2 of Debian 12 (user debian) for launch-real")
+    parser.add_argument("--boots", type=int, default=1, help="how often launch-real launches in each way (default: 1)")
+    parser.add_argument("--python", default=system_python(), help="the Python that modules run on")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args.child)
+        return 0
+    unknown = sorted(set(args.sections) - set(SECTIONS))
+    if unknown:
+        parser.error(f"there is no section {unknown[0]}; choose from: {', '.join(SECTIONS)}")
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    directory = tempfile.mkdtemp(prefix="minicloud-bench-")
+    bench = Bench(directory, args)
+    rows: list[Row] = []
+    broken = []
+    began = time.monotonic()
+    try:
+        about = machine(bench)
+        for name, section in SECTIONS.items():
+            if args.sections and name not in args.sections:
+                continue
+            print(f"==> {name}", flush=True)
+            start = time.monotonic()
+            try:
+                rows += section(bench)
+            except Exception:
+                traceback.print_exc()
+                broken.append(name)
+            print(f"  after {time.monotonic() - start:.0f} s", flush=True)
+        print("\n" + table(rows) + "\n")
+        for line in about:
+            print(f"- {line}")
+        print(f"- medians, measured in turns, on {time.strftime('%Y-%m-%d')}; {time.monotonic() - began:.0f} s in all")
+    except KeyboardInterrupt:
+        print("interrupted")
+        return 130
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        bench.clean()
+    if broken:
+        print(f"broken: {', '.join(broken)}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
