@@ -17,14 +17,15 @@ description:
     cache of images in the data directory.
   - M(minicloud.local.instance) does this by itself for an image that is not there yet. This module does it beforehand,
     updates images, gives them names, and removes them.
+  - It also publishes a stopped instance as an image (O(instance)).
   - An image is verified before anything looks into it. What changes at its source never replaces what is in the vault
     until O(state=latest) asks for that.
   - A download that was cut or killed is gone on with by the next run. Of several runs that want the same image, one
     fetches it and the others wait for it.
 notes:
   - The module runs on the host that has the hypervisor. It needs C(qemu-img) there, for images compressed with zstd
-    the program C(zstd) (unless Python is 3.14 or newer), and for V(bootstrap:) what the role
-    P(minicloud.local.host#role) installs.
+    the program C(zstd) (unless Python is 3.14 or newer), for V(bootstrap:) what the role
+    P(minicloud.local.host#role) installs, and for O(clean) C(debugfs) and C(e2fsck) of e2fsprogs.
   - Proxies are taken from the environment (E(https_proxy), E(http_proxy), E(no_proxy)), and authorities of certificates
     beside the system's from E(SSL_CERT_FILE). Set them with the keyword C(environment) of the task.
   - How far a long fetch is can be read in C(activity.log) in the data directory while it runs.
@@ -39,6 +40,8 @@ options:
       - A path or V(file://) URL of a disk image on the host that runs the module. When the file changes, it is
         imported anew the next time it is asked for, and the older image stays in the vault.
       - An alias that was given with O(alias), or at least 8 digits of the hash of an image in the vault.
+      - A name that an instance was published as. With O(instance), the name to publish it as, of letters, digits, dots,
+        hyphens and underscores. Such a name comes before an equal one of an image host.
       - Disk images may be qcow2, raw, vmdk, vhdx, vhd or vdi, also compressed with xz, gzip, zstd or bzip2.
         Images that name other files as their backing or data, and encrypted ones, are refused.
       - Required unless O(prune_older_than) is given.
@@ -75,9 +78,32 @@ options:
     type: str
   force:
     description:
-      - Fetch, import or build the image and put it in its place even if the vault has it. This always reports a change.
+      - Fetch, import, build or publish the image and put it in its place even if the vault has it. This always reports
+        a change.
     type: bool
     default: false
+  instance:
+    description:
+      - Publish this instance, which must be stopped, as an image called O(name).
+      - The image is whole. It does not need the instance afterwards, nor the image that the instance was made from.
+      - Where O(name) was published before, also from another instance, it is left alone unless O(force=true), and the
+        instance need not exist any more. The image that O(force=true) replaces stays in the vault, for the instances
+        that use it.
+      - Where O(name) leads to an image of another source in the vault, this is refused unless O(force=true).
+      - O(state=latest) finds nothing newer for a published image.
+    type: str
+  clean:
+    description:
+      - With O(instance), take out of the image what makes the instance that instance. The instance itself is not
+        touched.
+      - This empties C(/etc/machine-id), and removes SSH host keys (C(/etc/ssh/ssh_host_*)), the state and logs of
+        cloud-init (C(/var/lib/cloud) except C(seed) in it, C(/var/log/cloud-init*.log*)), C(/var/lib/dbus/machine-id)
+        and C(/var/lib/systemd/random-seed). Users, their keys and all other files stay as they are.
+      - It works for a root file system of ext4 (or ext3, ext2) in a partition of its own, with C(/var/lib) in it.
+        For others, such as XFS, btrfs and those on LVM, the module warns, and the image is published as it is.
+      - An instance made from the image runs cloud-init as on a first boot either way, which makes new host keys.
+    type: bool
+    default: true
   prune_older_than:
     description:
       - With O(state=absent) and without O(name), remove all images that no instance uses and that nobody has asked for
@@ -139,6 +165,16 @@ EXAMPLES = r"""
     name: web
     image: appliance
 
+- name: Publish a stopped instance as an image
+  minicloud.local.image:
+    instance: web
+    name: my-base
+
+- name: Launch another instance from that
+  minicloud.local.instance:
+    name: web2
+    image: my-base
+
 - name: Remove an image
   minicloud.local.image:
     name: bootstrap:bookworm
@@ -163,7 +199,7 @@ image:
       sample: bootstrap:bookworm
     hash:
       description:
-        - The SHA-256 of the image as its source publishes it; of an image that is built, of the disk.
+        - The SHA-256 of the image as its source publishes it; of an image that is built or published, of the disk.
         - Empty in check mode where only the real run can know it.
       type: str
       returned: always
@@ -219,7 +255,7 @@ image:
       returned: always
       sample: Debian 12 (bookworm)
     source:
-      description: The URL or path that it came from, or what it was built as.
+      description: The URL or path that it came from, what it was built as, or the instance that it was published from.
       type: str
       returned: always
       sample: bootstrap:bookworm
@@ -228,6 +264,11 @@ image:
       type: str
       returned: always
       sample: "2026-05-04T10:20:30Z"
+    firmware:
+      description: V(uefi) where it boots under nothing else, empty where it boots under a BIOS too or nobody says.
+      type: str
+      returned: always
+      sample: ""
     aliases:
       description: Further names that were given to it.
       type: list
@@ -249,7 +290,8 @@ removed:
 actions:
   description:
     - The steps that were taken, or in check mode would be.
-    - V(fetch_image), V(import_image), V(build_image), V(set_alias), V(remove_image), V(forget_name).
+    - V(fetch_image), V(import_image), V(build_image), V(publish_image), V(set_alias), V(remove_image),
+      V(forget_name).
   type: list
   elements: str
   returned: success
@@ -268,6 +310,11 @@ instances:
   elements: str
   returned: when the removal of an image is refused
   sample: [web]
+state:
+  description: The state of the instance.
+  type: str
+  returned: when an instance is not published because it is not stopped
+  sample: running
 error:
   description: The kind of error, such as V(InvalidOption), V(ImageError), V(ChecksumMismatch), V(NoSpace) or V(InUse).
   type: str
@@ -288,6 +335,8 @@ ARGUMENTS = {
     "arch": {"type": "str"},
     "alias": {"type": "str"},
     "force": {"type": "bool", "default": False},
+    "instance": {"type": "str"},
+    "clean": {"type": "bool", "default": True},
     "prune_older_than": {"type": "str"},
     "image_hosts": {"type": "dict"},
 }

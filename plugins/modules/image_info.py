@@ -157,6 +157,11 @@ cached:
       type: str
       returned: always
       sample: "2026-05-04T10:20:30Z"
+    firmware:
+      description: V(uefi) where it boots under nothing else, empty where it boots under a BIOS too or nobody says.
+      type: str
+      returned: always
+      sample: ""
     aliases:
       description: Further names that were given to it.
       type: list

@@ -141,7 +141,9 @@ class Acquisition:
 
     def _is_enough(self, image: Image | None, entry: Entry | None) -> bool:
         """Whether what the vault has is all that is asked for."""
-        return image is not None and not self._refresh and not self._force and self._is_promised(image, entry)
+        # What was published has no source that could have something newer.
+        refresh = self._refresh and not (entry and entry.instance)
+        return image is not None and not refresh and not self._force and self._is_promised(image, entry)
 
     def _is_current(self, image: Image, entry: Entry, source: Source, sha256: str) -> bool:
         """Whether the source has nothing newer than the image, as far as it says so."""
@@ -201,6 +203,13 @@ class Acquisition:
 
     def _source(self) -> Source:
         reference, arch = self._reference, self._arch
+        entry = self._vault.entry(reference, arch)
+        if entry and entry.instance:
+            raise NotFound(
+                f"the image {reference} cannot be fetched",
+                f"it was published from the instance {entry.instance}, and has no other source",
+                f"Publish it again, with instance: {entry.instance}; or remove the name with state: absent.",
+            )
         if reference.host == "bootstrap":
             from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
 

@@ -50,7 +50,7 @@ PARTIAL_SECONDS = 14 * 24 * 3600
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _HASH_PREFIX = re.compile(r"[0-9a-f]{8,64}\Z")
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _REMEMBERED = tuple(field.name for field in fields(Image) if field.name not in ("hash", "path"))
 
 
@@ -61,6 +61,7 @@ class Entry(t.NamedTuple):
     alias_of -- the name that this one is another word for; empty where it is a name of its own
     stamp -- what identified the file when it was imported (size, mtime, inode, device), or the recipe of a build
     etag, last_modified -- what the server said of the download; checksum -- what the user's option said of it
+    instance -- that was published under this name; empty for images that have another source
     """
 
     hash: str
@@ -69,6 +70,7 @@ class Entry(t.NamedTuple):
     etag: str = ""
     last_modified: str = ""
     checksum: str = ""
+    instance: str = ""
 
 
 class Vault:
@@ -252,7 +254,7 @@ class Vault:
     def set_alias(self, image: Image, alias: str) -> bool:
         """Give an image another name, for its architecture; whether that changed anything."""
         reference = parse_reference(alias)
-        if reference.host != DEFAULT_HOST or not _ALIAS.match(reference.name):
+        if reference.host != DEFAULT_HOST or not PLAIN_NAME.match(reference.name):
             raise InvalidOption(
                 f"the alias {alias!r} is not valid", hint="Use letters, digits, dots, hyphens and underscores only."
             )

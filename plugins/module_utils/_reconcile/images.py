@@ -15,11 +15,28 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, RecordError
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault, ask_hosts
-from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES, load
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
+    InvalidOption,
+    NotFound,
+    RecordError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
+    DEFAULT_HOST,
+    Reference,
+    parse_reference,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import PLAIN_NAME, Vault, ask_hosts
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    STOPPED,
+    Image,
+    Instance,
+    check_name,
+    normal_arch,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -34,7 +51,10 @@ _AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 @dataclass
 class ImageWish:
-    """What a task wishes of the vault. name -- None where images are pruned; prune -- seconds"""
+    """What a task wishes of the vault.
+
+    name -- None where images are pruned; prune -- seconds; instance -- to publish under the name, empty for none
+    """
 
     name: Reference | None
     state: str = PRESENT
@@ -44,6 +64,10 @@ class ImageWish:
     force: bool = False
     prune: float | None = None
     hosts: t.Mapping[str, t.Any] | None = None
+    instance: str = ""
+    clean: bool = True
+    driver: str | None = None
+    driver_options: t.Mapping[str, t.Any] | None = None
 
 
 class ImageOutcome(t.NamedTuple):
@@ -96,6 +120,8 @@ def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
         for option in ("checksum", "alias", "force"):
             if params.get(option):
                 raise InvalidOption(f"{option} does not go with state: absent", hint="Leave it out.")
+    if params.get("instance") is not None:
+        _parse_publishing(wish, params)
     if wish.checksum:
         from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import parse_checksum
 
@@ -103,11 +129,30 @@ def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
     return wish
 
 
+def _parse_publishing(wish: ImageWish, params: t.Mapping[str, t.Any]) -> None:
+    wish.instance = check_name(params["instance"], "instance")
+    wish.clean = params.get("clean") is not False
+    wish.driver, wish.driver_options = params.get("driver"), params.get("driver_options")
+    if wish.state != PRESENT:
+        raise InvalidOption(f"instance does not go with state: {wish.state}", hint="Leave one of them out.")
+    for option in ("checksum", "arch", "image_hosts"):
+        if params.get(option):
+            raise InvalidOption(f"{option} does not go with instance", hint="Leave it out.")
+    name = t.cast(Reference, wish.name)
+    if name.host != DEFAULT_HOST or not PLAIN_NAME.match(name.name):
+        raise InvalidOption(
+            f"the name {str(name)!r} is not one that an instance can be published as",
+            hint="Use letters, digits, dots, hyphens and underscores only, such as my-base.",
+        )
+
+
 def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, check_mode: bool = False) -> ImageOutcome:
     """Bring the vault to what is wished, and tell what was done."""
     vault = Vault(data, runtime, ask_hosts(data, runtime, wish.hosts, wish.state == LATEST))
     if wish.prune is not None:
         return _prune(wish.prune, vault, check_mode)
+    if wish.instance:
+        return _publish(wish, runtime, vault, check_mode)
     name = t.cast(Reference, wish.name)
     current = vault.known(name, wish.arch)
     before = _comparable(vault, current)
@@ -123,11 +168,17 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
         image, changed = _carry_out_present(plan, name, wish, vault, image)
     elif not check_mode:
         vault.touch(image)
+    return _present(wish, vault, image, changed, plan.steps, before)
+
+
+def _present(
+    wish: ImageWish, vault: Vault, image: Image, changed: bool, steps: list[str], before: dict[str, t.Any]
+) -> ImageOutcome:
     view = _view(vault, image)
     if wish.alias and wish.alias not in view["aliases"]:
         view["aliases"] = sorted([*view["aliases"], wish.alias])
     after = {key: view[key] for key in ("name", "hash", "aliases")}
-    return ImageOutcome(changed, plan.steps, view, [], before, after)
+    return ImageOutcome(changed, steps, view, [], before, after)
 
 
 # -- present and latest ------------------------------------------------------------------------------------------------
@@ -169,6 +220,71 @@ def _carry_out_present(plan: _Plan, name: Reference, wish: ImageWish, vault: Vau
     if wish.alias:
         changed = vault.set_alias(image, wish.alias) or changed
     return image, changed
+
+
+# -- publishing --------------------------------------------------------------------------------------------------------
+
+
+def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) -> ImageOutcome:
+    """Publish an instance. What the name leads to already is left alone, whether or not the instance is there still."""
+    driver = load(wish.driver, runtime, vault.data, wish.driver_options)
+    name = t.cast(Reference, wish.name)
+    instance = driver.scope.read(wish.instance)
+    arch = instance.arch if instance else wish.arch
+    image, entry = vault.find(name, arch), vault.entry(name, arch)
+    before = _comparable(vault, image)
+    if image and entry and not entry.instance and not wish.force:
+        raise InvalidOption(
+            f"the name {name} is taken",
+            f"it leads to an image in the vault that {'is called ' if entry.alias_of else 'came from '}"
+            f"{entry.alias_of or image.source}",
+            "Choose another name, or set force: true to let it lead to what is published.",
+        )
+    steps: list[str] = []
+    if wish.force or not (image and entry):
+        steps.append("publish_image")
+        instance = _publishable(driver, wish.instance)
+        if check_mode:
+            from ansible_collections.minicloud.local.plugins.module_utils._images.publish import image_from
+
+            image = image_from(instance, name, vault)
+        else:
+            with driver.scope.lock(wish.instance, report=runtime.report):
+                image = _publish_now(driver, wish, name, vault)
+    image = t.cast(Image, image)
+    if wish.alias and wish.alias not in vault.aliases_of(image):
+        steps.append("set_alias")
+        if not check_mode:
+            vault.set_alias(image, wish.alias)
+    if not check_mode:
+        vault.touch(image)
+    return _present(wish, vault, image, bool(steps), steps, before)
+
+
+def _publishable(driver: Driver, name: str) -> Instance:
+    """The record of an instance that can be published: one that is stopped."""
+    instance = driver.scope.read(name)
+    if instance is None or instance.phase != "ready":
+        raise NotFound(
+            f"there is no instance {name} to publish",
+            "" if instance is None else "the run that was making or removing it did not get to its end",
+            f"Look with minicloud.local.instance_info which instances the driver {driver.name} has.",
+        )
+    state = driver.observe([instance])[0].state
+    if state != STOPPED:
+        raise InUse(
+            f"the instance {instance.name} cannot be published",
+            f"it is {state}, and its disk changes all the time",
+            "Stop it first, with state: stopped of minicloud.local.instance.",
+            state=state,
+        )
+    return instance
+
+
+def _publish_now(driver: Driver, wish: ImageWish, name: Reference, vault: Vault) -> Image:
+    from ansible_collections.minicloud.local.plugins.module_utils._images.publish import publish
+
+    return publish(vault, driver, _publishable(driver, wish.instance), name, wish.clean)
 
 
 # -- absent ------------------------------------------------------------------------------------------------------------
