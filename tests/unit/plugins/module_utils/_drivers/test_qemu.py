@@ -17,8 +17,9 @@ import types
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import Identity, QemuDriver, identity_for
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu, qemu_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import Identity, identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CommandFailed,
@@ -128,8 +129,8 @@ def data(tmp_path):
 def driver(data, monkeypatch):
     driver = QemuDriver(Runtime(run, Reporter()), data.scope("qemu"))
     # Nobody here is as slow as a guest.
-    monkeypatch.setattr(qemu, "Deadline", lambda seconds: Deadline(seconds / 20))
-    monkeypatch.setattr(qemu, "Qmp", lambda path, timeout=20: Qmp(path, timeout / 20))
+    monkeypatch.setattr(qemu_actions, "Deadline", lambda seconds: Deadline(seconds / 20))
+    monkeypatch.setattr(qemu_actions, "Qmp", lambda path, timeout=20: Qmp(path, timeout / 20))
     return driver
 
 
@@ -203,7 +204,7 @@ class TestRunning:
         path.write_text(f"#!{sys.executable}\n{FAKE_QEMU}")
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setattr(qemu, "identity_for", lambda name: Identity(os.getuid(), os.getgid(), (), False))
+        monkeypatch.setattr(qemu_actions, "identity_for", lambda name: Identity(os.getuid(), os.getgid(), (), False))
         yield path
         # Whatever a test has left running.
         try:
@@ -282,7 +283,7 @@ class TestRunning:
 
     def test_one_that_does_not_answer_is_told_and_can_be_ended(self, driver, instance, monkeypatch):
         monkeypatch.setenv("FAKE_QEMU", "deaf")
-        monkeypatch.setattr(qemu, "Qmp", lambda path, timeout=20: Qmp(path, 0.1))
+        monkeypatch.setattr(qemu_actions, "Qmp", lambda path, timeout=20: Qmp(path, 0.1))
         with pytest.raises(HypervisorError, match="does not answer on its monitor"):
             driver.start(instance)
         assert driver.alive(instance)
