@@ -251,7 +251,6 @@ def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) 
         else:
             with driver.scope.lock(wish.instance, report=runtime.report):
                 image = _publish_now(driver, wish, name, vault)
-    image = t.cast(Image, image)
     if wish.alias and wish.alias not in vault.aliases_of(image):
         steps.append("set_alias")
         if not check_mode:
