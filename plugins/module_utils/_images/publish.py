@@ -14,7 +14,6 @@ import os
 import time
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Digest, Flow
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference
@@ -22,14 +21,17 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.vault impo
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path
 
+# Writes the whole disk of the instance to a file, in a format (raw, qcow2).
+Export = t.Callable[[str, str], None]
 
-def publish(vault: Vault, driver: Driver, instance: Instance, name: Reference, clean: bool) -> Image:
+
+def publish(vault: Vault, instance: Instance, export: Export, name: Reference, clean: bool) -> Image:
     """Make the disk of a stopped instance, whose lock the caller holds, an image and let NAME lead to it."""
     runtime = vault.runtime
     if clean:
         for program in ("debugfs", "e2fsck"):
             runtime.program(program, "e2fsprogs, or use clean: false", "to clean images")
-    key = hashlib.sha256(f"publish {driver.scope.name} {instance.uuid}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"publish {instance.scope} {instance.uuid}".encode()).hexdigest()[:16]
     with vault.data.lock(f"image-{key}", report=runtime.report):
         vault.tidy(held=key)
         work = os.path.join(vault.path, f"work-{key}")
@@ -37,13 +39,13 @@ def publish(vault: Vault, driver: Driver, instance: Instance, name: Reference, c
             remove_path(work)
         make_dir(work)
         try:
-            return _publish(vault, driver, instance, name, clean, work)
+            return _publish(vault, instance, export, name, clean, work)
         finally:
             with contextlib.suppress(OSError):
                 remove_path(work)
 
 
-def _publish(vault: Vault, driver: Driver, instance: Instance, name: Reference, clean: bool, work: str) -> Image:
+def _publish(vault: Vault, instance: Instance, export: Export, name: Reference, clean: bool, work: str) -> Image:
     runtime = vault.runtime
     runtime.report.step("publish_image")
     ready = make_dir(os.path.join(work, "ready"))
@@ -52,7 +54,7 @@ def _publish(vault: Vault, driver: Driver, instance: Instance, name: Reference, 
         from ansible_collections.minicloud.local.plugins.module_utils._images.clean import clean as clean_disk
 
         raw = os.path.join(work, "disk.raw")
-        driver.export_disk(instance, raw, "raw")
+        export(raw, "raw")
         runtime.report.step("clean")
         if not clean_disk(runtime, raw, str(name)):
             runtime.report.warn(
@@ -64,7 +66,7 @@ def _publish(vault: Vault, driver: Driver, instance: Instance, name: Reference, 
         remove_path(raw)
     else:
         flat = os.path.join(work, "disk.qcow2")
-        driver.export_disk(instance, flat, "qcow2")
+        export(flat, "qcow2")
         virtual_size = disk.prepare(runtime, flat, target, str(name), movable=True)
     flow = Flow(lambda: [Digest("sha256")])
     flow.put_file(target)

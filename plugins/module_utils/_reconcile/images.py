@@ -283,7 +283,12 @@ def _publishable(driver: Driver, name: str) -> Instance:
 def _publish_now(driver: Driver, wish: ImageWish, name: Reference, vault: Vault) -> Image:
     from ansible_collections.minicloud.local.plugins.module_utils._images.publish import publish
 
-    return publish(vault, driver, _publishable(driver, wish.instance), name, wish.clean)
+    instance = _publishable(driver, wish.instance)
+
+    def export(target: str, format_: str) -> None:
+        driver.export_disk(instance, target, format_)
+
+    return publish(vault, instance, export, name, wish.clean)
 
 
 # -- absent ------------------------------------------------------------------------------------------------------------
