@@ -56,7 +56,8 @@ options:
     description:
       - Which instances are listed. The first entry whose condition holds decides; an instance for which none holds is
         listed.
-      - A condition is a Jinja expression over the host's variables.
+      - A condition is a Jinja expression over the host's variables. One that cannot be decided, such as one about a
+        tag that an instance lacks, counts as not met, with a warning; with O(strict=true) it is an error.
     type: list
     elements: dict
     default: []
@@ -245,9 +246,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             try:
                 holds = condition if isinstance(condition, bool) else self.templar.evaluate_conditional(condition)
             except Exception as exc:
-                raise AnsibleParserError(
-                    f"filters: the condition {condition!r} cannot be decided for {name}: {to_native(exc)}"
-                ) from exc
+                text = f"filters: the condition {condition!r} cannot be decided for {name}: {to_native(exc)}"
+                if self.get_option("strict"):
+                    raise AnsibleParserError(text) from exc
+                self.display.warning(f"{text} It counts as not met.")
+                continue
             if holds:
                 return action == "include"
         return True

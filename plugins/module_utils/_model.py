@@ -173,6 +173,7 @@ class Instance:
     cpus -- number; memory, disk -- bytes; user -- login user, empty until known
     image -- name, hash, path, os, release, version, firmware of what its disk is backed by
     origin -- fingerprints of the options that only count when an instance is made, by option
+    chosen_ports -- the ports of the host among those of ports that nobody asked for by number
     ssh_port -- the port of the host's loopback address that leads to the guest's ssh server
     booted -- whether it has ever become ready; ready -- whether it has since its last start
     cloud_init -- status and errors, as cloud-init reported them
@@ -198,6 +199,7 @@ class Instance:
     image: dict[str, str] = field(default_factory=dict)
     tags: dict[str, t.Any] = field(default_factory=dict)
     ports: list[PortForward] = field(default_factory=list)
+    chosen_ports: list[int] = field(default_factory=list)
     nics: list[Nic] = field(default_factory=list)
     host_keys: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, explained
 
 _ACTIVITY = "activity.log"
 _ACTIVITY_LIMIT = 1 << 20
@@ -120,7 +120,9 @@ def run_module(
     data = DataDirectory(module.params["data_dir"])
     reporter = ActivityReporter(data, str(module.params.get(subject) or subject))
     try:
-        result = body(ModuleContext(module.params, Runtime(run, reporter), data, module.check_mode))
+        data.require_own()
+        with explained("the task failed"):
+            result = body(ModuleContext(module.params, Runtime(run, reporter), data, module.check_mode))
     except MinicloudError as exc:
         _warn(module, reporter)
         module.fail_json(msg=str(exc), error=type(exc).__name__, **exc.facts)

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
@@ -166,6 +167,31 @@ class DataDirectory:
         self.vault = os.path.join(self.path, "vault")
         self.known_hosts = os.path.join(self.path, "known_hosts")
         self._settings = os.path.join(self.path, "settings.json")
+
+    def require_own(self) -> None:
+        """Return if the data directory is the user's own, or not there yet; else InvalidOption.
+
+        Somebody else who can write in it could have links there that lead root anywhere.
+        """
+        for path in (self.path, self.keys, self.vault, *(os.path.join(self.path, n) for n in ("locks", "scopes"))):
+            try:
+                found = os.lstat(path)
+            except OSError:
+                continue
+            # The data directory itself may be reached through a link: then what the link leads to counts.
+            if path == self.path and stat.S_ISLNK(found.st_mode):
+                found = os.stat(path)
+            if not stat.S_ISDIR(found.st_mode):
+                raise InvalidOption(f"{path} is not a directory", hint="Choose another data_dir, or move it away.")
+            if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                whose = (
+                    "others may write in it" if found.st_uid == os.geteuid() else f"it belongs to uid {found.st_uid}"
+                )
+                raise InvalidOption(
+                    f"the data directory {path} is not private to the user of this run",
+                    whose,
+                    "Run as the user that it belongs to (become_user), or choose another data_dir.",
+                )
 
     def settings(self) -> dict[str, t.Any]:
         """What is set for the whole data directory; empty where nothing was set."""

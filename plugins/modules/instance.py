@@ -24,6 +24,8 @@ notes:
   - The module runs on the host that has the hypervisor. It needs C(qemu-img), QEMU, C(setsid) and C(setpriv)
     (util-linux), and an OpenSSH client there; the role P(minicloud.local.host#role) installs them.
   - Without root, everything works as the user of the task, in a data directory of that user.
+  - The guest reaches the outside, and services on the loopback interface of the host, through the host's user-mode
+    network, where the host has the address C(10.0.2.2). Nothing reaches the guest but the forwarded ports.
   - What is going on in a long task can be read in C(activity.log) in the data directory while it runs.
 options:
   name:
@@ -98,6 +100,7 @@ options:
       - Used when the instance is made. A different one later is reported as a warning, and acted on only with
         O(recreate=true). The same holds for O(vendor_data), O(network_config), O(meta_data), O(user),
         O(ssh_authorized_keys), O(arch) and O(instance_type).
+      - Ansible logs the options of tasks. Set C(no_log=true) on the task where user-data holds secrets.
     type: raw
   vendor_data:
     description: Vendor-data for cloud-init, in the forms of O(cloud_init). User-data goes before it.

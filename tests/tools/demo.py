@@ -63,12 +63,16 @@ def ansible() -> str:
 
 
 class Demo:
-    """The demo on this machine. image -- what to launch; name -- of the instance; data_dir -- empty: the default."""
+    """The demo on this machine.
 
-    def __init__(self, image: str, name: str, data_dir: str) -> None:
+    image -- what to launch; name -- of the instance; data_dir -- empty: the default; made -- whether the demo made it
+    """
+
+    def __init__(self, image: str, name: str, data_dir: str, made: bool = False) -> None:
         self.image = image
         self.name = name
         self.data_dir = data_dir or default_data_dir()
+        self.made = made
         self.bin = ansible()
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
         self.env.update(
@@ -87,8 +91,12 @@ class Demo:
         os.makedirs(HERE, exist_ok=True)
         with open(INVENTORY, "w", encoding="utf-8") as file:
             file.write(f"plugin: minicloud.local.instances\ndata_dir: {json.dumps(self.data_dir)}\n")
+        made = not os.path.exists(self.data_dir)
+        with contextlib.suppress(OSError, ValueError), open(STATE, encoding="utf-8") as file:
+            state = json.load(file)
+            made = made or (state["data_dir"] == self.data_dir and state["made"])
         with open(STATE, "w", encoding="utf-8") as file:
-            json.dump({"image": self.image, "name": self.name, "data_dir": self.data_dir}, file)
+            json.dump({"image": self.image, "name": self.name, "data_dir": self.data_dir, "made": made}, file)
         start = time.monotonic()
         self.say(f"Launching {self.name} from {self.image}; what it works on appears here")
         self.play("demo", self.variables(), watch=True)
@@ -109,19 +117,30 @@ class Demo:
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
-        if not self.still_used():
-            shutil.rmtree(self.data_dir, ignore_errors=True)
+        self.remove_data_dir()
         for path in (HERE, os.path.join(dev.VENVS, "demo")):
             shutil.rmtree(path, ignore_errors=True)
         dev.say("Removed. Packages of the distribution that the demo installed stay.")
 
-    def still_used(self) -> bool:
-        """Whether the data directory holds other instances or images than the demo's."""
-        scopes = os.path.join(self.data_dir, "scopes")
-        if any(files for dummy, dummy, files in os.walk(scopes)):
-            return True
-        vault = os.path.join(self.data_dir, "vault")
-        return os.path.isdir(vault) and any(len(name) == 64 for name in os.listdir(vault))
+    def remove_data_dir(self) -> None:
+        """Remove the data directory if the demo has made it and nothing but the demo has used it."""
+        scopes, vault = os.path.join(self.data_dir, "scopes"), os.path.join(self.data_dir, "vault")
+        used = any(files for dummy, dummy, files in os.walk(scopes)) or os.path.exists(self.path("settings.json"))
+        used = used or (os.path.isdir(vault) and any(len(name) == 64 for name in os.listdir(vault)))
+        if used or not self.made:
+            return
+        for name in ("scopes", "vault", "keys", "locks"):
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        for name in ("known_hosts", "known_hosts.lock", "activity.log", "activity.log.1"):
+            with contextlib.suppress(OSError):
+                os.unlink(self.path(name))
+        # Whatever else there is, is not ours.
+        with contextlib.suppress(OSError):
+            os.rmdir(self.data_dir)
+
+    def path(self, name: str) -> str:
+        """A path in the data directory."""
+        return os.path.join(self.data_dir, name)
 
     def variables(self) -> dict[str, str]:
         return {"demo_image": self.image, "demo_name": self.name, "demo_data_dir": self.data_dir}

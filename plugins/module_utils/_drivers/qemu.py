@@ -21,6 +21,7 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     STOPPED,
@@ -30,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import QemuActions
@@ -39,6 +41,7 @@ LOCK, LOG, CONSOLE = "run.lock", "qemu.log", "console.log"
 
 # The size at which the console of a running instance is cut.
 _CONSOLE_LIMIT = 16 << 20
+_CONSOLE_KEPT = 1 << 20
 
 
 class QemuDriver(Driver):
@@ -61,6 +64,12 @@ class QemuDriver(Driver):
             handle = os.open(self.path(instance, LOCK), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError as exc:
+            raise HypervisorError(
+                f"whether {instance.name} runs cannot be told",
+                f"{exc.filename}: {exc.strerror}",
+                "Run as the user that the data directory belongs to.",
+            ) from exc
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,7 +114,11 @@ class QemuDriver(Driver):
     def tidy(self, instance: Instance) -> None:
         path = self.console_log(instance)
         with contextlib.suppress(OSError):
-            if os.path.getsize(path) > _CONSOLE_LIMIT:
+            size = os.path.getsize(path)
+            if size > _CONSOLE_LIMIT:
+                with open(path, "rb") as stream:
+                    stream.seek(max(0, size - _CONSOLE_KEPT))
+                    write_file(f"{path}.1", stream.read())
                 # QEMU appends, so it goes on at the new end.
                 os.truncate(path, 0)
 

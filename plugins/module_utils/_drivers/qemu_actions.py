@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 import signal
 import socket
+import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import CONSOLE, LOCK, LOG, QemuDriver
@@ -22,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
     MissingRequirement,
+    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Image,
@@ -60,6 +63,8 @@ class QemuActions:
     def require(self, arch: str, firmware: str = "") -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
 
+        if not sys.platform.startswith("linux"):
+            raise NotSupported(f"the driver qemu does not run on {platform.system()}", hint="It runs on Linux.")
         qemu_machine.emulator(arch)
         qemu_machine.firmware(arch, firmware)
         self.runtime.program("qemu-img", "qemu-utils", "to make disks")
@@ -120,13 +125,22 @@ class QemuActions:
         reserved.update(port.host_port for other in others for port in other.ports)
         asked = {port.host_port for port in instance.ports if port.host_port}
         ours = {(port.host_port, port.protocol) for port in held or ()}
-        chosen = []
+        chosen, picked = [], []
         for port in instance.ports:
             if not port.host_port:
                 with _usable(port):
                     port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
                 asked.add(port.host_port)
+                picked.append(port.host_port)
             elif (port.host_port, port.protocol) not in ours and not self._is_free(port, host_ports):
+                if port.host_port in instance.chosen_ports:
+                    # Nobody asked for this very port: another one does as well.
+                    with _usable(port):
+                        port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
+                    asked.add(port.host_port)
+                    picked.append(port.host_port)
+                    chosen.append(port)
+                    continue
                 holder = host_ports.holder(port.host_port, port.protocol)
                 raise InUse(
                     f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
@@ -136,6 +150,8 @@ class QemuActions:
                 )
             chosen.append(port)
         instance.ports = chosen
+        ours_still = {port.host_port for port in chosen} & set(instance.chosen_ports)
+        instance.chosen_ports = sorted({*ours_still, *picked})
         ssh = instance.ssh_port
         if held is not None:
             return
@@ -227,23 +243,18 @@ class QemuActions:
             ) from exc
 
     def forwards(self, instance: Instance) -> list[PortForward]:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
         with self._monitor(instance) as qmp:
-            found = qemu_machine.forwards(qmp.monitor("info usernet"))
-        return [port for port in found if (port.host_port, port.guest_port) != (instance.ssh_port, 22)]
+            return _forwards(qmp, instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         with self._monitor(instance) as qmp:
-            for port in before:
-                if port not in instance.ports:
-                    qmp.monitor(f"hostfwd_remove net0 {port.protocol}:{port.host_ip}:{port.host_port}")
-            for port in instance.ports:
-                if port not in before:
-                    rule = f"{port.protocol}:{port.host_ip}:{port.host_port}-:{port.guest_port}"
-                    answer = qmp.monitor(f"hostfwd_add net0 {rule}")
-                    if answer:
-                        raise HypervisorError(f"port {port} could not be forwarded", answer)
+            try:
+                _replace_forwards(qmp, before, instance.ports)
+            except HypervisorError:
+                # All or nothing: what there was is put back.
+                with contextlib.suppress(HypervisorError):
+                    _replace_forwards(qmp, _forwards(qmp, instance), before)
+                raise
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
@@ -355,6 +366,27 @@ def _usable(port: PortForward) -> t.Iterator[None]:
             f"{port.host_ip} is not an address of this host ({exc.strerror})",
             "Use an address that it has, such as 127.0.0.1, or 0.0.0.0 for all of them.",
         ) from exc
+
+
+def _forwards(qmp: Qmp, instance: Instance) -> list[PortForward]:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+    found = qemu_machine.forwards(qmp.monitor("info usernet"))
+    return [port for port in found if (port.host_port, port.guest_port) != (instance.ssh_port, 22)]
+
+
+def _replace_forwards(qmp: Qmp, before: t.Sequence[PortForward], after: t.Sequence[PortForward]) -> None:
+    for port in before:
+        if port not in after:
+            qmp.monitor(f"hostfwd_remove net0 {port.protocol}:{port.host_ip}:{port.host_port}")
+    for port in after:
+        if port not in before:
+            answer = qmp.monitor(f"hostfwd_add net0 {port.protocol}:{port.host_ip}:{port.host_port}-:{port.guest_port}")
+            if answer:
+                why = answer
+                if port.host_port < 1024:
+                    why = f"{answer} (a running QEMU may not take ports below 1024; stop the instance first)"
+                raise HypervisorError(f"port {port} could not be forwarded", why)
 
 
 class Identity(t.NamedTuple):

@@ -15,18 +15,26 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Inv
 
 DEFAULT_HOST = "release"
 
+_DISK_ENDINGS = (".qcow2", ".img", ".raw", ".vmdk", ".vhdx", ".vdi", ".xz", ".gz", ".zst", ".bz2")
+
 
 class Reference(t.NamedTuple):
     """An image as users name it.
 
     host -- the image host (release, daily, bootstrap …), or `url` or `file`
     name -- the image's name there, the URL, or the absolute path
+
+    As text it is what may be shown and kept: without the name and password that a URL may have.
     """
 
     host: str
     name: str
 
     def __str__(self) -> str:
+        if self.host == "url" and "@" in self.name:
+            scheme, slashes, rest = self.name.partition("://")
+            place, slash, path = rest.partition("/")
+            return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
         if self.host in ("url", "file"):
             return self.name
         return self.name if self.host == DEFAULT_HOST else f"{self.host}:{self.name}"
@@ -40,7 +48,7 @@ def parse_reference(text: str) -> Reference:
         if scheme in ("http", "https"):
             return Reference("url", text)
         if scheme == "file":
-            return Reference("file", os.path.abspath(text[len("file://") :]))
+            return Reference("file", _path_of(text))
         raise InvalidOption(f"image {text!r} has a scheme that is not known", hint="Use https://, http:// or file://.")
     if text.startswith(("/", "./", "../", "~")):
         return Reference("file", os.path.abspath(os.path.expanduser(text)))
@@ -50,7 +58,21 @@ def parse_reference(text: str) -> Reference:
             f"image {text!r} is not valid",
             hint="Write a name such as 24.04, HOST:NAME such as daily:26.04 or bootstrap:bookworm, a URL, or a path.",
         )
+    if not host and ("/" in name or name.lower().endswith(_DISK_ENDINGS)):
+        raise InvalidOption(
+            f"image {text!r} is not the name of an image",
+            hint=f"Write ./{text} for a file, or HOST:NAME for another host.",
+        )
     return Reference(host or DEFAULT_HOST, name)
+
+
+def _path_of(url: str) -> str:
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise InvalidOption(f"image {url!r} is not a file of this host", hint="Write file:///PATH, or just the path.")
+    return os.path.abspath(unquote(parts.path))
 
 
 class Part(t.NamedTuple):

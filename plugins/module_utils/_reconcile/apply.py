@@ -94,6 +94,7 @@ class Applier:
         nothing is left to do.
         """
         fetched: list[str] = []
+        deadline = Deadline(self.wish.timeout)
         if not plan.changes:
             current = self.scope.read(self.wish.name)
         while plan.changes:
@@ -118,11 +119,13 @@ class Applier:
             self.check_host(plan)
         plan.steps = fetched + plan.steps
         if current and "wait_ready" in plan.steps:
-            current = self._wait_ready(current, Deadline(self.wish.timeout))
+            current = self._wait_ready(current, deadline)
         return plan, current
 
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
         after = plan.after
+        if after is not None and ("create" in plan.steps or "stop" in plan.steps):
+            self._foresee(after, current, image)
         for step in plan.steps:
             if step != "wait_ready":  # which comes when the lock is free again
                 self.runtime.report.step(step)
@@ -131,17 +134,14 @@ class Applier:
                     self._delete(current)
                 current = None
             elif step == "create":
-                current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
+                with _stage("create"):
+                    current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
             elif step == "stop":
-                if "set_ports" in plan.steps:
-                    # A port that is taken must be known while the instance still runs.
-                    self.driver.choose_ports(
-                        replace(t.cast(Instance, after)), self.driver.forwards(t.cast(Instance, current))
-                    )
                 self.driver.stop(t.cast(Instance, current), deadline, self.wish.force)
                 current = self._store(replace(t.cast(Instance, current), owner="", ready=False))
             elif step == "start":
-                current = after = self._start(t.cast(Instance, after))
+                with _stage("boot"):
+                    current = after = self._start(t.cast(Instance, after))
             elif step == "grow_disk":
                 self.driver.grow_disk(t.cast(Instance, after))
             elif step == "set_ports":
@@ -149,6 +149,17 @@ class Applier:
         if after is not None and plan.changes and after is not current:
             current = self._store(after if current is None else self._merged(after, current))
         return current if plan.state != ABSENT else None
+
+    def _foresee(self, after: Instance, current: Instance | None, image: Image | None) -> None:
+        """Raise for what would fail halfway, while nothing is stopped or removed yet."""
+        if image is not None:
+            self._check_image(image)
+            given = seed.given_host_keys(seed_wishes(self.wish))
+            if given:
+                keys.pinned_keys(self.runtime, self.data.keys, given.public, given.private)
+        if self.wish.wants_running or self.wish.state == "present":
+            held = self.driver.forwards(current) if current and self.driver.alive(current) else []
+            self.driver.choose_ports(replace(after), held)
 
     @staticmethod
     def _merged(after: Instance, current: Instance) -> Instance:
@@ -165,7 +176,7 @@ class Applier:
         return Vault(self.data, self.runtime, ask_hosts(self.data, self.runtime, self.wish.image_hosts))
 
     def _reference(self) -> t.Any:
-        return parse_reference(self.wish.image or DEFAULT_IMAGE)
+        return parse_reference(self.wish.image_source or DEFAULT_IMAGE)
 
     def _arch(self) -> str:
         return self.wish.arch or self.host_arch
@@ -185,6 +196,12 @@ class Applier:
             exc.facts.setdefault("stage", "image")
             raise
         return t.cast(Image, image), bool(changed)
+
+    def foresee_image(self, plan: Plan) -> None:
+        """Raise, in check mode, for an image file that cannot be used; only the real run asks image hosts."""
+        if "fetch_image" in plan.steps and self._reference().host == "file":
+            with _stage("image"):
+                self._vault().forecast(self._reference(), self._arch(), self.wish.image_checksum or "")
 
     def _create(self, planned: Instance, image: Image) -> Instance:
         instance = replace(
@@ -334,6 +351,16 @@ class Applier:
             console=console,
             hypervisor_log=log.splitlines(),
         )
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> t.Iterator[None]:
+    """Errors from here tell that a launch had come to this stage."""
+    try:
+        yield
+    except MinicloudError as exc:
+        exc.facts.setdefault("stage", name)
+        raise
 
 
 def seed_wishes(wish: Wish) -> seed.Wishes:

@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_IMAGE,
+    MIB,
     MIN_DISK,
     MIN_MEMORY,
     RUNNING,
@@ -54,6 +55,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
             setattr(wish, option, params[option])
     if params.get("image") is not None:
         wish.image = str(parse_reference(params["image"]))
+        wish.image_source = params["image"]
     if params.get("image_checksum") is not None:
         from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import parse_checksum
 
@@ -70,7 +72,8 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
             size = parse_size(params[option], option)
             if size < least:
                 raise InvalidOption(f"{option} {params[option]!r} is too small", hint=f"The least is {least >> 20}M.")
-            setattr(wish, option, size)
+            # A disk consists of whole sectors, and QEMU counts memory in MiB.
+            setattr(wish, option, -(-size // MIB) * MIB)
     if params.get("cpus") is not None:
         wish.cpus = params["cpus"]
         if params["cpus"] < 1:
@@ -143,6 +146,7 @@ def reconcile_instance(
         applier = Applier(wish, driver, runtime, data, host_arch)
         applier.check_host(plan)
         if check_mode:
+            applier.foresee_image(plan)
             current = _predicted(plan, driver, applier.login_user(image))
             addresses = observed.addresses if observed and plan.state == RUNNING else ()
             observed = Observed(plan.state, addresses) if current else None
@@ -176,8 +180,10 @@ def _cached_image(
     wish: Wish, current: Instance | None, runtime: Runtime, data: DataDirectory, host_arch: str
 ) -> Image | None:
     """The wished image if the vault has it; not looked for where nothing is made from it."""
-    if wish.state == ABSENT or (current is not None and current.phase == "ready" and not wish.recreate):
+    there = current is not None and current.phase == "ready"
+    same = current is not None and wish.image in (None, current.image.get("name"))
+    if wish.state == ABSENT or (there and same and not wish.recreate):
         return None
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 
-    return Vault(data, runtime).find(parse_reference(wish.image or DEFAULT_IMAGE), wish.arch or host_arch)
+    return Vault(data, runtime).find(parse_reference(wish.image_source or DEFAULT_IMAGE), wish.arch or host_arch)

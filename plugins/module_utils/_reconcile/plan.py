@@ -40,11 +40,15 @@ _COLD = ("cpus", "memory", "disk")
 
 @dataclass
 class Wish:
-    """What a task asks of an instance; None where it has no opinion. Sizes in bytes."""
+    """What a task asks of an instance; None where it has no opinion. Sizes in bytes.
+
+    image -- its name as it is kept; image_source -- as the task has it, with the password that a URL may have
+    """
 
     name: str
     state: str = RUNNING
     image: str | None = None
+    image_source: str | None = None
     image_checksum: str | None = None
     image_hosts: dict[str, t.Any] | None = None
     cpus: int | None = None
@@ -108,7 +112,7 @@ def make_plan(
     if current is None or leftovers or observed is None:
         return _creation(wish, image, host_arch, driver, ["remove_leftovers"] if leftovers else [])
 
-    drift = _drift(wish, current)
+    drift = _drift(wish, current, image)
     if drift and wish.recreate:
         return _creation(wish, image, host_arch, driver, ["delete"])
     return _change(wish, current, observed, drift)
@@ -163,16 +167,20 @@ def disk_size(wish: Wish, image: Image | None) -> int:
     return wish.disk
 
 
-def _drift(wish: Wish, current: Instance) -> list[str]:
-    """What the task asks for that only counts when an instance is made, and that this one was not made with."""
+def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
+    """What the task asks for that only counts when an instance is made, and that this one was not made with.
+
+    image -- the wished image if the vault has it: one image can have many names
+    """
     found = []
     name = current.image.get("name", "")
-    if wish.image is not None and wish.image != name:
+    same = image is not None and image.hash == current.image.get("hash")
+    if wish.image is not None and wish.image != name and not same:
         found.append(f"image is {name}, not {wish.image}")
     for option in ("instance_type", "arch", "user"):
         wanted, actual = getattr(wish, option), getattr(current, option)
-        if wanted is not None and actual and wanted != actual:
-            found.append(f"{option} is {actual}, not {wanted}")
+        if wanted is not None and wanted != actual:
+            found.append(f"{option} is {actual or 'the image’s own'}, not {wanted}")
     for option, fingerprint in wish.origin.items():
         if current.origin.get(option) != fingerprint:
             found.append(f"{option} differs from what the instance was made with")

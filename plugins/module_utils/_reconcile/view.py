@@ -37,9 +37,11 @@ def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
     variables = {
         "ansible_host": endpoint.host,
         "ansible_port": endpoint.port,
-        "ansible_ssh_private_key_file": endpoint.key_file,
         "ansible_ssh_common_args": common_args(endpoint),
     }
+    # Ansible hands this path to ssh as it is; the arguments have it too, in a form that bears all characters.
+    if not set(endpoint.key_file) & set('%"\\'):
+        variables["ansible_ssh_private_key_file"] = endpoint.key_file
     if endpoint.user:
         variables["ansible_user"] = endpoint.user
     return variables

@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     Busy,
+    InvalidOption,
     MinicloudError,
     MissingRequirement,
     NoSpace,
@@ -616,3 +617,32 @@ class TestScopes:
             reads += 1
         assert reads > 0
         assert len(scope.read("web").tags["size"]) == 299 * 37 % 5000
+
+
+class TestWhoseItIs:
+    def test_ones_own_is_fine_and_so_is_none(self, tmp_path):
+        data = DataDirectory(str(tmp_path / "data"))
+        data.require_own()
+        data.change_settings(driver="qemu")
+        data.require_own()
+
+    @pytest.mark.parametrize("part", ["", "locks", "scopes", "vault", "keys"])
+    def test_one_that_others_may_write_in_is_refused(self, tmp_path, part):
+        path = tmp_path / "data" / part
+        path.mkdir(parents=True, mode=0o700)
+        path.chmod(0o770)
+        with pytest.raises(InvalidOption, match="others may write in it"):
+            DataDirectory(str(tmp_path / "data")).require_own()
+
+    def test_somebody_elses_is_refused(self, tmp_path, monkeypatch):
+        (tmp_path / "data").mkdir(mode=0o700)
+        uid = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+        with pytest.raises(InvalidOption, match=f"it belongs to uid {uid}"):
+            DataDirectory(str(tmp_path / "data")).require_own()
+
+    def test_a_link_in_it_is_refused(self, tmp_path):
+        (tmp_path / "data").mkdir(mode=0o700)
+        (tmp_path / "data" / "locks").symlink_to("/tmp")
+        with pytest.raises(InvalidOption, match="locks is not a directory"):
+            DataDirectory(str(tmp_path / "data")).require_own()

@@ -385,9 +385,12 @@ class TestConsole:
         write_file(path, b"x" * 10)
         driver.tidy(instance)
         assert os.path.getsize(path) == 10
-        write_file(path, b"x" * 11)
+        monkeypatch.setattr(qemu, "_CONSOLE_KEPT", 4)
+        write_file(path, b"begin - end")
         driver.tidy(instance)
         assert os.path.getsize(path) == 0
+        with open(f"{path}.1", "rb") as stream:
+            assert stream.read() == b" end"
 
     def test_the_limit_is_what_a_host_can_spare(self):
         assert 1 << 20 <= qemu._CONSOLE_LIMIT <= 64 << 20
@@ -422,6 +425,20 @@ class TestPorts:
         assert f"port {listener}/tcp of 127.0.0.1 is taken" in str(caught.value)
         assert f"(process {os.getpid()}) listens on it" in str(caught.value)
         assert caught.value.facts == {"port": listener}
+
+    def test_a_port_that_nobody_asked_for_by_number_is_replaced_when_it_is_taken(self, driver):
+        instance = an_instance(ports=[parse_port("80")])
+        driver.choose_ports(instance)
+        (first,) = instance.ports
+        assert instance.chosen_ports == [first.host_port]
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", first.host_port))
+            server.listen(1)
+            driver.choose_ports(instance)
+        (second,) = instance.ports
+        assert second.host_port != first.host_port
+        assert second.guest_port == 80
+        assert instance.chosen_ports == [second.host_port]
 
     def test_a_taken_port_for_ssh_is_replaced(self, driver, listener):
         instance = an_instance(ssh_port=listener)

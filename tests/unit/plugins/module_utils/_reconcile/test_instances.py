@@ -384,6 +384,36 @@ def known(data, *without):
 # Failures
 
 
+class TestSizes:
+    def test_a_disk_has_whole_sectors(self):
+        assert parse_wish({"name": "a", "disk": "1.7G"}).disk == 1741 << 20
+
+
+class TestSecrets:
+    def test_a_password_in_a_url_is_kept_for_the_request_alone(self):
+        wish = parse_wish({"name": "a", "image": "https://me:secret@example.org/a@b.img"})
+        assert wish.image == "https://example.org/a@b.img"
+        assert wish.image_source == "https://me:secret@example.org/a@b.img"
+
+
+class TestForesight:
+    def test_nothing_is_removed_for_a_replacement_that_cannot_be_made(self, world):
+        world.run(**FULL)
+        before = world.scope.read("web")
+        world.taken = {9999}
+        with pytest.raises(InUse):
+            world.run(**{**FULL, "user": "bob", "recreate": True, "ports": ["9999:80"]})
+        assert world.scope.read("web") == before
+        assert world.run(**FULL).changed is False
+
+    def test_nothing_is_stopped_for_a_change_that_cannot_be_made(self, world):
+        world.run(**FULL)
+        world.taken = {9999}
+        with pytest.raises(InUse):
+            world.run(**{**FULL, "memory": "3G", "allow_restart": True, "ports": ["9999:80"]})
+        assert world.run(**FULL).changed is False
+
+
 class TestFailures:
     @pytest.mark.parametrize("when", ["fail_before", "fail_after"])
     @pytest.mark.parametrize("method", ["require", "create", "choose_ports", "start"])
@@ -442,7 +472,7 @@ class TestFailures:
         world.taken = {8080}
         with pytest.raises(InUse):
             world.run(**FULL)
-        assert world.scope.read("web").phase == "ready"
+        assert world.scope.read("web") is None
         assert world.run(**{**FULL, "ports": ["8081:80", "443"]}).view["state"] == "running"
         world.check_consistent()
 

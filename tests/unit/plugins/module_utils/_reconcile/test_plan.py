@@ -73,7 +73,9 @@ STATES = ("running", "stopped", "restarted", "present", "absent")
 
 
 def plan_for(situation="absent", have=IMAGE, **wishes):
-    """HAVE is what the vault has of the wished image."""
+    """HAVE is what the vault has of the wished image; it has 26.04 too."""
+    if have is IMAGE and wishes.get("image") == "26.04":
+        have = Image(**{**IMAGE.to_dict(), "name": "26.04", "hash": "cd" * 32})
     current, observed = SITUATIONS[situation] if isinstance(situation, str) else situation
     return make_plan(Wish("web", **wishes), current, observed, have, "x86_64", "qemu")
 
@@ -434,8 +436,12 @@ class TestDrift:
     def test_what_is_the_same_is_no_drift(self, wishes):
         assert plan_for("ready", **wishes).drift == []
 
-    def test_a_user_that_is_not_known_yet_is_no_drift(self):
-        assert plan_for(running(user=""), user="ann").drift == []
+    def test_a_user_that_is_not_known_yet_is_another(self):
+        assert plan_for(running(user=""), user="ann").drift == ["user is the image’s own, not ann"]
+
+    def test_another_name_of_the_same_image_is_no_drift(self):
+        assert plan_for("ready", image="noble").drift == []
+        assert plan_for("ready", image="noble", recreate=True).steps == []
 
     def test_the_same_origin_is_no_drift_and_no_opinion_is_none(self):
         made = running(origin={"cloud_init": "a", "meta_data": "b"})

@@ -270,7 +270,15 @@ class World:
 
     def image(self, name):
         return Image(
-            name, "ab" * 32, self.image_file, "qcow2", 1, 3 * GIB, HOST_ARCH, os="ubuntu", user=self.image_user
+            name,
+            ("cd" if name == "26.04" else "ab") * 32,
+            self.image_file,
+            "qcow2",
+            1,
+            3 * GIB,
+            HOST_ARCH,
+            os="ubuntu",
+            user=self.image_user,
         )
 
     def run(self, check=False, reporter=None, **params):
