@@ -125,7 +125,7 @@ class Demo:
     def remove_data_dir(self) -> None:
         """Remove the data directory if the demo has made it and nothing but the demo has used it."""
         scopes, vault = os.path.join(self.data_dir, "scopes"), os.path.join(self.data_dir, "vault")
-        used = any(files for dummy, dummy, files in os.walk(scopes)) or os.path.exists(self.path("settings.json"))
+        used = any(entry[2] for entry in os.walk(scopes)) or os.path.exists(self.path("settings.json"))
         used = used or (os.path.isdir(vault) and any(len(name) == 64 for name in os.listdir(vault)))
         if used or not self.made:
             return

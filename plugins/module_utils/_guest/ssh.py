@@ -31,7 +31,7 @@ class SshEndpoint(t.NamedTuple):
 
 def _quoted(path: str) -> str:
     """A path as the value of an ssh option, whatever characters it has."""
-    if not set(path) & set(' \t"\'\\%'):
+    if not set(path) & set(" \t\"'\\%"):
         return path
     return '"' + path.replace("%", "%%").replace('"', '\\"') + '"'
 
