@@ -133,7 +133,7 @@ class _Wait:
         self.wrong_key_since = 0.0
 
     def run(self, cloud_init_errors: str) -> Readiness:
-        for dummy in self.deadline.pauses(first=0.1, longest=1.0):
+        for dummy in self.deadline.pauses(first=0.05, longest=0.6):
             self.look_at_instance()
             if not banner(self.endpoint.host, self.endpoint.port, min(_BANNER_TIMEOUT, self.deadline.left())):
                 self.no_answer()

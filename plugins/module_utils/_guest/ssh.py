@@ -8,11 +8,17 @@
 
 from __future__ import annotations
 
+import select
 import shlex
 import socket
+import time
 import typing as t
 
 _LONGEST_GREETING = 4096
+
+# How many connections wait for a greeting at once, and the seconds from one to the next. Servers limit the number.
+_CONNECTIONS = 3
+_NEXT_CONNECTION = 0.3
 
 
 class SshEndpoint(t.NamedTuple):
@@ -96,20 +102,34 @@ def common_args(endpoint: SshEndpoint) -> str:
 def banner(host: str, port: int, timeout: float) -> bool:
     """Whether an ssh server greets on HOST's PORT within TIMEOUT seconds.
 
-    An accepted connection says nothing: a hypervisor's port forwarding accepts long before the guest listens.
+    An accepted connection says nothing: a hypervisor's port forwarding accepts long before the guest listens, and a
+    connection from that time may stay dead for seconds when the guest does. So new ones are opened beside the first.
     """
+    end = time.monotonic() + timeout
+    greetings: dict[socket.socket, bytes] = {}
     try:
-        with socket.create_connection((host, port), timeout) as connection:
-            connection.settimeout(timeout)
-            greeting = b""
-            while len(greeting) < _LONGEST_GREETING:
-                data = connection.recv(256)
-                if not data:
-                    return False
-                greeting += data
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if len(greetings) == _CONNECTIONS:
+                # The first one has all the time there is: a slow server may need it.
+                second = list(greetings)[1]
+                second.close()
+                del greetings[second]
+            connection = socket.create_connection((host, port), left)
+            connection.setblocking(False)
+            greetings[connection] = b""
+            for answering in select.select(list(greetings), [], [], min(_NEXT_CONNECTION, left))[0]:
+                data = answering.recv(256)
+                greeting = greetings[answering] = greetings[answering] + data
                 # Other lines may come before the one that counts.
                 if greeting.startswith(b"SSH-") or b"\nSSH-" in greeting:
                     return True
+                if not data or len(greeting) >= _LONGEST_GREETING:
+                    return False
     except OSError:
         return False
-    return False
+    finally:
+        for connection in greetings:
+            connection.close()

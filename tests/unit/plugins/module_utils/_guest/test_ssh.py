@@ -62,6 +62,26 @@ def test_accepting_is_not_enough(server) -> None:
     assert banner("127.0.0.1", server(b"HTTP/1.0 400\r\n" * 1000), 1) is False
 
 
+def test_a_connection_that_stays_dead_does_not_hold_up_the_next() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        dead: list[socket.socket] = []
+
+        def serve() -> None:
+            dead.append(listener.accept()[0])
+            second = listener.accept()[0]
+            second.sendall(b"SSH-2.0-late\r\n")
+            dead.append(second)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert banner("127.0.0.1", listener.getsockname()[1], 60) is True
+        thread.join()
+        for connection in dead:
+            connection.close()
+
+
 def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
