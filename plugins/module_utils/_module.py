@@ -19,7 +19,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Min
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, explained
 
-_ACTIVITY = "activity.log"
 _ACTIVITY_LIMIT = 1 << 20
 
 
@@ -37,22 +36,32 @@ class ActivityReporter(Reporter):
 
     def __init__(self, data: DataDirectory, subject: str) -> None:
         super().__init__()
-        self._path = os.path.join(data.path, _ACTIVITY)
+        self._path = data.activity
         self._subject = subject
         self._last = 0.0
+        # What progress is told of: its name, when it began, and how far it had come then.
+        self._begun: tuple[str, float, int] = ("", 0.0, 0)
 
     def step(self, name: str) -> None:
         self._write(name)
 
     def progress(self, what: str, done: int, total: int | None, unit: str = "B") -> None:
         now = time.monotonic()
+        if self._begun[0] != what or done < self._begun[2]:
+            self._begun = (what, now, done)
         if now - self._last < 2 and done != total:
             return
         self._last = now
-        shown = f"{done >> 20} MiB" if unit == "B" else f"{done} {unit}"
+        factor, name = (1 << 20, "MiB") if unit == "B" else (1, unit)
+        shown = f"{done // factor} {name}"
         if total:
-            whole = f"{total >> 20} MiB" if unit == "B" else str(total)
-            shown = f"{shown} of {whole} ({100 * done // total} %)"
+            shown = f"{done // factor} of {total // factor} {name} ({100 * done // total} %)"
+        seconds = now - self._begun[1]
+        rate = (done - self._begun[2]) / seconds if seconds > 0 else 0
+        if rate:
+            shown += f", {rate / factor:.1f} {name}/s"
+            if total and total > done:
+                shown += f", {(total - done) / rate:.0f} s left"
         self._write(f"{what}: {shown}")
 
     def warn(self, text: str) -> None:

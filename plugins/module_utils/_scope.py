@@ -166,6 +166,7 @@ class DataDirectory:
         self.keys = os.path.join(self.path, "keys")
         self.vault = os.path.join(self.path, "vault")
         self.known_hosts = os.path.join(self.path, "known_hosts")
+        self.activity = os.path.join(self.path, "activity.log")
         self._settings = os.path.join(self.path, "settings.json")
 
     def require_own(self) -> None:

@@ -26,7 +26,8 @@ notes:
   - Without root, everything works as the user of the task, in a data directory of that user.
   - The guest reaches the outside, and services on the loopback interface of the host, through the host's user-mode
     network, where the host has the address C(10.0.2.2). Nothing reaches the guest but the forwarded ports.
-  - What is going on in a long task can be read in C(activity.log) in the data directory while it runs.
+  - What is going on in a long task can be read in C(activity.log) in the data directory while it runs. The callback
+    plugin P(minicloud.local.progress#callback) shows it at the terminal.
 options:
   name:
     description:

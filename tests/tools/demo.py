@@ -17,7 +17,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import typing as t
 
@@ -171,52 +170,19 @@ class Demo:
         if name == "demo" and os.geteuid() != 0 and any(not program(each) for each in PROGRAMS) and needs_password():
             dev.say("Packages must be installed; sudo will ask for your password.")
             argv.append("--ask-become-pass")
-        activity = Activity(os.path.join(self.data_dir, "activity.log"), watch)
-        with activity:
-            process = subprocess.Popen(argv, env=self.env, stdout=subprocess.PIPE, text=True, errors="replace")
-            lines = []
-            for line in t.cast("t.IO[str]", process.stdout):
-                lines.append(line)
-                if not quiet:
-                    print(line, end="", flush=True)
+        env = {**self.env, "ANSIBLE_CALLBACKS_ENABLED": "minicloud.local.progress"} if watch else self.env
+        process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True, errors="replace")
+        lines = []
+        for line in t.cast("t.IO[str]", process.stdout):
+            lines.append(line)
+            if not quiet:
+                print(line, end="", flush=True)
         if process.wait():
             if quiet:
                 dev.say("".join(lines))
             raise dev.Stop(f"The playbook {name} failed; the reason stands above. `make demo` goes on from here.")
         recap = [line for line in lines if " changed=" in line]
         return "".join(line for line in recap if " changed=0 " not in line)
-
-
-class Activity:
-    """Shows what is written to the activity log meanwhile."""
-
-    def __init__(self, path: str, on: bool) -> None:
-        self._path = path
-        self._on = on
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> Activity:
-        if self._on:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        if self._on:
-            self._thread.join()
-
-    def _follow(self) -> None:
-        position = os.path.getsize(self._path) if os.path.exists(self._path) else 0
-        while not self._end.wait(0.5):
-            try:
-                with open(self._path, encoding="utf-8", errors="replace") as file:
-                    file.seek(position)
-                    for line in file:
-                        print(f"    {line.split('] ', 1)[-1]}", end="", flush=True)
-                    position = file.tell()
-            except OSError:
-                continue
 
 
 def default_data_dir() -> str:

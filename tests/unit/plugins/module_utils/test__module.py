@@ -216,9 +216,9 @@ class TestActivity:
         now[0] += 2
         reporter.progress("packages", 3, None, "files")
         assert self.lines(data) == [
-            "image: 1 MiB of 100 MiB (1 %)",
-            "image: 50 MiB of 100 MiB (50 %)",
-            "image: 100 MiB of 100 MiB (100 %)",
+            "image: 1 of 100 MiB (1 %)",
+            "image: 50 of 100 MiB (50 %), 19.6 MiB/s, 3 s left",
+            "image: 100 of 100 MiB (100 %), 39.6 MiB/s",
             "packages: 3 files",
         ]
 
