@@ -157,7 +157,9 @@ class Applier:
             given = seed.given_host_keys(seed_wishes(self.wish))
             if given:
                 keys.pinned_keys(self.runtime, self.data.keys, given.public, given.private)
-        if self.wish.wants_running or self.wish.state == "present":
+        # Leftovers may hold the very ports; they go before anything is started.
+        leftovers = current is not None and current.phase != "ready"
+        if not leftovers and (self.wish.wants_running or self.wish.state == "present"):
             held = self.driver.forwards(current) if current and self.driver.alive(current) else []
             self.driver.choose_ports(replace(after), held)
 
