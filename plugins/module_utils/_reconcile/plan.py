@@ -180,7 +180,7 @@ def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
     for option in ("instance_type", "arch", "user"):
         wanted, actual = getattr(wish, option), getattr(current, option)
         if wanted is not None and wanted != actual:
-            found.append(f"{option} is {actual or 'the image’s own'}, not {wanted}")
+            found.append(f"{option} is {actual or 'unknown'}, not {wanted}")
     for option, fingerprint in wish.origin.items():
         if current.origin.get(option) != fingerprint:
             found.append(f"{option} differs from what the instance was made with")

@@ -437,7 +437,7 @@ class TestDrift:
         assert plan_for("ready", **wishes).drift == []
 
     def test_a_user_that_is_not_known_yet_is_another(self):
-        assert plan_for(running(user=""), user="ann").drift == ["user is the image’s own, not ann"]
+        assert plan_for(running(user=""), user="ann").drift == ["user is unknown, not ann"]
 
     def test_another_name_of_the_same_image_is_no_drift(self):
         assert plan_for("ready", image="noble").drift == []
