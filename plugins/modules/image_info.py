@@ -277,7 +277,10 @@ error:
 """
 
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import list_images, offered_images
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import (
+    list_images,
+    offered_images,
+)
 
 ARGUMENTS = {
     "query": {"type": "str"},

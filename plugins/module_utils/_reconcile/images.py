@@ -16,12 +16,11 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES, load
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
     NotFound,
-    RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
@@ -37,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     check_name,
     normal_arch,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import image_view, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -161,7 +161,9 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
         if not check_mode:
             _carry_out_absent(plan, name, wish.arch, vault)
         after: dict[str, t.Any] = {} if plan.steps else before
-        return ImageOutcome(bool(plan.steps), plan.steps, None, [_view(vault, i) for i in plan.remove], before, after)
+        return ImageOutcome(
+            bool(plan.steps), plan.steps, None, [image_view(vault, i) for i in plan.remove], before, after
+        )
     plan, image = _plan_present(name, wish, vault)
     changed = bool(plan.steps)
     if plan.steps and not check_mode:
@@ -174,7 +176,7 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
 def _present(
     wish: ImageWish, vault: Vault, image: Image, changed: bool, steps: list[str], before: dict[str, t.Any]
 ) -> ImageOutcome:
-    view = _view(vault, image)
+    view = image_view(vault, image)
     if wish.alias and wish.alias not in view["aliases"]:
         view["aliases"] = sorted([*view["aliases"], wish.alias])
     after = {key: view[key] for key in ("name", "hash", "aliases")}
@@ -294,27 +296,6 @@ def _publish_now(driver: Driver, wish: ImageWish, name: Reference, vault: Vault)
 # -- absent ------------------------------------------------------------------------------------------------------------
 
 
-def users_of(data: DataDirectory) -> dict[str, list[str]]:
-    """The instances of all scopes whose disks are backed by images, by the image's hash.
-
-    RecordError where an instance's record cannot be read: nobody can know which image it needs.
-    """
-    found: dict[str, list[str]] = {}
-    for scope in data.scopes():
-        instances, broken = scope.instances()
-        if broken:
-            raise RecordError(
-                "it cannot be known which images are in use",
-                str(broken[0]),
-                "Repair that first; no image was removed.",
-                **broken[0].facts,
-            )
-        for instance in instances:
-            if instance.image.get("hash"):
-                found.setdefault(instance.image["hash"], []).append(f"{instance.name} ({scope.name})")
-    return found
-
-
 def _refuse_if_used(image: Image, vault: Vault) -> None:
     users = users_of(vault.data).get(image.hash)
     if users:
@@ -350,7 +331,7 @@ def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:
     for error in vault.images()[1]:
         vault.runtime.report.warn(str(error))
     old = vault.unused_since(seconds, users_of(vault.data))
-    views = [_view(vault, image) for image in old]
+    views = [image_view(vault, image) for image in old]
     if not check_mode:
         for image in old:
             vault.runtime.report.step("remove_image")
@@ -360,80 +341,5 @@ def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:
     return ImageOutcome(bool(old), ["remove_image" for dummy in old], None, views, before, {"images": []})
 
 
-# -- looking -----------------------------------------------------------------------------------------------------------
-
-
-def list_images(runtime: Runtime, data: DataDirectory) -> list[dict[str, t.Any]]:
-    """All images of the vault as users see them; a record that cannot be used is a warning."""
-    vault = Vault(data, runtime)
-    images, broken = vault.images()
-    for error in broken:
-        runtime.report.warn(str(error))
-    try:
-        users = users_of(data)
-    except RecordError as exc:
-        runtime.report.warn(str(exc))
-        users = {}
-    listed = []
-    for image in images:
-        used = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(vault.last_used(image)))
-        instances = [user.partition(" ")[0] for user in users.get(image.hash, [])]
-        listed.append(
-            {**_view(vault, image), "names": vault.names_of(image), "last_used": used, "instances": instances}
-        )
-    return listed
-
-
-def offered_images(
-    query: str,
-    runtime: Runtime,
-    data: DataDirectory,
-    hosts: t.Mapping[str, t.Any] | None = None,
-    arch: str = "",
-    unsupported: bool = False,
-    refresh: bool = False,
-) -> list[dict[str, t.Any]]:
-    """What image hosts offer; query -- nothing, HOST:, or [HOST:]NAME"""
-    arch = normal_arch(arch or platform.machine())
-    host, colon, name = query.strip().partition(":")
-    if colon and host == "bootstrap":
-        return _buildable(name, arch)
-    from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
-
-    offers = ImageHosts(data, runtime, hosts).query(query, arch, unsupported, refresh)
-    return [offer.to_dict() for offer in offers]
-
-
-def _buildable(name: str, arch: str) -> list[dict[str, t.Any]]:
-    from ansible_collections.minicloud.local.plugins.module_utils._images.bootstrap import OS, RELEASES, USER
-
-    return [
-        {
-            "host": "bootstrap",
-            "aliases": [release],
-            "os": OS,
-            "release": release,
-            "version": known.version,
-            "serial": "",
-            "title": f"Debian {known.version} ({release}), built on this host",
-            "variant": "",
-            "supported": True,
-            "arch": arch,
-            "hash": "",
-            "size": 0,
-            "kinds": ["disk"],
-            "user": USER,
-        }
-        for release, known in reversed(list(RELEASES.items()))
-        if name in release
-    ]
-
-
 def _comparable(vault: Vault, image: Image | None) -> dict[str, t.Any]:
     return {"name": image.name, "hash": image.hash, "aliases": vault.aliases_of(image)} if image else {}
-
-
-def _view(vault: Vault, image: Image) -> dict[str, t.Any]:
-    drivers = sorted(name for name, capabilities in CAPABILITIES.items() if "vm" in capabilities)
-    aliases = vault.aliases_of(image) if image.hash else []
-    return {**image.to_dict(), "aliases": aliases, "drivers": drivers}

@@ -21,9 +21,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import (
     list_images,
     offered_images,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_age,
     parse_image_wish,
     reconcile_image,
