@@ -14,6 +14,7 @@ partition table and the boot loader are a few bytes that are written here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -56,7 +57,10 @@ class Release(t.NamedTuple):
 
 
 class Mirror(t.NamedTuple):
-    """Where packages come from: the archive, and what exists beside it (None: not available there)."""
+    """Where packages come from: the archive, and what exists beside it (None: not available there).
+
+    An empty archive is the public one that mmdebstrap takes by itself, and writes into the image.
+    """
 
     archive: str
     security: str | None
@@ -76,7 +80,8 @@ LABEL = "root"
 _RECIPE = 1
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_DEFAULT_MIRROR = Mirror("http://deb.example.org/debian", "http://deb.example.org/debian-security", True)
+# Where the host has no archive of Debian among its own: mmdebstrap knows the public one.
+_DEFAULT_MIRROR = Mirror("", None, False)
 
 _MIB = 1024 * 1024
 _SECTOR = 512
@@ -251,7 +256,7 @@ inside grub-mkimage --format=i386-pc --prefix='(,msdos1)/boot/grub' --output=/bo
 cp "$tree/usr/lib/grub/i386-pc/boot.img" "$tree/boot/grub/i386-pc/"
 inside grub-editenv /boot/grub/grubenv create
 umount "$tree/run"
-rm -f "$tree"/etc/ssh/ssh_host_* "$tree"/etc/apt/sources.list "$tree"/etc/hostname
+rm -f "$tree"/etc/ssh/ssh_host_* "$tree"/etc/hostname
 rm -f "$tree"/etc/apt/apt.conf.d/99mmdebstrap "$tree"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -rf "$tree"/var/log/apt "$tree"/var/log/dpkg.log "$tree"/var/log/alternatives.log "$tree"/var/log/bootstrap.log
 rm -rf "$tree"/var/cache/debconf/*-old "$tree"/var/lib/dpkg/*-old "$tree"/var/lib/systemd/random-seed
@@ -555,7 +560,11 @@ def _install(
 def _finish_tree(tree: str, release: str, mirror: Mirror, settings: t.Sequence[str]) -> None:
     """What mmdebstrap's own cleaning would undo, and what depends on the host's settings."""
     etc = os.path.join(tree, "etc")
-    _write(os.path.join(etc, "apt/sources.list.d/debian.sources"), image_sources(release, mirror))
+    sources = image_sources(release, mirror)
+    if sources:  # else those that mmdebstrap has written stay
+        _write(os.path.join(etc, "apt/sources.list.d/debian.sources"), sources)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(etc, "apt/sources.list"))
     kept = [line for line in settings if _usable_in_guest(line)]
     if kept:
         _write(os.path.join(etc, "apt/apt.conf.d/81minicloud-host"), "".join(f"{line};\n" for line in kept))
@@ -601,6 +610,8 @@ def _one_line_sources(release: str, mirror: Mirror) -> list[str]:
 
 
 def _suites(release: str, mirror: Mirror) -> list[tuple[str, str]]:
+    if not mirror.archive:
+        return []
     suites = [(mirror.archive, release)]
     if mirror.updates:
         suites.append((mirror.archive, f"{release}-updates"))
@@ -610,17 +621,17 @@ def _suites(release: str, mirror: Mirror) -> list[tuple[str, str]]:
 
 
 def image_sources(release: str, mirror: Mirror) -> str:
-    """The image's list of package sources, in deb822 format. A mirror with a password in it stays on the host."""
-    if any("@" in uri for uri in (mirror.archive, mirror.security or "")):
-        mirror = _DEFAULT_MIRROR
+    """The image's list of package sources, in deb822 format. A password in a mirror's address stays on the host."""
     groups: dict[str, list[str]] = {}
     for uri, suite in _suites(release, mirror):
-        groups.setdefault(uri, []).append(suite)
+        groups.setdefault(_WITH_PASSWORD.sub(r"\1", uri), []).append(suite)
     return "\n".join(
         f"Types: deb\nURIs: {uri}\nSuites: {' '.join(suites)}\nComponents: main\nSigned-By: {_KEYRING}\n"
         for uri, suites in groups.items()
     )
 
+
+_WITH_PASSWORD = re.compile(r"^([a-z+]+://)[^/@]*@")
 
 _INDEX_FORMAT = "$(REPO_URI)|$(RELEASE)|$(ORIGIN)|$(COMPONENT)"
 

@@ -252,6 +252,8 @@ def test_package_sources_of_an_image() -> None:
     assert "URIs: http://m.example/sec\nSuites: trixie-security\n" in text
     secret = bootstrap.image_sources("trixie", bootstrap.Mirror("http://me:pw@m.example/debian", None, False))
     assert "pw" not in secret
+    assert "URIs: http://m.example/debian\n" in secret
+    assert bootstrap.image_sources("trixie", bootstrap._DEFAULT_MIRROR) == ""
 
 
 def test_settings_that_are_taken_over() -> None:
