@@ -127,20 +127,9 @@ class QemuActions:
         ours = {(port.host_port, port.protocol) for port in held or ()}
         chosen, picked = [], []
         for port in instance.ports:
-            if not port.host_port:
-                with _usable(port):
-                    port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
-                asked.add(port.host_port)
-                picked.append(port.host_port)
-            elif (port.host_port, port.protocol) not in ours and not self._is_free(port, host_ports):
-                if port.host_port in instance.chosen_ports:
-                    # Nobody asked for this very port: another one does as well.
-                    with _usable(port):
-                        port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
-                    asked.add(port.host_port)
-                    picked.append(port.host_port)
-                    chosen.append(port)
-                    continue
+            asked_for = port.host_port and port.host_port not in instance.chosen_ports
+            kept = (port.host_port, port.protocol) in ours or (port.host_port and self._is_free(port, host_ports))
+            if not kept and asked_for:
                 holder = host_ports.holder(port.host_port, port.protocol)
                 raise InUse(
                     f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
@@ -148,6 +137,11 @@ class QemuActions:
                     "Choose another host port, or end what holds it.",
                     port=port.host_port,
                 )
+            if not kept:  # nobody asked for this very port: another one does as well
+                with _usable(port):
+                    port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
+                asked.add(port.host_port)
+                picked.append(port.host_port)
             chosen.append(port)
         instance.ports = chosen
         ours_still = {port.host_port for port in chosen} & set(instance.chosen_ports)
@@ -376,12 +370,14 @@ def _forwards(qmp: Qmp, instance: Instance) -> list[PortForward]:
 
 
 def _replace_forwards(qmp: Qmp, before: t.Sequence[PortForward], after: t.Sequence[PortForward]) -> None:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
     for port in before:
         if port not in after:
             qmp.monitor(f"hostfwd_remove net0 {port.protocol}:{port.host_ip}:{port.host_port}")
     for port in after:
         if port not in before:
-            answer = qmp.monitor(f"hostfwd_add net0 {port.protocol}:{port.host_ip}:{port.host_port}-:{port.guest_port}")
+            answer = qmp.monitor(f"hostfwd_add net0 {qemu_machine.forward_rule(port)}")
             if answer:
                 why = answer
                 if port.host_port < 1024:

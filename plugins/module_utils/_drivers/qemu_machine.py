@@ -218,7 +218,7 @@ def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[st
     return argv
 
 
-def forward_rule(port: t.Any) -> str:
+def forward_rule(port: PortForward) -> str:
     """A port forward in the words of QEMU's user-mode network."""
     return f"{port.protocol}:{port.host_ip}:{port.host_port}-:{port.guest_port}"
 
