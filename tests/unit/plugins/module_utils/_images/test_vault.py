@@ -317,8 +317,9 @@ def test_an_error_of_the_server_leaves_nothing(vault, web, status):
     assert vault.ensure(at(web), ARCH)[1]
 
 
-@pytest.mark.parametrize("page", [b"<html>Log in, please</html>", gzip.compress(b"<html>Log in, please</html>")])
-def test_what_is_no_disk_leaves_nothing(vault, web, image, page):
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_what_is_no_disk_leaves_nothing(vault, web, image, pack):
+    page = pack(b"<html>Log in, please</html>")
     web.files[FILE] = page
     with pytest.raises(ImageError, match="is not a disk image: it seems to be a web page"):
         vault.ensure(at(web), ARCH)
