@@ -123,10 +123,13 @@ def _normal_ip(text: str) -> str:
 
 @dataclass(frozen=True)
 class Image:
-    """A prepared image in the vault: what a disk can be backed by.
+    """A prepared image in the vault: what a disk can be backed by, or what a container is made from.
 
-    hash -- sha256 (hex) of the image as its source publishes it; of a bootstrap image, of the disk that was built
-    format -- of the file at path (qcow2); size -- of that file, bytes; virtual_size -- of the disk in it, bytes
+    hash -- sha256 (hex) of the image as its source publishes it; of a bootstrap image, of the file that was built
+    kind -- disk, or container: the root file system of one
+    format -- of the file at path (qcow2; of a container squashfs, tar.xz …); size -- of that file, bytes
+    virtual_size -- of the disk in it, bytes; 0 of a container
+    metadata -- path of the file that LXD needs beside a container's root; empty where path has both, and of a disk
     os, release, version -- such as debian, bookworm, 12; empty where unknown
     arch -- x86_64, aarch64 …; user -- the image's own login user, empty where unknown
     source -- where it came from: a URL, a path or the package archive's release
@@ -148,6 +151,8 @@ class Image:
     source: str = ""
     created: str = ""
     firmware: str = ""
+    kind: str = "disk"
+    metadata: str = ""
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for a record or a result."""
@@ -156,12 +161,18 @@ class Image:
 
 @dataclass
 class Nic:
-    """A network interface of an instance. network -- its name; mode -- auto or manual."""
+    """A network interface of an instance.
+
+    network -- its name; mode -- auto (the network configures it) or manual (nobody does)
+    address -- the static one that was asked for; empty where the network may choose
+    lease -- the address that the network keeps for this MAC; empty where it keeps none
+    """
 
     network: str
     mac: str
     mode: str = "auto"
     address: str = ""
+    lease: str = ""
 
 
 @dataclass
@@ -177,6 +188,7 @@ class Instance:
     ssh_port -- the port of the host's loopback address that leads to the guest's ssh server
     booted -- whether it has ever become ready; ready -- whether it has since its last start
     cloud_init -- status and errors, as cloud-init reported them
+    handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     """
 
     name: str
@@ -204,6 +216,7 @@ class Instance:
     host_keys: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
+    handles: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def alias(self) -> str:
@@ -226,12 +239,53 @@ class Instance:
         return cls(**values)
 
 
+@dataclass
+class Network:
+    """What scope storage knows of a network.
+
+    mode -- nat, isolated or bridged; subnet, subnet6 -- in CIDR form, empty where there is none
+    dhcp_range -- first and last address of those that are given out, with a hyphen between
+    domain -- that names in it end with; parent -- the host's interface or bridge of a bridged one
+    mtu -- bytes, 0 for the usual; interface -- the bridge of this host that it is
+    phase -- creating, ready or removing
+    handles -- as of an instance
+    """
+
+    name: str
+    scope: str
+    driver: str
+    created: str
+    mode: str = "nat"
+    subnet: str = ""
+    subnet6: str = ""
+    dhcp_range: str = ""
+    domain: str = "minicloud"
+    parent: str = ""
+    mtu: int = 0
+    interface: str = ""
+    autostart: bool = False
+    phase: str = "creating"
+    handles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """As plain data, for the record."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Network:
+        """From a record's data. Raises TypeError where it is not one."""
+        return cls(**data)
+
+
 class Observed(t.NamedTuple):
     """What a driver sees of an instance now.
 
     state -- running or stopped (absent is what scope storage knows, not a driver)
-    addresses -- of the guest, as far as the driver knows them
+    addresses -- of the guest, as far as the driver knows them; by_mac -- the same by network interface
+    drift -- what somebody changed at the hypervisor, as sentences; the next start puts it right
     """
 
     state: str
     addresses: tuple[str, ...] = ()
+    by_mac: t.Mapping[str, tuple[str, ...]] = {}
+    drift: tuple[str, ...] = ()

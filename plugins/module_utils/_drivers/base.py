@@ -17,7 +17,13 @@ import abc
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Observed, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    Image,
+    Instance,
+    Network,
+    Observed,
+    PortForward,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
@@ -26,25 +32,34 @@ class Driver(abc.ABC):
     """One hypervisor, working in one scope.
 
     name -- of the driver; scope_name -- of the scope that its instances live in
-    capabilities -- what it can do beyond the methods here, as words of capabilities.py
     option_names -- the keys of driver_options that it knows
     """
 
     name = ""
     scope_name = ""
-    capabilities: frozenset[str] = frozenset()
     option_names: tuple[str, ...] = ()
 
-    def __init__(self, runtime: Runtime, scope: Scope, options: t.Mapping[str, t.Any] | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, scope: Scope, options: t.Mapping[str, t.Any] | None = None, shared: bool = False
+    ) -> None:
+        """shared -- the options are for several drivers: leave those of others aside"""
         self.runtime = runtime
         self.scope = scope
-        self.options = dict(options or {})
+        self.options = {key: value for key, value in (options or {}).items() if key in self.option_names or not shared}
         unknown = sorted(set(self.options) - set(self.option_names))
         if unknown:
             raise InvalidOption(
                 f"driver_options has the key {unknown[0]!r}, which the driver {self.name} does not know",
                 hint=f"It knows: {', '.join(self.option_names) or 'none'}.",
             )
+
+    def handle(self) -> dict[str, str]:
+        """The driver_options that lead to where this driver makes things, for the records of what it makes."""
+        return {}
+
+    def networks(self) -> Networks | None:
+        """How this driver makes networks; None where its instances have the hypervisor's user-mode network only."""
+        return None
 
     @abc.abstractmethod
     def require(self, arch: str, firmware: str = "") -> None:
@@ -90,7 +105,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, instance: Instance) -> None:
-        """End the instance by force and take away all that the driver made outside the instance's directory."""
+        """End the instance by force and take away all that the driver made outside the instance's directory.
+
+        All the same if there is nothing of it, also where the instance was made under another driver of the scope.
+        """
 
     @abc.abstractmethod
     def endpoint(self, instance: Instance) -> tuple[str, int]:
@@ -118,3 +136,38 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def log(self, instance: Instance) -> str:
         """What the hypervisor itself said of this instance since its last start."""
+
+
+class Host(t.NamedTuple):
+    """What a network's DHCP and DNS know of one interface of an instance.
+
+    name -- that the instance has; mac -- as in its record; addresses -- that are kept for it, IPv4 and IPv6
+    """
+
+    name: str
+    mac: str
+    addresses: tuple[str, ...] = ()
+
+
+class Networks(abc.ABC):
+    """How a driver makes the networks of its scope. Mechanism, like Driver: which there are is decided above."""
+
+    @abc.abstractmethod
+    def require(self, network: Network) -> None:
+        """Return if this host can have such a network; else MissingRequirement, NotSupported or InvalidOption."""
+
+    @abc.abstractmethod
+    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        """How what is there differs from the record and its hosts, as sentences; none: it works as it should."""
+
+    @abc.abstractmethod
+    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+        """Have the network be as its record says, whatever is there already. What is right stays untouched."""
+
+    @abc.abstractmethod
+    def remove(self, network: Network) -> None:
+        """Take away all that apply() made; all the same if there is nothing of it."""
+
+    @abc.abstractmethod
+    def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
+        """The addresses that were given out and are in use now, by MAC: one bulk call for some networks."""

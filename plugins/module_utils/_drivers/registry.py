@@ -14,6 +14,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -46,16 +47,52 @@ def scope_of(driver: str) -> str:
 
 
 def load(
-    name: str | None, runtime: Runtime, data: DataDirectory, options: t.Mapping[str, t.Any] | None = None
+    name: str | None,
+    runtime: Runtime,
+    data: DataDirectory,
+    options: t.Mapping[str, t.Any] | None = None,
+    shared: bool = False,
 ) -> Driver:
-    """The driver of that name (none: the active one), working in the data directory."""
+    """The driver of that name (none: the active one), working in the data directory.
+
+    shared -- the options are for several drivers
+    """
     name = name or active_driver(data)
     scope = data.scope(scope_of(name))
     if name == "qemu":
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 
-        return QemuDriver(runtime, scope, options)
+        return QemuDriver(runtime, scope, options, shared)
     raise InvalidOption(f"there is no driver {name!r}", hint=f"Choose one of: {', '.join(DRIVERS)}.")
+
+
+class Crew:
+    """The driver that a task names, and with it those that act on what the task finds: each is loaded once.
+
+    In a scope that drivers share, whoever runs an instance now is its owner, and only the owner can act on it. And
+    what was made at one place (a server, a project) stays there, wherever the task's options lead.
+    """
+
+    def __init__(self, wanted: Driver) -> None:
+        self.wanted = wanted
+        self._loaded: list[tuple[str, dict[str, str], Driver]] = [(wanted.name, wanted.handle(), wanted)]
+
+    def of(self, instance: Instance) -> Driver:
+        """The driver that acts on an instance: its owner, or where nobody runs it the one that the task names."""
+        return self._driver(instance.owner or self.wanted.name, instance)
+
+    def all_of(self, instance: Instance) -> list[Driver]:
+        """Every driver that may have made something of an instance."""
+        return [self._driver(name, instance) for name in dict.fromkeys([*instance.handles, self.wanted.name])]
+
+    def _driver(self, name: str, instance: Instance) -> Driver:
+        handle = instance.handles.get(name)
+        for known, place, driver in self._loaded:
+            if known == name and handle in (None, place):
+                return driver
+        driver = load(name, self.wanted.runtime, self.wanted.scope.data, handle)
+        self._loaded.append((name, dict(handle or {}), driver))
+        return driver
 
 
 def require_capability(driver: str, capability: str, what: str) -> None:

@@ -16,8 +16,9 @@ import typing as t
 import uuid
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
     InvalidOption,
     LaunchError,
     MinicloudError,
@@ -48,13 +49,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 class Applier:
     """Carries out plans for one wish."""
 
-    def __init__(self, wish: Wish, driver: Driver, runtime: Runtime, data: DataDirectory, host_arch: str) -> None:
+    def __init__(self, wish: Wish, crew: Crew, runtime: Runtime, data: DataDirectory, host_arch: str) -> None:
         self.wish = wish
-        self.driver = driver
+        self.crew = crew
+        self.driver = crew.wanted  # which makes and starts; what runs is its owner's
         self.runtime = runtime
         self.data = data
         self.host_arch = host_arch
-        self.scope = driver.scope
+        self.scope = crew.wanted.scope
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
@@ -110,7 +112,7 @@ class Applier:
                 current = self.scope.read(self.wish.name)
                 observed = None
                 if current and current.phase == "ready":
-                    observed = self.driver.observe([current])[0]
+                    observed = self.crew.of(current).observe([current])[0]
                 plan = make_plan(self.wish, current, observed, image, self.host_arch, self.driver.name)
                 if "fetch_image" not in plan.steps:
                     current = self._apply(plan, current, image, deadline)
@@ -137,8 +139,7 @@ class Applier:
                 with _stage("create"):
                     current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
             elif step == "stop":
-                self.driver.stop(t.cast(Instance, current), deadline, self.wish.force)
-                current = self._store(replace(t.cast(Instance, current), owner="", ready=False))
+                current = self._stop(t.cast(Instance, current), deadline)
             elif step == "start":
                 with _stage("boot"):
                     current = after = self._start(t.cast(Instance, after))
@@ -160,7 +161,9 @@ class Applier:
         # Leftovers may hold the very ports; they go before anything is started.
         leftovers = current is not None and current.phase != "ready"
         if not leftovers and (self.wish.wants_running or self.wish.state == "present"):
-            held = self.driver.forwards(current) if current and self.driver.alive(current) else []
+            held = []
+            if current and self.crew.of(current).alive(current):
+                held = self.crew.of(current).forwards(current)
             self.driver.choose_ports(replace(after), held)
 
     @staticmethod
@@ -217,6 +220,7 @@ class Applier:
             image=image_of(image),
             user=self.login_user(image),
             nics=[Nic(nic.network, self._new_mac()) for nic in planned.nics],
+            handles={self.driver.name: self.driver.handle()},
         )
         self._store(instance)
         self.runtime.report.step("record")
@@ -261,30 +265,53 @@ class Applier:
             if mac not in used:
                 return mac
 
+    def _stop(self, instance: Instance, deadline: Deadline) -> Instance:
+        self.crew.of(instance).stop(instance, deadline, self.wish.force)
+        return self._store(replace(instance, owner="", ready=False))
+
     def _start(self, instance: Instance) -> Instance:
+        self._check_nobody_runs(instance)
         # Ports are chosen one run at a time, so that two starts do not settle on the same one.
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             self.driver.choose_ports(instance)
-            instance = self._store(replace(instance, owner=self.driver.name, ready=False))
+            handles = {**instance.handles, self.driver.name: self.driver.handle()}
+            instance = self._store(replace(instance, owner=self.driver.name, ready=False, handles=handles))
             self.runtime.report.step("ports")
         self._pin(instance)
         self.runtime.report.step("pinned")
         self.driver.start(instance)
         return instance
 
+    def _check_nobody_runs(self, instance: Instance) -> None:
+        """Raise where another driver runs the instance after all: somebody has started it there by hand."""
+        for other in self.crew.all_of(instance):
+            if other is self.driver:
+                continue
+            alive = False
+            # One that cannot be asked may as well have gone; hypervisors lock the disks that they use.
+            with contextlib.suppress(MinicloudError):
+                alive = other.alive(instance)
+            if alive:
+                raise InUse(
+                    f"{instance.name} cannot be started by the driver {self.driver.name}",
+                    f"it was started by hand and runs under the driver {other.name}",
+                    f"Stop it first: state: stopped with driver: {other.name}.",
+                )
+
     def _set_ports(self, instance: Instance, starts: bool) -> None:
         """New forwards for a running instance; where it is started anyway, its start settles them."""
-        if starts or not self.driver.alive(instance):
+        driver = self.crew.of(instance)
+        if starts or not driver.alive(instance):
             return
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             # Not the record's: a run that was killed in the middle of this has changed the one and not the other.
-            held = self.driver.forwards(instance)
-            self.driver.choose_ports(instance, held)
-            self.driver.forward_ports(instance, held)
+            held = driver.forwards(instance)
+            driver.choose_ports(instance, held)
+            driver.forward_ports(instance, held)
             self._store(instance)
 
     def _pin(self, instance: Instance) -> None:
-        host, port = self.driver.endpoint(instance)
+        host, port = self.crew.of(instance).endpoint(instance)
         known_hosts.pin(
             self.data.known_hosts, instance.alias, [known_hosts.host_pattern(host, port)], instance.host_keys
         )
@@ -295,7 +322,8 @@ class Applier:
         with contextlib.suppress(NoSpace):
             self._store(replace(instance, phase="removing"))
         self.runtime.report.step("removing")
-        self.driver.delete(instance)
+        for driver in self.crew.all_of(instance):
+            driver.delete(instance)
         with contextlib.suppress(NoSpace):
             known_hosts.unpin(self.data.known_hosts, instance.alias)
         self.scope.remove(instance.name)
@@ -309,10 +337,10 @@ class Applier:
         self.runtime.report.step("wait_ready")
         readiness = wait_ready(
             self.runtime,
-            ssh_endpoint(instance, self.driver, self.data),
+            ssh_endpoint(instance, self.crew.of(instance), self.data),
             deadline,
             lambda: self._check_alive(instance),
-            ConsoleWatch(self.driver.console_log(instance)),
+            ConsoleWatch(self.crew.of(instance).console_log(instance)),
             self.wish.cloud_init_errors,
         )
         with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
@@ -337,14 +365,15 @@ class Applier:
         )
 
     def _check_alive(self, instance: Instance) -> None:
-        if self.driver.alive(instance):
+        driver = self.crew.of(instance)
+        if driver.alive(instance):
             return
         from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail
 
         if not self._is_still(instance, self.scope.read(instance.name)):
             raise self._removed("boot", instance)
-        log = self.driver.log(instance)
-        console = tail(self.driver.console_log(instance))
+        log = driver.log(instance)
+        console = tail(driver.console_log(instance))
         raise LaunchError(
             "boot",
             f"{instance.name} ended while it was starting",

@@ -15,8 +15,7 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew, load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
@@ -229,9 +228,10 @@ def _carry_out_present(plan: _Plan, name: Reference, wish: ImageWish, vault: Vau
 
 def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) -> ImageOutcome:
     """Publish an instance. What the name leads to already is left alone, whether or not the instance is there still."""
-    driver = load(wish.driver, runtime, vault.data, wish.driver_options)
+    crew = Crew(load(wish.driver, runtime, vault.data, wish.driver_options))
+    scope = crew.wanted.scope
     name = t.cast(Reference, wish.name)
-    instance = driver.scope.read(wish.instance)
+    instance = scope.read(wish.instance)
     arch = instance.arch if instance else wish.arch
     image, entry = vault.find(name, arch), vault.entry(name, arch)
     before = _comparable(vault, image)
@@ -245,14 +245,14 @@ def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) 
     steps: list[str] = []
     if wish.force or not (image and entry):
         steps.append("publish_image")
-        instance = _publishable(driver, wish.instance)
+        instance = _publishable(crew, wish.instance)
         if check_mode:
             from ansible_collections.minicloud.local.plugins.module_utils._images.publish import image_from
 
             image = image_from(instance, name, vault)
         else:
-            with driver.scope.lock(wish.instance, report=runtime.report):
-                image = _publish_now(driver, wish, name, vault)
+            with scope.lock(wish.instance, report=runtime.report):
+                image = _publish_now(crew, wish, name, vault)
     if wish.alias and wish.alias not in vault.aliases_of(image):
         steps.append("set_alias")
         if not check_mode:
@@ -262,16 +262,16 @@ def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) 
     return _present(wish, vault, image, bool(steps), steps, before)
 
 
-def _publishable(driver: Driver, name: str) -> Instance:
+def _publishable(crew: Crew, name: str) -> Instance:
     """The record of an instance that can be published: one that is stopped."""
-    instance = driver.scope.read(name)
+    instance = crew.wanted.scope.read(name)
     if instance is None or instance.phase != "ready":
         raise NotFound(
             f"there is no instance {name} to publish",
             "" if instance is None else "the run that was making or removing it did not get to its end",
-            f"Look with minicloud.local.instance_info which instances the driver {driver.name} has.",
+            f"Look with minicloud.local.instance_info which instances the driver {crew.wanted.name} has.",
         )
-    state = driver.observe([instance])[0].state
+    state = crew.of(instance).observe([instance])[0].state
     if state != STOPPED:
         raise InUse(
             f"the instance {instance.name} cannot be published",
@@ -282,13 +282,13 @@ def _publishable(driver: Driver, name: str) -> Instance:
     return instance
 
 
-def _publish_now(driver: Driver, wish: ImageWish, name: Reference, vault: Vault) -> Image:
+def _publish_now(crew: Crew, wish: ImageWish, name: Reference, vault: Vault) -> Image:
     from ansible_collections.minicloud.local.plugins.module_utils._images.publish import publish
 
-    instance = _publishable(driver, wish.instance)
+    instance = _publishable(crew, wish.instance)
 
     def export(target: str, format_: str) -> None:
-        driver.export_disk(instance, target, format_)
+        crew.of(instance).export_disk(instance, target, format_)
 
     return publish(vault, instance, export, name, wish.clean)
 

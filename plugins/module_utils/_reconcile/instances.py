@@ -13,8 +13,11 @@ import re
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
+    Crew,
+    load,
+    require_capability,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -124,7 +127,8 @@ def reconcile_instance(
     check_mode: bool = False,
 ) -> Outcome:
     """Bring one instance to what is wished, and tell what was done."""
-    driver = load(driver_name, runtime, data, driver_options)
+    crew = Crew(load(driver_name, runtime, data, driver_options))
+    driver = crew.wanted
     require_capability(driver.name, wish.instance_type or "vm", f"instance_type: {wish.instance_type or 'vm'}")
     host_arch = normal_arch(platform.machine())
     if wish.arch and wish.arch != host_arch:
@@ -134,7 +138,7 @@ def reconcile_instance(
         if ":" in port.host_ip:
             require_capability(driver.name, "ipv6_ports", f"ports: {port}")
 
-    current, observed = _observe(wish, driver)
+    current, observed = _observe(wish, crew)
     image = _cached_image(wish, current, runtime, data, host_arch)
     plan = make_plan(wish, current, observed, image, host_arch, driver.name)
     for text in plan.drift:
@@ -143,37 +147,37 @@ def reconcile_instance(
     if plan.steps or plan.drift:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
-        applier = Applier(wish, driver, runtime, data, host_arch)
+        applier = Applier(wish, crew, runtime, data, host_arch)
         applier.check_host(plan)
         if check_mode:
             applier.foresee_image(plan)
-            current = _predicted(plan, driver, applier.login_user(image))
+            current = _predicted(plan, crew, applier.login_user(image))
             addresses = observed.addresses if observed and plan.state == RUNNING else ()
             observed = Observed(plan.state, addresses) if current else None
         else:
             plan, current = applier.carry_out(plan)
-            observed = driver.observe([current])[0] if current else None
+            observed = crew.of(current).observe([current])[0] if current else None
     if current and observed and observed.state == RUNNING and not check_mode:
-        driver.tidy(current)
-    view = instance_view(current, observed, driver, data) if current and observed else None
+        crew.of(current).tidy(current)
+    view = instance_view(current, observed, crew.of(current), data) if current and observed else None
     after = comparable(current, observed.state if observed else ABSENT)
     return Outcome(plan.changes, plan.steps, view, before, after)
 
 
-def _observe(wish: Wish, driver: Driver) -> tuple[Instance | None, Observed | None]:
+def _observe(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:
     """The record of an instance, and what the driver sees of it if it is more than leftovers."""
-    current = driver.scope.read(wish.name)
+    current = crew.wanted.scope.read(wish.name)
     if current is None or current.phase != "ready":
         return current, None
-    return current, driver.observe([current])[0]
+    return current, crew.of(current).observe([current])[0]
 
 
-def _predicted(plan: Plan, driver: Driver, login_user: str) -> Instance | None:
+def _predicted(plan: Plan, crew: Crew, login_user: str) -> Instance | None:
     if plan.after is None:
         return None
-    owner = driver.name if "start" in plan.steps else plan.after.owner
+    owner = crew.wanted.name if "start" in plan.steps else plan.after.owner
     user = login_user if "create" in plan.steps else plan.after.user
-    return replace(plan.after, owner=owner, scope=driver.scope.name, user=user)
+    return replace(plan.after, owner=owner, scope=crew.wanted.scope.name, user=user)
 
 
 def _cached_image(

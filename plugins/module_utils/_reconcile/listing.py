@@ -8,10 +8,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
+    Crew,
+    active_driver,
+    load,
+    scope_of,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
@@ -42,16 +48,39 @@ def list_instances(
     One bulk call a driver. A record that cannot be used, and a driver that does not answer, is a warning: the others
     are listed all the same. Of a scope that drivers share, each instance is listed once.
     """
-    found: dict[tuple[str, str], Listed] = {}
-    for name in drivers:
-        try:
-            driver = load(name, runtime, data, options)
-            instances, broken = driver.scope.instances()
+    found: list[Listed] = []
+    done: set[str] = set()
+    names = []
+    with _reported(runtime, "that is active"):
+        names = [name or active_driver(data) for name in drivers]
+    for name in names:
+        if scope_of(name) in done:
+            continue
+        with _reported(runtime, name):
+            crew = Crew(load(name, runtime, data, options, shared=len(names) > 1))
+            instances, broken = crew.wanted.scope.instances()
+            done.add(scope_of(name))
             for error in broken:
                 runtime.report.warn(str(error))
-            instances = [instance for instance in instances if instance.phase == "ready"]
-            for instance, observed in zip(instances, driver.observe(instances)):
-                found.setdefault((instance.name.lower(), instance.scope), Listed(instance, observed, driver))
-        except MinicloudError as exc:
-            runtime.report.warn(f"The instances of the driver {name or 'that is active'} are not listed: {exc}")
-    return [found[key] for key in sorted(found)]
+            for driver, owned in _by_driver(runtime, crew, instances):
+                with _reported(runtime, driver.name):
+                    found += [Listed(instance, seen, driver) for instance, seen in zip(owned, driver.observe(owned))]
+    return sorted(found, key=lambda entry: (entry.instance.name.lower(), entry.instance.scope))
+
+
+def _by_driver(runtime: Runtime, crew: Crew, instances: t.Iterable[Instance]) -> list[tuple[Driver, list[Instance]]]:
+    groups: dict[int, tuple[Driver, list[Instance]]] = {}
+    for instance in instances:
+        if instance.phase == "ready":
+            with _reported(runtime, instance.owner):
+                driver = crew.of(instance)
+                groups.setdefault(id(driver), (driver, []))[1].append(instance)
+    return list(groups.values())
+
+
+@contextlib.contextmanager
+def _reported(runtime: Runtime, driver: str) -> t.Iterator[None]:
+    try:
+        yield
+    except MinicloudError as exc:
+        runtime.report.warn(f"The instances of the driver {driver} are not listed: {exc}")

@@ -328,7 +328,7 @@ def two_drivers(cloud, monkeypatch):
 
     load = registry.load
 
-    def load_either(name, runtime, data, options=None):
+    def load_either(name, runtime, data, options=None, shared=False):
         if name == "other":
             return OtherDriver(runtime, data.scope("other"), options)
         return load(name, runtime, data, options)

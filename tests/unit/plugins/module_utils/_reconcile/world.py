@@ -71,8 +71,8 @@ class FakeDriver(Driver):
     scope_name = "qemu"
     option_names = ("colour",)
 
-    def __init__(self, world, runtime, scope, options=None):
-        super().__init__(runtime, scope, options)
+    def __init__(self, world, runtime, scope, options=None, shared=False):
+        super().__init__(runtime, scope, options, shared)
         self.world = world
 
     def __getattribute__(self, name):
@@ -249,8 +249,8 @@ class World:
         monkeypatch.setattr(apply, "host_memory", lambda: (64 * GIB, 32 * GIB))
         monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes
 
-    def _load(self, name, runtime, data, options=None):
-        return FakeDriver(self, runtime, data.scope("qemu"), options)
+    def _load(self, name, runtime, data, options=None, shared=False):
+        return FakeDriver(self, runtime, data.scope("qemu"), options, shared)
 
     def _login_key(self, runtime, directory):
         write_file(os.path.join(make_dir(directory), "id_ed25519"), b"")
