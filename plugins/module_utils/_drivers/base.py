@@ -62,6 +62,15 @@ class Driver(abc.ABC):
         return None
 
     @abc.abstractmethod
+    def probe(self) -> dict[str, str]:
+        """What driver_info tells of a driver that is usable on this host; else an error that says what is missing.
+
+        version -- of the hypervisor; accelerator -- what runs the instructions of its virtual machines, such as kvm
+        or tcg, and accelerator_reason -- why it is not something faster; endpoint -- where the hypervisor is reached.
+        Any of them may be left out. More of what is worth telling may be added under keys of the driver's own.
+        """
+
+    @abc.abstractmethod
     def require(self, arch: str, firmware: str = "") -> None:
         """Return if this host can run instances of an architecture; else MissingRequirement with the remedy.
 

@@ -51,6 +51,9 @@ class QemuDriver(Driver):
     scope_name = "qemu"
     option_names = ("accelerator", "run_as")
 
+    def probe(self) -> dict[str, str]:
+        return self._actions().probe()
+
     def require(self, arch: str, firmware: str = "") -> None:
         self._actions().require(arch, firmware)
 

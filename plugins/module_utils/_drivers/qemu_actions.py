@@ -31,7 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     PortForward,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
     make_dir,
@@ -51,6 +51,10 @@ _USERS = ("minicloud", "libvirt-qemu", "qemu", "nobody")
 _LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null > qemu.log 2>&1'
 
 
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import Accelerator
+
+
 class QemuActions:
     """The methods of QemuDriver that change something; see Driver."""
 
@@ -60,7 +64,31 @@ class QemuActions:
         self.scope = driver.scope
         self.options = driver.options
 
+    def probe(self) -> dict[str, str]:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        arch = qemu_machine.host_arch()
+        accelerator = self._require(arch)
+        program = qemu_machine.emulator(arch)
+        told = self.runtime.check([program, "--version"], f"{program} does not run")
+        found = {
+            "version": qemu_machine.version(told),
+            "accelerator": accelerator.name,
+            "accelerator_reason": accelerator.reason,
+            "program": program,
+        }
+        identity = self._identity()
+        if identity.switch:
+            import pwd
+
+            found["run_as"] = pwd.getpwuid(identity.uid).pw_name
+        return found
+
     def require(self, arch: str, firmware: str = "") -> None:
+        self._require(arch, firmware)
+
+    def _require(self, arch: str, firmware: str = "") -> Accelerator:
+        """What require() does; the accelerator that an instance of this architecture gets."""
         from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
 
         if not sys.platform.startswith("linux"):
@@ -76,7 +104,9 @@ class QemuActions:
                 hint=f"Choose one of: {', '.join(qemu_machine.ACCELERATORS)}.",
             )
         identity = self._identity()
-        qemu_machine.choose_accelerator(wanted, arch, identity.uid, identity.groups)
+        if identity.switch:
+            _setpriv(self.runtime)
+        return qemu_machine.choose_accelerator(wanted, arch, identity.uid, identity.groups)
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
@@ -385,6 +415,10 @@ def _replace_forwards(qmp: Qmp, before: t.Sequence[PortForward], after: t.Sequen
                 raise HypervisorError(f"port {port} could not be forwarded", why)
 
 
+def _setpriv(runtime: Runtime) -> str:
+    return runtime.program("setpriv", "util-linux", "to run QEMU without root's rights")
+
+
 class Identity(t.NamedTuple):
     """Whom QEMU runs as. switch -- whether that is somebody else than the user of this run."""
 
@@ -397,7 +431,7 @@ class Identity(t.NamedTuple):
         """The command that becomes this user and then runs what follows it."""
         if not self.switch:
             return []
-        argv = [actions.runtime.program("setpriv", "util-linux", "to run QEMU without root's rights")]
+        argv = [_setpriv(actions.runtime)]
         argv += [f"--reuid={self.uid}", f"--regid={self.gid}", "--no-new-privs"]
         argv += [f"--groups={','.join(map(str, self.groups))}"] if self.groups else ["--clear-groups"]
         if any(port.host_port < 1024 for port in instance.ports):

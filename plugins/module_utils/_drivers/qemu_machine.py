@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
@@ -105,6 +106,12 @@ def emulator(arch: str) -> str:
             missing_program=f"qemu-system-{arch}",
         )
     return path
+
+
+def version(told: str) -> str:
+    """The version in what `qemu-system-… --version` writes; empty where it is not there."""
+    found = re.search(r"\bversion (\S+)", told)
+    return found[1] if found else ""
 
 
 def firmware(arch: str, wanted: str) -> Firmware | None:

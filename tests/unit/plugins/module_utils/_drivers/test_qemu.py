@@ -17,7 +17,8 @@ import types
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu, qemu_actions
+from ansible_collections.minicloud.local.plugins.module_utils import _runtime
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu, qemu_actions, qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import Identity, identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp
@@ -28,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
     MissingRequirement,
+    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Nic, Observed, parse_port
@@ -324,8 +326,6 @@ class TestRunning:
         assert not os.path.exists(path_of(driver, "console.log.4"))
 
     def test_emulation_is_a_warning_with_its_reason(self, driver, instance, monkeypatch):
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
         for reason, warnings in (("because", 1), ("", 1)):
             chosen = qemu_machine.Accelerator("tcg", reason)
             monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args, chosen=chosen: chosen)
@@ -523,8 +523,6 @@ class TestDisks:
         driver.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
 
     def test_a_uefi_machine_has_variables_of_its_own(self, driver, commands, monkeypatch, tmp_path):
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
         variables = tmp_path / "vars.fd"
         variables.write_bytes(b"v" * 100 + bytes(200_000))
         found = {"uefi": qemu_machine.Firmware("/code.fd", str(variables)), "": None}
@@ -554,8 +552,6 @@ class TestDisks:
 
 class TestRequire:
     def test_an_accelerator_that_does_not_exist(self, data, monkeypatch):
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
         monkeypatch.setattr(qemu_machine, "emulator", lambda arch: "qemu")
         driver = QemuDriver(Runtime(run, Reporter()), data.scope("qemu"), {"accelerator": "warp"})
         monkeypatch.setattr(driver.runtime, "program", lambda name, *args: name)
@@ -563,6 +559,64 @@ class TestRequire:
             driver.require("x86_64")
         assert "'warp'" in str(caught.value)
         assert "auto, kvm, tcg, hvf" in caught.value.hint
+
+
+class TestProbe:
+    @pytest.fixture
+    def host(self, tmp_path, monkeypatch, driver):
+        """A host that has programs of these names and nothing else."""
+        directory = tmp_path / "bin"
+        directory.mkdir()
+        for name in (f"qemu-system-{qemu_machine.host_arch()}", "qemu-img", "setsid", "setpriv"):
+            (directory / name).write_text("#!/bin/sh\necho 'QEMU emulator version 9.8.7 (Debian 1:9.8)'\n")
+            (directory / name).chmod(0o755)
+        monkeypatch.setattr(qemu_machine, "find_program", lambda name: shutil.which(name, path=str(directory)))
+        monkeypatch.setattr(_runtime, "find_program", qemu_machine.find_program)
+        monkeypatch.setattr(qemu_machine, "firmware", lambda arch, wanted: None)
+        monkeypatch.setattr(qemu_actions, "identity_for", lambda name: Identity(os.getuid(), 0, (), True))
+        return directory
+
+    def test_what_a_usable_one_tells(self, host, driver, monkeypatch):
+        monkeypatch.setattr(qemu_machine, "_obstacle_to_native", lambda *args: "")
+        told = driver.probe()
+        assert told == {
+            "version": "9.8.7",
+            "accelerator": "kvm",
+            "accelerator_reason": "",
+            "program": str(host / f"qemu-system-{qemu_machine.host_arch()}"),
+            "run_as": pwd.getpwuid(os.getuid()).pw_name,
+        }
+        monkeypatch.setattr(qemu_machine, "_obstacle_to_native", lambda *args: "there is no /dev/kvm")
+        told = driver.probe()
+        assert (told["accelerator"], told["accelerator_reason"]) == ("tcg", "there is no /dev/kvm")
+
+    @pytest.mark.parametrize(
+        ("program", "package"),
+        [
+            (f"qemu-system-{qemu_machine.host_arch()}", "qemu-system-"),
+            ("qemu-img", "qemu-utils"),
+            ("setsid", "util-linux"),
+            ("setpriv", "util-linux"),
+        ],
+    )
+    def test_what_is_missing_is_named_with_its_package(self, host, driver, program, package):
+        (host / program).unlink()
+        for ask in (driver.probe, lambda: driver.require(qemu_machine.host_arch())):
+            with pytest.raises(MissingRequirement) as caught:
+                ask()
+            assert caught.value.facts["missing_program"] == program
+            assert package in caught.value.hint
+
+    def test_a_program_that_does_not_run(self, host, driver):
+        path = host / f"qemu-system-{qemu_machine.host_arch()}"
+        path.write_text("#!/bin/sh\necho 'error while loading shared libraries: libz' >&2\nexit 127\n")
+        with pytest.raises(CommandFailed, match="does not run: error while loading"):
+            driver.probe()
+
+    def test_another_system(self, driver, monkeypatch):
+        monkeypatch.setattr(qemu_actions.sys, "platform", "win32")
+        with pytest.raises(NotSupported, match="It runs on Linux"):
+            driver.probe()
 
 
 class TestIdentity:

@@ -97,6 +97,9 @@ class FakeDriver(Driver):
     def _running(self):
         return {uuid: self.world.read_machine(uuid) for uuid in os.listdir(self.world.machines)}
 
+    def probe(self):
+        return {"version": "1.0", "accelerator": "files"}
+
     def require(self, arch, firmware=""):
         pass
 
