@@ -72,6 +72,9 @@ class Runtime:
         self.run = runner
         self.report = reporter or Reporter()
 
+    def begin_changes(self) -> None:
+        """To be called before anything is changed, foretold or waited for: some surroundings are for looking only."""
+
     def program(self, name: str, package: str = "", purpose: str = "") -> str:
         """The path of program NAME, or MissingRequirement that says which package brings it."""
         path = find_program(name)

@@ -292,6 +292,7 @@ LOOP = """
   gather_facts: false
   tasks:
     - {module}: {arguments}
+      environment: {environment}
       loop: "{{{{ range({count}) | list }}}}"
 """
 TASKS = 20
@@ -304,11 +305,20 @@ def no_change(bench: Bench) -> list[Row]:
     change(data, **options)
     calls = {"ping": ("ansible.builtin.ping", {}), "instance": ("minicloud.local.instance", options)}
     books = {}
-    for name, (module, arguments) in calls.items():
+    # On another host, as another user and with another environment nothing is seen without starting the module.
+    for name, call, environment in (
+        ("ping", "ping", {}),
+        ("instance", "instance", {}),
+        ("module", "instance", {"A": "B"}),
+    ):
+        module, arguments = calls[call]
         for count in (0, TASKS):
             books[name, count] = bench.path("books", f"{name}-{count}.yml")
+            text = LOOP.format(
+                module=module, arguments=json.dumps(arguments), count=count, environment=json.dumps(environment)
+            )
             with open(books[name, count], "w", encoding="utf-8") as file:
-                file.write(LOOP.format(module=module, arguments=json.dumps(arguments), count=count))
+                file.write(text)
 
     def play(name: str, count: int) -> float:
         return bench.program(["ansible-playbook", books[name, count]], data)[1]
@@ -324,12 +334,16 @@ def no_change(bench: Bench) -> list[Row]:
             "empty play": lambda: play("ping", 0),
             f"{TASKS} ping": lambda: play("ping", TASKS),
             f"{TASKS} instance": lambda: play("instance", TASKS),
+            f"{TASKS} module": lambda: play("module", TASKS),
         },
     )
     change(data, name="bench", state="absent", force=True)
-    ping, ours = ((plays[f"{TASKS} {name}"] - plays["empty play"]) / TASKS for name in ("ping", "instance"))
+    ping, ours, module = (
+        (plays[f"{TASKS} {name}"] - plays["empty play"]) / TASKS for name in ("ping", "instance", "module")
+    )
     return [
         ratio_row("CPU of a no-change `instance` task in a play", ours, ping, "ms", "`ping`", 1.25),
+        ratio_row("the same where the module has to be started", module, ping, "ms", "`ping`", 1.25),
         ratio_row(
             "CPU of the whole command, `ansible -m`", whole["instance"], whole["ping"], "ms", "`ansible -m ping`", 1.25
         ),

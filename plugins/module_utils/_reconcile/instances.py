@@ -145,6 +145,7 @@ def reconcile_instance(
         runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
     before = comparable(current if observed else None, observed.state if observed else ABSENT)
     if plan.steps or plan.drift:
+        runtime.begin_changes()
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
         applier = Applier(wish, crew, runtime, data, host_arch)

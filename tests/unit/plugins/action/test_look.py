@@ -1,0 +1,147 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.playbook.play_context import PlayContext
+from ansible.playbook.task import Task
+from ansible.plugins.loader import connection_loader
+from ansible.template import Templar
+
+from ansible_collections.minicloud.local.plugins.action import instance as instance_action
+from ansible_collections.minicloud.local.plugins.action import instance_info as instance_info_action
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file
+
+ACTIONS = {"instance": instance_action.ActionModule, "instance_info": instance_info_action.ActionModule}
+MODULE = {"changed": False, "from": "the module"}
+
+
+class Controller:
+    """A controller with one running instance, and tasks that run on it."""
+
+    def __init__(self, path, monkeypatch):
+        self.data = DataDirectory(str(path / "data"))
+        self.monkeypatch = monkeypatch
+        self.started = []
+        scope = self.data.scope("qemu")
+        scope.write(
+            Instance(
+                "web", "id", "qemu", "qemu", "2026-01-02T03:04:05Z", "x86_64", 2, 1 << 30, 5 << 30, phase="ready",
+                user="debian", ssh_port=40022, owner="qemu", ready=True, image={"name": "lts", "hash": "ab" * 32},
+                nics=[Nic("user", "52:54:00:00:00:01")], tags={"role": "web"},
+            )
+        )  # fmt: skip
+        # What a running QEMU does.
+        self.lock = open(os.path.join(scope.directory("web"), "run.lock"), "w", encoding="ascii")  # noqa: SIM115
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def files(self):
+        found = {}
+        for at, dummy, names in os.walk(self.data.path):
+            for name in names:
+                with open(os.path.join(at, name), "rb") as stream:
+                    found[os.path.join(at, name)] = stream.read()
+        return found
+
+    def run(self, action, args, connection="local", become=False, **keywords):
+        """Run a task; the module is not run, but what would start it tells MODULE."""
+        loader = DataLoader()
+        name = f"minicloud.local.{action}"
+        task = Task.load({"action": {"module": name, "data_dir": self.data.path, **args}, **keywords}, loader=loader)
+        context = PlayContext()
+        context.become = become
+        plugin = ACTIONS[action](
+            task, connection_loader.get(connection, context), context, loader, Templar(loader), None
+        )
+
+        def execute(**kwargs):
+            self.started.append(kwargs)
+            return dict(MODULE)
+
+        self.monkeypatch.setattr(plugin, "_execute_module", execute)
+        before = self.files()
+        result = plugin.run(None, {})
+        assert self.files() == before
+        return result
+
+
+@pytest.fixture
+def controller(tmp_path, monkeypatch):
+    world = Controller(tmp_path, monkeypatch)
+    yield world
+    world.lock.close()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{}, {"state": "present"}, {"cpus": 2, "memory": "1G"}, {"tags": {"role": "web"}}, {"name": "WEB"}, {"cpus": "2"}],
+    ids=["running", "present", "sizes", "tags", "case", "text"],
+)
+def test_what_needs_no_change_is_told_at_once(controller, args):
+    result = controller.run("instance", {"name": "web", **args})
+    assert controller.started == []
+    assert result["changed"] is False
+    assert result["actions"] == []
+    assert result["instance"]["name"] == "web"
+    assert result["instance"]["state"] == "running"
+    assert result["invocation"]["module_args"]["timeout"] == 300
+    assert "diff" not in result
+
+
+def test_what_is_absent_already(controller):
+    result = controller.run("instance", {"name": "db", "state": "absent"}, diff=True)
+    assert controller.started == []
+    assert result["instance"] is None
+    assert result["diff"] == {"before": {"state": "absent"}, "after": {"state": "absent"}}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"state": "stopped"}, {"state": "absent"}, {"tags": {}}, {"cpus": 3}, {"image": "26.04"}, {"name": "db"},
+        {"name": "../x"}, {"cpus": 0}, {"memory": "much"}, {"colour": "red"}, {"driver_options": {"colour": "red"}},
+        {"state": "asleep"},
+    ],
+    ids=lambda args: "-".join(args),
+)  # fmt: skip
+@pytest.mark.parametrize("check", [False, True], ids=["run", "check"])
+def test_changes_and_mistakes_are_the_module_s(controller, args, check):
+    assert controller.run("instance", {"name": "web", **args}, check_mode=check) == MODULE
+    assert len(controller.started) == 1
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"connection": "ssh"}, {"become": True}, {"async": 60, "poll": 5}, {"environment": {"HOME": "/root"}},
+    ],
+    ids=lambda keywords: next(iter(keywords)),
+)  # fmt: skip
+@pytest.mark.parametrize("action", ACTIONS)
+def test_what_runs_elsewhere_or_otherwise_is_the_module_s(controller, action, keywords):
+    assert controller.run(action, {"name": "web"} if action == "instance" else {}, **keywords) == MODULE
+    assert controller.started[0]["wrap_async"] is ("async" in keywords)
+
+
+def test_somebody_else_s_data_directory_is_the_module_s_to_refuse(controller):
+    os.chmod(controller.data.path, 0o777)
+    assert controller.run("instance", {"name": "web"}) == MODULE
+
+
+def test_instances_are_listed_with_warnings(controller):
+    write_file(os.path.join(os.path.dirname(controller.data.scope("qemu").directory("x")), "web", "x"), b"")
+    os.mkdir(controller.data.scope("qemu").directory("broken"))
+    write_file(os.path.join(controller.data.scope("qemu").directory("broken"), "instance.json"), b"{")
+    result = controller.run("instance_info", {})
+    assert controller.started == []
+    assert [each["name"] for each in result["instances"]] == ["web"]
+    (warning,) = result["warnings"]
+    assert "is damaged" in warning
+    assert controller.run("instance_info", {"states": ["stopped"]})["instances"] == []
