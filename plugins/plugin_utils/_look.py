@@ -18,6 +18,7 @@ import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, common_arguments
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
