@@ -625,16 +625,23 @@ def demo(_tools: Tools, _cores: t.Sequence[str]) -> None:
 
 
 def integration_variables() -> dict[str, str]:
-    """What the targets share: a data directory of their own, empty at first, and the image of a small guest."""
+    """What the targets share: a data directory of their own, empty at first, and the images of a small guest."""
     place = os.path.join(BUILD, "integration")
     shutil.rmtree(place, ignore_errors=True)
     os.makedirs(place)
-    tiny = os.path.join(place, "tiny.qcow2")
+    disk, container = os.path.join(place, "tiny.qcow2"), os.path.join(place, "tiny.tar.gz")
     script = os.path.join(ROOT, "tests", "integration", "tiny", "build.py")
-    say("==> building the small guest ...")
-    done = must("tiny guest", [sys.executable, script, tiny], "Can this machine reach a Debian package archive?")
-    say(f"    ok after {done.seconds:.1f} s")
-    return {"minicloud_test_data_dir": os.path.join(place, "data"), "minicloud_test_tiny": tiny}
+    say("==> building the small guest, as a disk and as a container ...")
+    done = [
+        must("tiny guest", [sys.executable, script, path], "Can this machine reach a Debian package archive?")
+        for path in (disk, container)
+    ]
+    say(f"    ok after {sum(each.seconds for each in done):.1f} s")
+    return {
+        "minicloud_test_data_dir": os.path.join(place, "data"),
+        "minicloud_test_tiny": disk,
+        "minicloud_test_container": container,
+    }
 
 
 def integration_targets() -> list[str]:

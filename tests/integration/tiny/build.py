@@ -2,38 +2,43 @@
 # GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Build the tiny guest of the tests: build.py TARGET.qcow2
+"""Build the tiny guest of the tests: build.py TARGET.qcow2, or build.py TARGET.tar.gz for the same as a container
 
-A disk that boots in seconds even where the processor is emulated, for tests of what happens around a guest. It is
-Debian's kernel, busybox and dropbear, taken from the packages that apt of this host knows (Debian, amd64). It
+A guest that starts in seconds even where the processor is emulated, for tests of what happens around it: a disk, or
+a container image for LXD (metadata and root file system in one archive). It is Debian's kernel (in the disk), busybox
+and dropbear, taken from the packages that apt of this host knows (Debian, amd64). It
 
-- reads meta-data, user-data and vendor-data from a disk labelled cidata: the host name, login keys, the host key,
-  the default user's name (all JSON; YAML as far as one line holds name and value; MIME parts in base64);
+- reads meta-data, user-data and vendor-data from a disk labelled cidata, or from LXD's keys cloud-init.* and
+  user.meta-data: the host name, login keys, the host key, the default user's name (all JSON; YAML as far as one line
+  holds name and value; MIME parts in base64);
+- runs user-data that is a script, once an instance; one that fails is what cloud-init would call an error;
 - brings up all network interfaces with DHCP, unless network-config has none;
 - runs an ssh server in which root, debian and the default user are all root;
 - writes /run/cloud-init/result.json and answers ``cloud-init status --format json``;
 - goes down on the power button, and has poweroff, reboot, shutdown, systemctl and sudo as far as tests use them;
-- lives in memory (128 MiB suffice), except for /data, which is the disk.
+- lives in memory (128 MiB suffice), except for /data, which is the disk; in a container all of it is kept.
 
-Needs: apt-get, dpkg-deb, mke2fs, qemu-img. Nothing is mounted, and an ordinary user will do.
+Needs: apt-get, dpkg-deb; for the disk mke2fs and qemu-img. Nothing is mounted, and an ordinary user will do.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
 PACKAGES = [
     *("busybox-static", "dropbear-bin", "libtomcrypt1", "libtommath1", "libgmp10", "libcrypt1", "libc6", "zlib1g"),
-    *("grub-common", "grub-pc-bin"),
 ]
+BOOT_PACKAGES = ["grub-common", "grub-pc-bin"]
 # Loaded at each boot, in this order; the second line is there to be asked for.
 MODULES = "virtio_pci virtio_blk virtio_net virtio_rng virtio_scsi ahci sd_mod sr_mod ext4 isofs evdev button af_packet"
 MORE_MODULES = (
@@ -102,7 +107,12 @@ for file in user-data vendor-data meta-data; do
     cat /seed/$file; echo
     part /seed/$file
 done > $text
+if [ "$(head -c 2 /seed/user-data 2>/dev/null)" = "#!" ]; then
+    cp /seed/user-data /run/user-script
+    chmod 755 /run/user-script
+fi
 value() { sed -n 's/.*"\{0,1\}'"$1"'"\{0,1\} *: *"\{0,1\}\([^",}]*\).*/\1/p' $text | head -n 1; }
+value instance-id > /run/instance-id
 name=$(value local-hostname); echo "${name:-tiny}" > /etc/hostname
 echo "127.0.0.1 localhost ${name:-tiny}" > /etc/hosts
 user=$(tr -d '\n' < $text | sed -n 's/.*"default_user" *: *{[^}]*"name" *: *"\([^"]*\)".*/\1/p')
@@ -148,13 +158,20 @@ for event in /sys/class/input/event*; do
 done
 seed=/dev/null; [ ! -e /seed/meta-data ] || seed=$(awk '$2 == "/seed" { print $1 }' /proc/mounts)
 datasource="DataSourceNoCloud [seed=$seed][dsmode=net]"
-echo "{\"v1\": {\"datasource\": \"$datasource\", \"errors\": []}}" > /run/cloud-init/.result
+errors='[]'
+if [ -x /run/user-script ] && ! cmp -s /run/instance-id /data/.instance-id; then
+    /run/user-script > /var/log/cloud-init-output.log 2>&1 ||
+        errors='["('"'scripts_user', RuntimeError('Runparts: 1 failures (user-script) in 1 attempted commands')"')"]'
+fi
+cp /run/instance-id /data/.instance-id; sync
+echo "{\"v1\": {\"datasource\": \"$datasource\", \"errors\": $errors}}" > /run/cloud-init/.result
 cat > /run/cloud-init/status.json <<end
 {"v1": {"datasource": "$datasource", "stage": null,
  "init-local": {"errors": [], "start": 1.0, "finished": 1.0}, "init": {"errors": [], "start": 1.0, "finished": 1.0},
  "modules-config": {"errors": [], "start": 1.0, "finished": 1.0},
- "modules-final": {"errors": [], "start": 1.0, "finished": 1.0}}}
+ "modules-final": {"errors": $errors, "start": 1.0, "finished": 1.0}}}
 end
+echo "$errors" > /run/cloud-init/.errors
 touch /var/log/cloud-init.log /var/log/cloud-init-output.log /var/lib/cloud/instance/boot-finished
 mv /run/cloud-init/.result /run/cloud-init/result.json
 echo "tiny: $(cat /etc/hostname) ready, login: up for $(cut -d' ' -f1 /proc/uptime) s" > /dev/console
@@ -169,10 +186,14 @@ echo "tiny: $(cat /etc/hostname) ready, login: up for $(cut -d' ' -f1 /proc/upti
 case "$*" in
     *--wait*) while [ ! -e /run/cloud-init/result.json ]; do sleep 0.2; done ;;
 esac
-state=running; [ ! -e /run/cloud-init/result.json ] || state=done
+state=running errors='[]'
+if [ -e /run/cloud-init/result.json ]; then
+    state=done errors=$(cat /run/cloud-init/.errors)
+    [ "$errors" = '[]' ] || state=error
+fi
 case "$*" in
     *json*) echo "{\"boot_status_code\": \"enabled-by-generator\", \"datasource\": \"nocloud\", \"detail\":" \
-        "\"DataSourceNoCloud\", \"errors\": [], \"extended_status\": \"$state\", \"recoverable_errors\": {}," \
+        "\"DataSourceNoCloud\", \"errors\": $errors, \"extended_status\": \"$state\", \"recoverable_errors\": {}," \
         "\"status\": \"$state\"}" ;;
     *) echo "status: $state" ;;
 esac
@@ -198,6 +219,37 @@ esac
     "usr/sbin/shutdown": '#!/bin/sh\ncase " $* " in *" -r "*) exec reboot ;; *) exec poweroff ;; esac\n',
 }
 
+# What differs in a container: it has its devices, and its root file system stays.
+CONTAINER_FILES: dict[str, str] = {
+    "sbin/init": r"""#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /run /tmp /data /root /var/log /var/lib/cloud/data /var/lib/cloud/instance
+/bin/busybox --install -s 2>/dev/null
+mount -t tmpfs -o mode=755 run /run
+mkdir -p /run/cloud-init
+chmod 1777 /tmp
+exec /bin/busybox init
+""",
+    "etc/inittab": """::sysinit:/etc/boot
+::once:/etc/late
+console::respawn:/sbin/getty -n -l /bin/sh 0 console
+::shutdown:/etc/down
+""",
+}
+
+# The seed, written by LXD at each start. What the instance's own meta-data says goes before what LXD knows.
+CONTAINER_SEED: dict[str, str] = {
+    "meta-data": """{{ config_get("user.meta-data", "") }}
+instance-id: {{ config_get("volatile.cloud-init.instance-id", instance.name) }}
+local-hostname: {{ instance.name }}
+""",
+    "user-data": """{{ config_get("cloud-init.user-data", config_get("user.user-data", "")) }}
+""",
+    "vendor-data": """{{ config_get("cloud-init.vendor-data", config_get("user.vendor-data", "")) }}
+""",
+    "network-config": """{{ config_get("cloud-init.network-config", config_get("user.network-config", "")) }}
+""",
+}
+
 
 def run(*argv: str | os.PathLike[str], cwd: Path | None = None) -> bytes:
     """The output of a command that must succeed."""
@@ -214,20 +266,25 @@ def run(*argv: str | os.PathLike[str], cwd: Path | None = None) -> bytes:
     return done.stdout
 
 
-def unpack(work: Path) -> tuple[Path, str]:
-    """Fetch the packages and unpack them into one directory; return it and the kernel's version."""
-    text = run("apt-cache", "depends", "linux-image-amd64").decode()
-    match = re.search(r"Depends: (linux-image-(\S+))", text)
-    if match is None:
-        raise SystemExit("apt of this host does not know the package linux-image-amd64: run apt-get update")
+def unpack(work: Path, packages: list[str]) -> Path:
+    """Fetch packages and unpack them into one directory."""
     debs = work / "debs"
     debs.mkdir()
-    run("apt-get", "download", "-q", match[1], *PACKAGES, cwd=debs)
+    run("apt-get", "download", "-q", *packages, cwd=debs)
     root = work / "packages"
     for deb in sorted(debs.iterdir()):
         run("dpkg-deb", "--extract", deb, root)
         deb.unlink()
-    return root, match[2]
+    return root
+
+
+def kernel_package() -> tuple[str, str]:
+    """The package of Debian's kernel, and the kernel's version."""
+    text = run("apt-cache", "depends", "linux-image-amd64").decode()
+    match = re.search(r"Depends: (linux-image-(\S+))", text)
+    if match is None:
+        raise SystemExit("apt of this host does not know the package linux-image-amd64: run apt-get update")
+    return match[1], match[2]
 
 
 def module_files(root: Path, version: str) -> list[str]:
@@ -247,6 +304,7 @@ def module_files(root: Path, version: str) -> list[str]:
 
 
 def initramfs(root: Path, version: str, work: Path) -> bytes:
+    """The disk's whole system, which lives in memory."""
     tree = work / "initramfs"
     source, target = root / "lib/modules" / version, tree / "lib/modules" / version
     for path in module_files(root, version):
@@ -254,6 +312,13 @@ def initramfs(root: Path, version: str, work: Path) -> bytes:
         shutil.copy(source / path, target / path)
     for name in ("modules.builtin", "modules.order"):
         shutil.copy(source / name, target / name)
+    system(root, tree, FILES)
+    run(busybox(root), "depmod", "-b", tree, version)
+    return gzip.compress(cpio(tree), 6)
+
+
+def system(root: Path, tree: Path, files: dict[str, str]) -> None:
+    """Put the programs, their libraries and some files of our own into a directory."""
     for directory in ("bin", "sbin", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "run", "lib64"):
         (tree / directory).mkdir(parents=True, exist_ok=True)
     shutil.copy(busybox(root), tree / "bin/busybox")
@@ -273,13 +338,11 @@ def initramfs(root: Path, version: str, work: Path) -> bytes:
             if re.fullmatch(wanted, path.name) and path.is_file():
                 shutil.copy(path.resolve(), libraries / path.name)
     os.symlink("../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", tree / "lib64/ld-linux-x86-64.so.2")
-    for name, text in FILES.items():
+    for name, text in files.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("%MODULES%", MODULES))
         path.chmod(0o755 if text.startswith("#!") else 0o644)
-    run(busybox(root), "depmod", "-b", tree, version)
-    return gzip.compress(cpio(tree), 6)
 
 
 def busybox(root: Path) -> Path:
@@ -319,8 +382,9 @@ def boot_area(root: Path, work: Path) -> bytes:
     return boot + struct.pack("<IH", 0x796E6974, 0) + entry + bytes(48) + b"\x55\xaa" + content
 
 
-def build(target: Path, work: Path) -> None:
-    root, version = unpack(work)
+def build_disk(target: Path, work: Path) -> None:
+    package, version = kernel_package()
+    root = unpack(work, [package, *PACKAGES, *BOOT_PACKAGES])
     disk = work / "disk"
     (disk / "boot/grub").mkdir(parents=True)
     shutil.copy(root / "boot" / f"vmlinuz-{version}", disk / "boot/vmlinuz")
@@ -336,17 +400,45 @@ def build(target: Path, work: Path) -> None:
     run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "tinydata", "-O", features, "-d", disk, "-E", options, raw, size)
     with raw.open("r+b") as file:
         file.write(boot_area(root, work))
-    finished = target.with_name(f".{target.name}.new")
-    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, finished)
-    os.replace(finished, target)
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target)
+
+
+def build_container(target: Path, work: Path) -> None:
+    image = work / "container"
+    files = {name: text for name, text in FILES.items() if name not in ("init", "etc/inittab")}
+    # There are no modules to load, no disk to look for and no power button.
+    files["etc/boot"] = files["etc/boot"].replace("for module in %MODULES%; do modprobe -q $module; done\n", "")
+    files["etc/boot"] = re.sub(r"(?s)for try in .*?(?=/etc/read-seed)", "", files["etc/boot"])
+    files["etc/late"] = re.sub(r"(?s)for event in .*?\ndone\n", "", files["etc/late"])
+    system(unpack(work, PACKAGES), image / "rootfs", {**files, **CONTAINER_FILES})
+    templates = {}
+    for name, text in CONTAINER_SEED.items():
+        path = image / "templates" / f"{name}.tpl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        templates[f"/seed/{name}"] = {"when": ["start"], "template": path.name}
+    properties = {"os": "tiny", "release": "1", "description": "tiny test guest"}
+    metadata = {"architecture": "x86_64", "creation_date": 1, "properties": properties, "templates": templates}
+    (image / "metadata.yaml").write_text(json.dumps(metadata, indent=1))  # JSON is YAML
+
+    def member(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = info.mtime = 0
+        info.uname = info.gname = "root"
+        return info
+
+    with tarfile.open(target, "w:gz", compresslevel=6) as archive:
+        for path in sorted(image.iterdir()):
+            archive.add(path, path.name, filter=member)
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or not sys.argv[1].endswith((".qcow2", ".tar.gz")):
         raise SystemExit(__doc__)
     target = Path(sys.argv[1]).absolute()
+    finished = target.with_name(f".new-{target.name}")
     with tempfile.TemporaryDirectory(prefix="tiny-") as work:
-        build(target, Path(work))
+        (build_disk if target.suffix == ".qcow2" else build_container)(finished, Path(work))
+    os.replace(finished, target)
 
 
 if __name__ == "__main__":
