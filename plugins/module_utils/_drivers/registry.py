@@ -81,6 +81,10 @@ class Crew:
         """The driver that acts on an instance: its owner, or where nobody runs it the one that the task names."""
         return self._driver(instance.owner or self.wanted.name, instance)
 
+    def starter(self, instance: Instance) -> Driver:
+        """The driver that starts an instance which nobody runs: the one that the task names."""
+        return self._driver(self.wanted.name, instance)
+
     def all_of(self, instance: Instance) -> list[Driver]:
         """Every driver that may have made something of an instance."""
         return [self._driver(name, instance) for name in dict.fromkeys([*instance.handles, self.wanted.name])]
@@ -90,7 +94,8 @@ class Crew:
         for known, place, driver in self._loaded:
             if known == name and handle in (None, place):
                 return driver
-        driver = load(name, self.wanted.runtime, self.wanted.scope.data, handle)
+        options = {**(self.wanted.options if name == self.wanted.name else {}), **(handle or {})}
+        driver = load(name, self.wanted.runtime, self.wanted.scope.data, options)
         self._loaded.append((name, dict(handle or {}), driver))
         return driver
 

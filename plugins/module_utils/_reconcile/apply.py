@@ -18,7 +18,6 @@ from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
-    InUse,
     InvalidOption,
     LaunchError,
     MinicloudError,
@@ -41,7 +40,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     image_of,
     make_plan,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -52,11 +51,12 @@ class Applier:
     def __init__(self, wish: Wish, crew: Crew, runtime: Runtime, data: DataDirectory, host_arch: str) -> None:
         self.wish = wish
         self.crew = crew
-        self.driver = crew.wanted  # which makes and starts; what runs is its owner's
+        self.driver = crew.wanted  # which makes; what runs is its owner's
         self.runtime = runtime
         self.data = data
         self.host_arch = host_arch
         self.scope = crew.wanted.scope
+        self.power = Power(crew, runtime, data)
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
@@ -121,7 +121,7 @@ class Applier:
             self.check_host(plan)
         plan.steps = fetched + plan.steps
         if current and "wait_ready" in plan.steps:
-            current = self._wait_ready(current, deadline)
+            current = self.power.wait_ready(current, deadline, self.wish.cloud_init_errors)
         return plan, current
 
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
@@ -139,12 +139,12 @@ class Applier:
                 with _stage("create"):
                     current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
             elif step == "stop":
-                current = self._stop(t.cast(Instance, current), deadline)
+                current = self.power.stop(t.cast(Instance, current), deadline, self.wish.force)
             elif step == "start":
                 with _stage("boot"):
-                    current = after = self._start(t.cast(Instance, after))
+                    current = after = self.power.start(t.cast(Instance, after))
             elif step == "grow_disk":
-                self.driver.grow_disk(t.cast(Instance, after))
+                self.crew.starter(t.cast(Instance, after)).grow_disk(t.cast(Instance, after))
             elif step == "set_ports":
                 self._set_ports(t.cast(Instance, after), "start" in plan.steps)
         if after is not None and plan.changes and after is not current:
@@ -164,7 +164,7 @@ class Applier:
             held = []
             if current and self.crew.of(current).alive(current):
                 held = self.crew.of(current).forwards(current)
-            self.driver.choose_ports(replace(after), held)
+            self.crew.starter(after).choose_ports(replace(after), held)
 
     @staticmethod
     def _merged(after: Instance, current: Instance) -> Instance:
@@ -265,39 +265,6 @@ class Applier:
             if mac not in used:
                 return mac
 
-    def _stop(self, instance: Instance, deadline: Deadline) -> Instance:
-        self.crew.of(instance).stop(instance, deadline, self.wish.force)
-        return self._store(replace(instance, owner="", ready=False))
-
-    def _start(self, instance: Instance) -> Instance:
-        self._check_nobody_runs(instance)
-        # Ports are chosen one run at a time, so that two starts do not settle on the same one.
-        with self.data.lock("ports", Deadline(60), self.runtime.report):
-            self.driver.choose_ports(instance)
-            handles = {**instance.handles, self.driver.name: self.driver.handle()}
-            instance = self._store(replace(instance, owner=self.driver.name, ready=False, handles=handles))
-            self.runtime.report.step("ports")
-        self._pin(instance)
-        self.runtime.report.step("pinned")
-        self.driver.start(instance)
-        return instance
-
-    def _check_nobody_runs(self, instance: Instance) -> None:
-        """Raise where another driver runs the instance after all: somebody has started it there by hand."""
-        for other in self.crew.all_of(instance):
-            if other is self.driver:
-                continue
-            alive = False
-            # One that cannot be asked may as well have gone; hypervisors lock the disks that they use.
-            with contextlib.suppress(MinicloudError):
-                alive = other.alive(instance)
-            if alive:
-                raise InUse(
-                    f"{instance.name} cannot be started by the driver {self.driver.name}",
-                    f"it was started by hand and runs under the driver {other.name}",
-                    f"Stop it first: state: stopped with driver: {other.name}.",
-                )
-
     def _set_ports(self, instance: Instance, starts: bool) -> None:
         """New forwards for a running instance; where it is started anyway, its start settles them."""
         driver = self.crew.of(instance)
@@ -309,12 +276,6 @@ class Applier:
             driver.choose_ports(instance, held)
             driver.forward_ports(instance, held)
             self._store(instance)
-
-    def _pin(self, instance: Instance) -> None:
-        host, port = self.crew.of(instance).endpoint(instance)
-        known_hosts.pin(
-            self.data.known_hosts, instance.alias, [known_hosts.host_pattern(host, port)], instance.host_keys
-        )
 
     def _delete(self, instance: Instance) -> None:
         """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""
@@ -328,60 +289,6 @@ class Applier:
             known_hosts.unpin(self.data.known_hosts, instance.alias)
         self.scope.remove(instance.name)
         self.runtime.report.step("removed")
-
-    def _wait_ready(self, instance: Instance, deadline: Deadline) -> Instance:
-        """Wait until the guest is ready. No lock is held meanwhile: another run may stop or remove it."""
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import wait_ready
-
-        self.runtime.report.step("wait_ready")
-        readiness = wait_ready(
-            self.runtime,
-            ssh_endpoint(instance, self.crew.of(instance), self.data),
-            deadline,
-            lambda: self._check_alive(instance),
-            ConsoleWatch(self.crew.of(instance).console_log(instance)),
-            self.wish.cloud_init_errors,
-        )
-        with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
-            latest = self.scope.read(instance.name)
-            if latest is None or not self._is_still(instance, latest):
-                raise self._removed("cloud-init", instance)
-            found = {"status": readiness.status, "errors": readiness.errors}
-            user = latest.user or readiness.user
-            return self._store(replace(latest, ready=True, booted=True, cloud_init=found, user=user))
-
-    @staticmethod
-    def _is_still(instance: Instance, latest: Instance | None) -> bool:
-        """Whether the record of that name is still of this instance, and not of one that goes or has replaced it."""
-        return latest is not None and latest.uuid == instance.uuid and latest.phase == "ready"
-
-    @staticmethod
-    def _removed(stage: str, instance: Instance) -> LaunchError:
-        return LaunchError(
-            stage,
-            f"{instance.name} was removed by another run while this one waited",
-            hint="Run this again to have it made anew.",
-        )
-
-    def _check_alive(self, instance: Instance) -> None:
-        driver = self.crew.of(instance)
-        if driver.alive(instance):
-            return
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail
-
-        if not self._is_still(instance, self.scope.read(instance.name)):
-            raise self._removed("boot", instance)
-        log = driver.log(instance)
-        console = tail(driver.console_log(instance))
-        raise LaunchError(
-            "boot",
-            f"{instance.name} ended while it was starting",
-            log or "the guest shut itself down, or its hypervisor was ended",
-            "The last lines of its console are in the result; run this again to start it once more.",
-            console=console,
-            hypervisor_log=log.splitlines(),
-        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Starting and stopping an instance that is there, and waiting for its guest, with all that belongs to it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, LaunchError, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+class Power:
+    """Starts and stops instances of one scope. Whoever calls start() or stop() holds the instance's lock."""
+
+    def __init__(self, crew: Crew, runtime: Runtime, data: DataDirectory) -> None:
+        self.crew = crew
+        self.runtime = runtime
+        self.data = data
+        self.scope = crew.wanted.scope
+
+    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> Instance:
+        """Have its owner stop an instance that runs."""
+        self.crew.of(instance).stop(instance, deadline, force)
+        return self._store(replace(instance, owner="", ready=False))
+
+    def start(self, instance: Instance) -> Instance:
+        """Start an instance that nobody runs, under the driver that the task names."""
+        driver = self.crew.starter(instance)
+        self._check_nobody_runs(instance)
+        # Ports are chosen one run at a time, so that two starts do not settle on the same one.
+        with self.data.lock("ports", Deadline(60), self.runtime.report):
+            driver.choose_ports(instance)
+            handles = {**instance.handles, driver.name: driver.handle()}
+            instance = self._store(replace(instance, owner=driver.name, ready=False, handles=handles))
+            self.runtime.report.step("ports")
+        self._pin(instance)
+        self.runtime.report.step("pinned")
+        driver.start(instance)
+        return instance
+
+    def _store(self, instance: Instance) -> Instance:
+        self.scope.write(instance)
+        return instance
+
+    def _check_nobody_runs(self, instance: Instance) -> None:
+        """Raise where another driver runs the instance after all: somebody has started it there by hand."""
+        driver = self.crew.starter(instance)
+        for other in self.crew.all_of(instance):
+            if other is driver:
+                continue
+            alive = False
+            # One that cannot be asked may as well have gone; hypervisors lock the disks that they use.
+            with contextlib.suppress(MinicloudError):
+                alive = other.alive(instance)
+            if alive:
+                raise InUse(
+                    f"{instance.name} cannot be started by the driver {driver.name}",
+                    f"it was started by hand and runs under the driver {other.name}",
+                    f"Stop it first: state: stopped with driver: {other.name}.",
+                )
+
+    def _pin(self, instance: Instance) -> None:
+        host, port = self.crew.of(instance).endpoint(instance)
+        known_hosts.pin(
+            self.data.known_hosts, instance.alias, [known_hosts.host_pattern(host, port)], instance.host_keys
+        )
+
+    def wait_ready(self, instance: Instance, deadline: Deadline, cloud_init_errors: str) -> Instance:
+        """Wait until the guest is ready. No lock is held meanwhile: another run may stop or remove it."""
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import wait_ready
+
+        self.runtime.report.step("wait_ready")
+        readiness = wait_ready(
+            self.runtime,
+            ssh_endpoint(instance, self.crew.of(instance), self.data),
+            deadline,
+            lambda: self._check_alive(instance),
+            ConsoleWatch(self.crew.of(instance).console_log(instance)),
+            cloud_init_errors,
+        )
+        with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
+            latest = self.scope.read(instance.name)
+            if latest is None or not self._is_still(instance, latest):
+                raise self._removed("cloud-init", instance)
+            found = {"status": readiness.status, "errors": readiness.errors}
+            user = latest.user or readiness.user
+            return self._store(replace(latest, ready=True, booted=True, cloud_init=found, user=user))
+
+    @staticmethod
+    def _is_still(instance: Instance, latest: Instance | None) -> bool:
+        """Whether the record of that name is still of this instance, and not of one that goes or has replaced it."""
+        return latest is not None and latest.uuid == instance.uuid and latest.phase == "ready"
+
+    @staticmethod
+    def _removed(stage: str, instance: Instance) -> LaunchError:
+        return LaunchError(
+            stage,
+            f"{instance.name} was removed by another run while this one waited",
+            hint="Run this again to have it made anew.",
+        )
+
+    def _check_alive(self, instance: Instance) -> None:
+        driver = self.crew.of(instance)
+        if driver.alive(instance):
+            return
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail
+
+        if not self._is_still(instance, self.scope.read(instance.name)):
+            raise self._removed("boot", instance)
+        log = driver.log(instance)
+        console = tail(driver.console_log(instance))
+        raise LaunchError(
+            "boot",
+            f"{instance.name} ended while it was starting",
+            log or "the guest shut itself down, or its hypervisor was ended",
+            "The last lines of its console are in the result; run this again to start it once more.",
+            console=console,
+            hypervisor_log=log.splitlines(),
+        )
