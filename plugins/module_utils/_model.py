@@ -247,6 +247,7 @@ class Network:
     dhcp_range -- first and last address of those that are given out, with a hyphen between
     domain -- that names in it end with; parent -- the host's interface or bridge of a bridged one
     mtu -- bytes, 0 for the usual; interface -- the bridge of this host that it is
+    on_demand -- made because an instance needed it: nothing of it stays on the host when the last one is removed
     phase -- creating, ready or removing
     handles -- as of an instance
     """
@@ -264,6 +265,7 @@ class Network:
     mtu: int = 0
     interface: str = ""
     autostart: bool = False
+    on_demand: bool = False
     phase: str = "creating"
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
 

@@ -29,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, key_of
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 
 ENVIRONMENT = "MINICLOUD_DATA_DIR"
@@ -283,50 +283,59 @@ def _holder(handle: int) -> str:
     return os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
 
 
-class Scope:
-    """The records of the instances that belong to one scope."""
+Record = t.TypeVar("Record", Instance, Network)
 
-    def __init__(self, data: DataDirectory, name: str) -> None:
+
+class Records(t.Generic[Record]):
+    """The records of one kind of object that belong to one scope, each in a directory of its own.
+
+    name -- of the scope; kind -- instance or network, as in the names of files and locks
+    """
+
+    def __init__(self, data: DataDirectory, name: str, kind: str, type_: type[Record]) -> None:
         self.data = data
         self.name = name
-        self._instances = os.path.join(data.path, "scopes", name, "instances")
+        self.kind = kind
+        self._type = type_
+        self._top = os.path.join(data.path, "scopes", name, f"{kind}s")
 
     def directory(self, name: str) -> str:
-        """The directory of an instance, there or not."""
-        return os.path.join(self._instances, key_of(name))
+        """The directory of an object, there or not."""
+        return os.path.join(self._top, key_of(name))
 
     def _record(self, name: str) -> str:
-        return os.path.join(self.directory(name), "instance.json")
+        return os.path.join(self.directory(name), f"{self.kind}.json")
 
     def lock(
         self, name: str, deadline: Deadline | None = None, report: Reporter | None = None
     ) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of one instance."""
-        return self.data.lock(f"{self.name}-instance-{key_of(name)}", deadline, report)
+        """Hold the lock of one object."""
+        return self.data.lock(f"{self.name}-{self.kind}-{key_of(name)}", deadline, report)
 
-    def read(self, name: str) -> Instance | None:
-        """The record of an instance, or None where there is none. RecordError where it cannot be used."""
+    def read(self, name: str) -> Record | None:
+        """The record of an object, or None where there is none. RecordError where it cannot be used."""
         path = self._record(name)
         data = read_record(path)
         if data is None:
             return None
         try:
-            instance = Instance.from_dict(data)
-            belongs_here = key_of(instance.name) == key_of(name) and instance.scope == self.name
+            found = self._type.from_dict(data)
+            belongs_here = key_of(found.name) == key_of(name) and found.scope == self.name
         except (AttributeError, KeyError, TypeError, InvalidOption) as exc:
-            raise _damaged(path, f"it does not describe an instance ({exc})") from exc
+            article = "an" if self.kind == "instance" else "a"
+            raise _damaged(path, f"it does not describe {article} {self.kind} ({exc})") from exc
         if not belongs_here:
-            # A copied directory: what is done to this instance would be done to the other.
-            raise _damaged(path, f"it describes the instance {instance.name} of the scope {instance.scope}")
-        return instance
+            # A copied directory: what is done to this object would be done to the other.
+            raise _damaged(path, f"it describes the {self.kind} {found.name} of the scope {found.scope}")
+        return found
 
-    def write(self, instance: Instance) -> None:
-        """Put the record of an instance in place."""
-        make_dir(self.directory(instance.name))
-        write_record(self._record(instance.name), instance.to_dict())
+    def write(self, record: Record) -> None:
+        """Put the record of an object in place."""
+        make_dir(self.directory(record.name))
+        write_record(self._record(record.name), record.to_dict())
 
     def remove(self, name: str) -> None:
-        """Remove an instance's directory, the record last: until then it tells the next run what is left to do."""
+        """Remove an object's directory, the record last: until then it tells the next run what is left to do."""
         directory = self.directory(name)
         record = os.path.basename(self._record(name))
         with explained(f"{directory} could not be removed"):
@@ -335,24 +344,36 @@ class Scope:
                     remove_path(os.path.join(directory, entry))
             remove_path(directory)
 
-    def instances(self) -> tuple[list[Instance], list[RecordError]]:
-        """All instances of the scope by name, and what is wrong with the records that cannot be used."""
+    def all(self) -> tuple[list[Record], list[RecordError]]:
+        """All objects of the scope by name, and what is wrong with the records that cannot be used."""
         try:
-            names = sorted(os.listdir(self._instances))
+            names = sorted(os.listdir(self._top))
         except (FileNotFoundError, NotADirectoryError):
             return [], []
         except OSError as exc:
-            raise RecordError(f"{self._instances} cannot be read", exc.strerror or str(exc)) from exc
+            raise RecordError(f"{self._top} cannot be read", exc.strerror or str(exc)) from exc
         found, broken = [], []
         for name in names:
             try:
-                instance = self.read(name)
+                record = self.read(name)
             except RecordError as exc:
                 broken.append(exc)
                 continue
-            if instance:
-                found.append(instance)
+            if record:
+                found.append(record)
         return found, broken
+
+
+class Scope(Records[Instance]):
+    """The records of the instances that belong to one scope; networks -- those of its networks."""
+
+    def __init__(self, data: DataDirectory, name: str) -> None:
+        super().__init__(data, name, "instance", Instance)
+        self.networks = Records(data, name, "network", Network)
+
+    def instances(self) -> tuple[list[Instance], list[RecordError]]:
+        """All instances of the scope by name, and what is wrong with the records that cannot be used."""
+        return self.all()
 
 
 def remove_path(path: str) -> None:

@@ -20,7 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     SCHEMA,
@@ -646,3 +646,30 @@ class TestWhoseItIs:
         (tmp_path / "data" / "locks").symlink_to("/tmp")
         with pytest.raises(InvalidOption, match="locks is not a directory"):
             DataDirectory(str(tmp_path / "data")).require_own()
+
+
+class TestNetworks:
+    def test_they_are_kept_beside_instances(self, data, scope):
+        network = Network("Lab", "qemu", "qemu", "", subnet="10.1.2.0/24", handles={"qemu": {"uri": "x"}})
+        assert scope.networks.read("lab") is None
+        with scope.networks.lock("LAB"):
+            scope.networks.write(network)
+        scope.write(an_instance("lab"))
+        assert scope.networks.read("LAB") == network
+        assert os.path.exists(os.path.join(data.path, "scopes", "qemu", "networks", "lab", "network.json"))
+        assert scope.networks.all() == ([network], [])
+        assert [each.name for each in scope.instances()[0]] == ["lab"]
+        scope.networks.remove("lab")
+        assert scope.networks.all() == ([], [])
+        assert scope.read("lab")
+
+    def test_a_record_that_is_none_is_told_of(self, scope):
+        path = os.path.join(make_dir(scope.networks.directory("lab")), "network.json")
+        write_record(path, {"name": "lab", "scope": "qemu", "colour": "red"})
+        with pytest.raises(RecordError, match="does not describe a network"):
+            scope.networks.read("lab")
+        write_record(path, Network("other", "qemu", "qemu", "").to_dict())
+        with pytest.raises(RecordError, match="describes the network other of the scope qemu"):
+            scope.networks.read("lab")
+        found, broken = scope.networks.all()
+        assert (found, len(broken)) == ([], 1)

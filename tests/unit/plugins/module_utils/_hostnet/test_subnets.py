@@ -1,0 +1,118 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.subnets import Taken
+
+NET = IPv4Network("10.20.30.0/24")
+
+
+def taken(*texts):
+    return [Taken(IPv4Network(text), f"the route {text}") for text in texts]
+
+
+@pytest.mark.parametrize("text", ["10.20.30.0/24", "192.168.0.0/16", "172.16.5.8/29", "10.0.0.0/8"])
+def test_subnets_that_can_be_used(text):
+    assert str(subnets.parse_subnet(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nat", "10.20.30.1/24", "10.20.30.0", "10.20.30.0/30", "0.0.0.0/0", "224.0.0.0/24", "127.0.0.0/16",
+     "169.254.7.0/24", "fd00::/64", "10.20.30.0/33", "240.0.0.0/24"],
+)  # fmt: skip
+def test_subnets_that_cannot(text):
+    with pytest.raises(InvalidOption, match="subnet"):
+        subnets.parse_subnet(text)
+
+
+def test_ipv6_subnets():
+    assert str(subnets.parse_subnet6("fd12:3456:789a:0::/64")) == "fd12:3456:789a::/64"
+    for text in ("fd00::/48", "fe80::/64", "ff00::/64", "10.0.0.0/24", "fd00::1/64", "::1/128"):
+        with pytest.raises(InvalidOption):
+            subnets.parse_subnet6(text)
+
+
+def test_the_gateway_is_the_first_address():
+    assert subnets.gateway(NET) == "10.20.30.1"
+    assert subnets.gateway(subnets.parse_subnet6("fd12::/64")) == "fd12::1"
+
+
+@pytest.mark.parametrize(
+    ("subnet", "range_"), [("10.20.30.0/24", "10.20.30.64-10.20.30.254"), ("10.20.30.8/29", "10.20.30.10-10.20.30.14")]
+)
+def test_the_default_range_is_a_valid_one(subnet, range_):
+    parsed = IPv4Network(subnet)
+    assert subnets.default_range(parsed) == range_
+    assert subnets.normal_range(range_, parsed) == range_
+
+
+@pytest.mark.parametrize(
+    ("range_", "why"),
+    [
+        ("10.20.30.9", "no hyphen"),
+        ("10.20.30.9-10.20.30.8", "before it begins"),
+        ("10.20.30.1-10.20.30.9", "the host's"),
+        ("10.20.30.9-10.20.30.255", "not within"),
+        ("10.20.31.9-10.20.31.10", "not within"),
+        ("10.20.30.9-x", "not a range"),
+    ],
+)
+def test_ranges_that_cannot_be_meant(range_, why):
+    with pytest.raises(InvalidOption, match=why):
+        subnets.parse_range(range_, NET)
+
+
+def test_a_collision_names_what_takes_the_subnet():
+    with pytest.raises(
+        InUse, match=r"10\.20\.30\.0/24 collides with 10\.20\.0\.0/16: that is the route 10\.20\.0\.0/16"
+    ):
+        subnets.check_free(NET, taken("192.168.1.0/24", "10.20.0.0/16"))
+    subnets.check_free(NET, taken("10.20.31.0/24", "0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"))
+
+
+def test_a_subnet_is_chosen_beside_those_taken():
+    first = subnets.choose_subnet([], 5)
+    assert first == IPv4Network("10.128.5.0/24")
+    assert subnets.choose_subnet(taken(str(first), "10.128.6.128/25"), 5) == IPv4Network("10.128.7.0/24")
+    # The last one of a range is followed by its first.
+    assert subnets.choose_subnet(taken("10.255.255.0/24"), 32767) == IPv4Network("10.128.0.0/24")
+
+
+def test_a_route_to_a_whole_range_leads_to_another_range():
+    assert subnets.choose_subnet(taken("10.0.0.0/8"), 3) == IPv4Network("172.16.3.0/24")
+    assert subnets.choose_subnet(taken("10.0.0.0/8", "172.16.0.0/12"), 3) == IPv4Network("192.168.3.0/24")
+    with pytest.raises(InUse, match="no free subnet"):
+        subnets.choose_subnet(taken("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"), 3)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("10.20.31.5", "outside the subnet"),
+        ("10.20.30.1", "this host's own"),
+        ("10.20.30.0", "first or last"),
+        ("10.20.30.255", "first or last"),
+        ("10.20.30", "not an IPv4 address"),
+        ("10.20.30.5/24", "not an IPv4 address"),
+        ("fd00::5", "not an IPv4 address"),
+    ],
+)
+def test_addresses_that_cannot_be_given(address, why):
+    with pytest.raises(InvalidOption, match=why):
+        subnets.parse_address(address, NET)
+
+
+def test_an_address_is_chosen_beside_those_used():
+    assert subnets.parse_address("10.20.30.5", NET) == "10.20.30.5"
+    assert subnets.choose_address("10.20.30.5-10.20.30.7", NET, {"10.20.30.5", "10.20.30.7"}) == "10.20.30.6"
+    with pytest.raises(InUse, match="no free address"):
+        subnets.choose_address("10.20.30.5-10.20.30.5", NET, {"10.20.30.5"})
