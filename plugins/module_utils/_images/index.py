@@ -125,6 +125,7 @@ class Index:
             if products is not None:
                 self._products[arch] = products
                 return products
+        self._runtime.begin_changes()
         with self._data.lock(f"image-host-{self.host.name}", report=self._runtime.report):
             state = self._state()
             if state is None or not self._fresh(state) or (refresh and not self._current):

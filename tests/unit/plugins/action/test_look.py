@@ -14,12 +14,17 @@ from ansible.playbook.task import Task
 from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
 
+from ansible_collections.minicloud.local.plugins.action import image_info as image_info_action
 from ansible_collections.minicloud.local.plugins.action import instance as instance_action
 from ansible_collections.minicloud.local.plugins.action import instance_info as instance_info_action
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file
 
-ACTIONS = {"instance": instance_action.ActionModule, "instance_info": instance_info_action.ActionModule}
+ACTIONS = {
+    "image_info": image_info_action.ActionModule,
+    "instance": instance_action.ActionModule,
+    "instance_info": instance_info_action.ActionModule,
+}
 MODULE = {"changed": False, "from": "the module"}
 
 
@@ -128,6 +133,13 @@ def test_changes_and_mistakes_are_the_module_s(controller, args, check):
 def test_what_runs_elsewhere_or_otherwise_is_the_module_s(controller, action, keywords):
     assert controller.run(action, {"name": "web"} if action == "instance" else {}, **keywords) == MODULE
     assert controller.started[0]["wrap_async"] is ("async" in keywords)
+
+
+def test_an_image_host_is_asked_by_the_module(controller):
+    result = controller.run("image_info", {})
+    assert controller.started == []
+    assert result["cached"] == []
+    assert controller.run("image_info", {"query": "24.04", "cached": False}) == MODULE
 
 
 def test_somebody_else_s_data_directory_is_the_module_s_to_refuse(controller):
