@@ -17,33 +17,27 @@ import socket
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import CONSOLE, LOCK, LOG, QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import usernet
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import CONSOLE, DISK, NVRAM, SEED
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local_actions import LocalActions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import LOCK, LOG, QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
-    InUse,
     InvalidOption,
-    MissingRequirement,
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    Image,
     Instance,
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
-    make_dir,
     remove_path,
-    write_file,
 )
 
-_DISK, _SEED, _NVRAM = "disk.qcow2", "seed.iso", "nvram.fd"
 _PID, _MONITOR = "qemu.pid", "monitor.sock"
-
-# Earlier consoles that are kept.
-_KEPT_CONSOLES = 3
 
 # Whom QEMU runs as when root starts it, first that exists.
 _USERS = ("minicloud", "libvirt-qemu", "qemu", "nobody")
@@ -55,14 +49,12 @@ if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import Accelerator
 
 
-class QemuActions:
+class QemuActions(LocalActions):
     """The methods of QemuDriver that change something; see Driver."""
 
     def __init__(self, driver: QemuDriver) -> None:
-        self.driver = driver
-        self.runtime = driver.runtime
-        self.scope = driver.scope
-        self.options = driver.options
+        super().__init__(driver)
+        self.driver: QemuDriver = driver
 
     def probe(self) -> dict[str, str]:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
@@ -108,84 +100,6 @@ class QemuActions:
             _setpriv(self.runtime)
         return qemu_machine.choose_accelerator(wanted, arch, identity.uid, identity.groups)
 
-    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
-
-        directory = make_dir(self.scope.directory(instance.name))
-        disk = os.path.join(directory, _DISK)
-        remove_path(disk)
-        self.runtime.report.step("overlay")
-        argv = [self._qemu_img(), "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format]
-        self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
-        with explained(f"{disk} could not be made private"):
-            os.chmod(disk, 0o600)
-        remove_path(os.path.join(directory, _NVRAM))
-        self._firmware(instance)
-        self.runtime.report.step("seed")
-        write_file(os.path.join(directory, _SEED), iso_image(seed, "cidata"))
-
-    def _firmware(self, instance: Instance) -> str:
-        """The code of the UEFI firmware that an instance needs (empty: none), and variables of its own beside it."""
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
-        firmware = qemu_machine.firmware(instance.arch, instance.image.get("firmware", ""))
-        if firmware is None:
-            return ""
-        nvram = self.driver.path(instance, _NVRAM)
-        if not os.path.exists(nvram):
-            self.runtime.report.step("nvram")
-            _copy_sparse(firmware.variables, nvram)
-        return firmware.code
-
-    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
-        argv = [self._qemu_img(), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]
-        argv += ["-o", "compat=1.1"] if format_ == "qcow2" else []
-        argv += [self.driver.path(instance, _DISK), target]
-        self.runtime.check(argv, f"the disk of {instance.name} could not be copied")
-
-    def grow_disk(self, instance: Instance) -> None:
-        argv = [self._qemu_img(), "resize", "-q", "-f", "qcow2", self.driver.path(instance, _DISK), str(instance.disk)]
-        self.runtime.check(argv, f"the disk of {instance.name} could not be grown")
-
-    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
-
-        others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
-        reserved = {other.ssh_port for other in others}
-        reserved.update(port.host_port for other in others for port in other.ports)
-        asked = {port.host_port for port in instance.ports if port.host_port}
-        ours = {(port.host_port, port.protocol) for port in held or ()}
-        chosen, picked = [], []
-        for port in instance.ports:
-            asked_for = port.host_port and port.host_port not in instance.chosen_ports
-            kept = (port.host_port, port.protocol) in ours or (port.host_port and self._is_free(port, host_ports))
-            if not kept and asked_for:
-                holder = host_ports.holder(port.host_port, port.protocol)
-                raise InUse(
-                    f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
-                    f"{holder} listens on it" if holder else "another process of this host listens on it",
-                    "Choose another host port, or end what holds it.",
-                    port=port.host_port,
-                )
-            if not kept:  # nobody asked for this very port: another one does as well
-                with _usable(port):
-                    port = port._replace(host_port=host_ports.choose(port.host_ip, port.protocol, reserved | asked))
-                asked.add(port.host_port)
-                picked.append(port.host_port)
-            chosen.append(port)
-        instance.ports = chosen
-        ours_still = {port.host_port for port in chosen} & set(instance.chosen_ports)
-        instance.chosen_ports = sorted({*ours_still, *picked})
-        ssh = instance.ssh_port
-        if held is not None:
-            return
-        if not ssh or ssh in asked or ssh in reserved or not host_ports.is_free("127.0.0.1", ssh):
-            instance.ssh_port = host_ports.choose("127.0.0.1", "tcp", reserved | asked)
-
-    def _is_free(self, port: PortForward, host_ports: t.Any) -> bool:
-        with _usable(port):
-            return bool(host_ports.is_free(port.host_ip, port.host_port, port.protocol))
-
     def start(self, instance: Instance) -> None:
         directory = self.scope.directory(instance.name)
         lock = self._take_run_lock(instance)
@@ -193,7 +107,7 @@ class QemuActions:
         try:
             for name in (_PID, LOG, _MONITOR):
                 remove_path(os.path.join(directory, name))
-            self._rotate_console(instance)
+            self.rotate_console(instance)
             self._spawn(instance, directory, handles)
         finally:
             for handle in handles:
@@ -214,13 +128,13 @@ class QemuActions:
             )
         files = [
             ("base", instance.image["path"], os.O_RDONLY),
-            ("disk", os.path.join(directory, _DISK), os.O_RDWR),
-            ("seed", os.path.join(directory, _SEED), os.O_RDONLY),
+            ("disk", os.path.join(directory, DISK), os.O_RDWR),
+            ("seed", os.path.join(directory, SEED), os.O_RDONLY),
             ("console", os.path.join(directory, CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND),
         ]
-        code = self._firmware(instance)
+        code = self.firmware(instance)
         if code:
-            files += [("code", code, os.O_RDONLY), ("nvram", os.path.join(directory, _NVRAM), os.O_RDWR)]
+            files += [("code", code, os.O_RDONLY), ("nvram", os.path.join(directory, NVRAM), os.O_RDWR)]
         fds: dict[str, int] = {}
         with explained(f"the files of {instance.name} could not be opened"):
             for name, path, flags in files:
@@ -268,17 +182,11 @@ class QemuActions:
 
     def forwards(self, instance: Instance) -> list[PortForward]:
         with self._monitor(instance) as qmp:
-            return _forwards(qmp, instance)
+            return usernet.forwards(qmp.monitor, instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         with self._monitor(instance) as qmp:
-            try:
-                _replace_forwards(qmp, before, instance.ports)
-            except HypervisorError:
-                # All or nothing: what there was is put back.
-                with contextlib.suppress(HypervisorError):
-                    _replace_forwards(qmp, _forwards(qmp, instance), before)
-                raise
+            usernet.change_forwards(qmp.monitor, "net0", instance, before)
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
@@ -300,9 +208,6 @@ class QemuActions:
 
     def delete(self, instance: Instance) -> None:
         self._end(instance)
-
-    def _qemu_img(self) -> str:
-        return self.runtime.program("qemu-img", "qemu-utils", "to make disks")
 
     def _identity(self) -> Identity:
         return identity_for(str(self.options.get("run_as") or ""))
@@ -340,79 +245,6 @@ class QemuActions:
             if not self.driver.alive(instance):
                 return True
         return False
-
-    def _rotate_console(self, instance: Instance) -> None:
-        current = self.driver.path(instance, CONSOLE)
-        try:
-            if os.path.getsize(current) == 0:
-                return
-        except OSError:
-            return
-        for number in range(_KEPT_CONSOLES, 0, -1):
-            older = f"{current}.{number}"
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
-
-
-def _copy_sparse(source: str, target: str) -> None:
-    """Put a copy of a file in place whole; what is zero in it takes no space."""
-    temporary = f"{target}.{os.getpid()}.tmp"
-    with explained(f"{target} could not be made"):
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(source, "rb") as old, open(handle, "wb") as new:
-                for block in iter(lambda: old.read(1 << 16), b""):
-                    if block.count(0) == len(block):
-                        new.seek(len(block), os.SEEK_CUR)
-                    else:
-                        new.write(block)
-                new.truncate()
-            os.rename(temporary, target)
-        except BaseException:
-            remove_path(temporary)
-            raise
-
-
-@contextlib.contextmanager
-def _usable(port: PortForward) -> t.Iterator[None]:
-    """Say why a port of the host cannot be forwarded, if that is not because it is taken."""
-    try:
-        yield
-    except PermissionError as exc:
-        raise MissingRequirement(
-            f"port {port.host_port} cannot be forwarded",
-            "ports below 1024 belong to root",
-            "Choose a host port from 1024 on, or run as root.",
-        ) from exc
-    except OSError as exc:
-        raise InvalidOption(
-            f"port {port} cannot be forwarded",
-            f"{port.host_ip} is not an address of this host ({exc.strerror})",
-            "Use an address that it has, such as 127.0.0.1, or 0.0.0.0 for all of them.",
-        ) from exc
-
-
-def _forwards(qmp: Qmp, instance: Instance) -> list[PortForward]:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
-    found = qemu_machine.forwards(qmp.monitor("info usernet"))
-    return [port for port in found if (port.host_port, port.guest_port) != (instance.ssh_port, 22)]
-
-
-def _replace_forwards(qmp: Qmp, before: t.Sequence[PortForward], after: t.Sequence[PortForward]) -> None:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
-    for port in before:
-        if port not in after:
-            qmp.monitor(f"hostfwd_remove net0 {port.protocol}:{port.host_ip}:{port.host_port}")
-    for port in after:
-        if port not in before:
-            answer = qmp.monitor(f"hostfwd_add net0 {qemu_machine.forward_rule(port)}")
-            if answer:
-                why = answer
-                if port.host_port < 1024:
-                    why = f"{answer} (a running QEMU may not take ports below 1024; stop the instance first)"
-                raise HypervisorError(f"port {port} could not be forwarded", why)
 
 
 def _setpriv(runtime: Runtime) -> str:

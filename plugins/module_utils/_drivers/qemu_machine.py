@@ -13,8 +13,9 @@ import platform
 import re
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, PortForward, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 
@@ -223,22 +224,6 @@ def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[st
     argv += ["-chardev", f"socket,id=monitor,fd={monitor_fd},server=on,wait=off"]
     argv += ["-mon", "chardev=monitor,mode=control"]
     return argv
-
-
-def forward_rule(port: PortForward) -> str:
-    """A port forward in the words of QEMU's user-mode network."""
-    return f"{port.protocol}:{port.host_ip}:{port.host_port}-:{port.guest_port}"
-
-
-def forwards(usernet: str) -> list[PortForward]:
-    """The port forwards in what QEMU's monitor answers to `info usernet`."""
-    found = []
-    for line in usernet.splitlines():
-        fields = line.split()
-        if fields and fields[0] in ("TCP[HOST_FORWARD]", "UDP[HOST_FORWARD]"):
-            ip = "0.0.0.0" if fields[2] == "*" else fields[2]
-            found.append(PortForward(ip, int(fields[3]), int(fields[5]), fields[0][:3].lower()))
-    return found
 
 
 def _file(name: str, fdset: int, read_only: bool = False) -> list[str]:

@@ -14,7 +14,8 @@ import os
 import socket
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 
 _TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _TCP_LISTEN = "0A"
@@ -70,3 +71,65 @@ def holder(port: int, protocol: str = "tcp") -> str:
                         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                             return f"{stream.read().strip()} (process {pid})"
     return ""
+
+
+def settle(instance: Instance, others: t.Iterable[Instance], held: t.Sequence[PortForward] | None = None) -> None:
+    """Choose in the record of an instance the ports of the host that lead to it: see Driver.choose_ports.
+
+    others -- instances whose ports are left to them, whether they run or not
+    """
+    others = [other for other in others if other.uuid != instance.uuid]
+    reserved = {other.ssh_port for other in others}
+    reserved.update(port.host_port for other in others for port in other.ports)
+    asked = {port.host_port for port in instance.ports if port.host_port}
+    ours = {(port.host_port, port.protocol) for port in held or ()}
+    chosen, picked = [], []
+    for port in instance.ports:
+        asked_for = port.host_port and port.host_port not in instance.chosen_ports
+        kept = (port.host_port, port.protocol) in ours or (port.host_port and _may_have(port))
+        if not kept and asked_for:
+            culprit = holder(port.host_port, port.protocol)
+            raise InUse(
+                f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
+                f"{culprit} listens on it" if culprit else "another process of this host listens on it",
+                "Choose another host port, or end what holds it.",
+                port=port.host_port,
+            )
+        if not kept:  # nobody asked for this very port: another one does as well
+            with _usable(port):
+                port = port._replace(host_port=choose(port.host_ip, port.protocol, reserved | asked))
+            asked.add(port.host_port)
+            picked.append(port.host_port)
+        chosen.append(port)
+    instance.ports = chosen
+    ours_still = {port.host_port for port in chosen} & set(instance.chosen_ports)
+    instance.chosen_ports = sorted({*ours_still, *picked})
+    ssh = instance.ssh_port
+    if held is not None:
+        return
+    if not ssh or ssh in asked or ssh in reserved or not is_free("127.0.0.1", ssh):
+        instance.ssh_port = choose("127.0.0.1", "tcp", reserved | asked)
+
+
+def _may_have(port: PortForward) -> bool:
+    with _usable(port):
+        return is_free(port.host_ip, port.host_port, port.protocol)
+
+
+@contextlib.contextmanager
+def _usable(port: PortForward) -> t.Iterator[None]:
+    """Say why a port of the host cannot be forwarded, if that is not because it is taken."""
+    try:
+        yield
+    except PermissionError as exc:
+        raise MissingRequirement(
+            f"port {port.host_port} cannot be forwarded",
+            "ports below 1024 belong to root",
+            "Choose a host port from 1024 on, or run as root.",
+        ) from exc
+    except OSError as exc:
+        raise InvalidOption(
+            f"port {port} cannot be forwarded",
+            f"{port.host_ip} is not an address of this host ({exc.strerror})",
+            "Use an address that it has, such as 127.0.0.1, or 0.0.0.0 for all of them.",
+        ) from exc

@@ -18,7 +18,7 @@ import types
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _runtime
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu, qemu_actions, qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import local, qemu_actions, qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import Identity, identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp
@@ -379,13 +379,13 @@ class TestRunning:
 
 class TestConsole:
     def test_a_console_that_grows_is_cut(self, driver, instance, monkeypatch):
-        monkeypatch.setattr(qemu, "_CONSOLE_LIMIT", 10)
+        monkeypatch.setattr(local, "_CONSOLE_LIMIT", 10)
         path = driver.console_log(instance)
         driver.tidy(instance)
         write_file(path, b"x" * 10)
         driver.tidy(instance)
         assert os.path.getsize(path) == 10
-        monkeypatch.setattr(qemu, "_CONSOLE_KEPT", 4)
+        monkeypatch.setattr(local, "_CONSOLE_KEPT", 4)
         write_file(path, b"begin - end")
         driver.tidy(instance)
         assert os.path.getsize(path) == 0
@@ -393,7 +393,7 @@ class TestConsole:
             assert stream.read() == b" end"
 
     def test_the_limit_is_what_a_host_can_spare(self):
-        assert 1 << 20 <= qemu._CONSOLE_LIMIT <= 64 << 20
+        assert 1 << 20 <= local._CONSOLE_LIMIT <= 64 << 20
 
 
 class TestPorts:

@@ -18,11 +18,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_mach
     command_line,
     emulator,
     firmware,
-    forward_rule,
-    forwards,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, PortForward, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, parse_port
 
 FDS = {"base": 10, "disk": 11, "seed": 12, "console": 13}
 MONITOR = 14
@@ -296,27 +294,3 @@ class TestRequirements:
         monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: path == code)
         with pytest.raises(MissingRequirement):
             firmware("x86_64", "uefi")
-
-
-class TestForwards:
-    # As QEMU 7.2 answers.
-    ANSWER = (
-        "Hub -1 (net0):\r\n"
-        "  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n"
-        "  TCP[ESTABLISHED]   14       10.0.2.15 41414         1.2.3.4   443     0     0\r\n"
-        "  TCP[HOST_FORWARD]  11       127.0.0.1 18022       10.0.2.15    22     0     0\r\n"
-        "  UDP[HOST_FORWARD]   9               * 18053       10.0.2.15    53     0     0\r\n"
-        "  UDP[236 sec]       15       10.0.2.15 45000        10.0.2.3    53     0     0\r\n"
-    )
-
-    def test_what_qemu_forwards_now(self):
-        assert forwards(self.ANSWER) == [
-            PortForward("127.0.0.1", 18022, 22, "tcp"),
-            PortForward("0.0.0.0", 18053, 53, "udp"),
-        ]
-
-    def test_nothing(self):
-        assert forwards("") == []
-
-    def test_a_rule(self):
-        assert forward_rule(parse_port("0.0.0.0:53:5353/udp")) == "udp:0.0.0.0:53-:5353"

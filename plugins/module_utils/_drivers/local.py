@@ -1,0 +1,89 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What the drivers have in common whose instances are files in the instance's directory on this host.
+
+They share these files: what one of them made, another of the same scope starts.
+Looking is done here; what changes something is in local_actions.py, which a run that only looks does not import.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
+
+# Files in the directory of an instance.
+DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
+
+# The size at which the console of a running instance is cut.
+_CONSOLE_LIMIT = 16 << 20
+_CONSOLE_KEPT = 1 << 20
+
+
+class LocalDriver(Driver):
+    """See Driver."""
+
+    @abc.abstractmethod
+    def _actions(self) -> t.Any:
+        """The LocalActions of this driver, imported only now."""
+
+    def path(self, instance: Instance, name: str) -> str:
+        """The path of a file of an instance."""
+        return os.path.join(self.scope.directory(instance.name), name)
+
+    def require(self, arch: str, firmware: str = "") -> None:
+        self._actions().require(arch, firmware)
+
+    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
+        self._actions().create(instance, image, seed)
+
+    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
+        self._actions().export_disk(instance, target, format_)
+
+    def grow_disk(self, instance: Instance) -> None:
+        self._actions().grow_disk(instance)
+
+    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
+        self._actions().choose_ports(instance, held)
+
+    def start(self, instance: Instance) -> None:
+        self._actions().start(instance)
+
+    def forwards(self, instance: Instance) -> list[PortForward]:
+        return list(self._actions().forwards(instance))
+
+    def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
+        self._actions().forward_ports(instance, before)
+
+    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
+        self._actions().stop(instance, deadline, force)
+
+    def delete(self, instance: Instance) -> None:
+        self._actions().delete(instance)
+
+    def endpoint(self, instance: Instance) -> tuple[str, int]:
+        return "127.0.0.1", instance.ssh_port
+
+    def console_log(self, instance: Instance) -> str:
+        return self.path(instance, CONSOLE)
+
+    def tidy(self, instance: Instance) -> None:
+        path = self.console_log(instance)
+        with contextlib.suppress(OSError):
+            size = os.path.getsize(path)
+            if size > _CONSOLE_LIMIT:
+                with open(path, "rb") as stream:
+                    stream.seek(max(0, size - _CONSOLE_KEPT))
+                    write_file(f"{path}.1", stream.read())
+                # Whoever writes it appends, and goes on at the new end.
+                os.truncate(path, 0)

@@ -1,0 +1,120 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What the drivers do to the files of an instance, its disk above all: see local.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
+    CONSOLE,
+    DISK,
+    NVRAM,
+    SEED,
+    LocalDriver,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._scope import (
+    explained,
+    make_dir,
+    remove_path,
+    write_file,
+)
+
+# Earlier consoles that are kept.
+_KEPT_CONSOLES = 3
+
+
+class LocalActions:
+    """The methods of LocalDriver that change something and are the same for all of its kind; see Driver."""
+
+    def __init__(self, driver: LocalDriver) -> None:
+        self.driver: t.Any = driver
+        self.runtime = driver.runtime
+        self.scope = driver.scope
+        self.options = driver.options
+
+    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
+
+        directory = make_dir(self.scope.directory(instance.name))
+        disk = os.path.join(directory, DISK)
+        remove_path(disk)
+        self.runtime.report.step("overlay")
+        argv = [self._qemu_img(), "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format]
+        self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
+        with explained(f"{disk} could not be made private"):
+            os.chmod(disk, 0o600)
+        remove_path(os.path.join(directory, NVRAM))
+        self.firmware(instance)
+        self.runtime.report.step("seed")
+        write_file(os.path.join(directory, SEED), iso_image(seed, "cidata"))
+
+    def firmware(self, instance: Instance) -> str:
+        """The code of the UEFI firmware that an instance needs (empty: none), and variables of its own beside it."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        firmware = qemu_machine.firmware(instance.arch, instance.image.get("firmware", ""))
+        if firmware is None:
+            return ""
+        nvram = self.driver.path(instance, NVRAM)
+        if not os.path.exists(nvram):
+            self.runtime.report.step("nvram")
+            _copy_sparse(firmware.variables, nvram)
+        return firmware.code
+
+    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
+        argv = [self._qemu_img(), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]
+        argv += ["-o", "compat=1.1"] if format_ == "qcow2" else []
+        argv += [self.driver.path(instance, DISK), target]
+        self.runtime.check(argv, f"the disk of {instance.name} could not be copied")
+
+    def grow_disk(self, instance: Instance) -> None:
+        argv = [self._qemu_img(), "resize", "-q", "-f", "qcow2", self.driver.path(instance, DISK), str(instance.disk)]
+        self.runtime.check(argv, f"the disk of {instance.name} could not be grown")
+
+    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
+
+        ports.settle(instance, self.scope.instances()[0], held)
+
+    def rotate_console(self, instance: Instance) -> None:
+        """Make room for the console of a new start; the last few are kept."""
+        current = self.driver.path(instance, CONSOLE)
+        try:
+            if os.path.getsize(current) == 0:
+                return
+        except OSError:
+            return
+        for number in range(_KEPT_CONSOLES, 0, -1):
+            older = f"{current}.{number}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
+
+    def _qemu_img(self) -> str:
+        return self.runtime.program("qemu-img", "qemu-utils", "to make disks")
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    """Put a copy of a file in place whole; what is zero in it takes no space."""
+    temporary = f"{target}.{os.getpid()}.tmp"
+    with explained(f"{target} could not be made"):
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(source, "rb") as old, open(handle, "wb") as new:
+                for block in iter(lambda: old.read(1 << 16), b""):
+                    if block.count(0) == len(block):
+                        new.seek(len(block), os.SEEK_CUR)
+                    else:
+                        new.write(block)
+                new.truncate()
+            os.rename(temporary, target)
+        except BaseException:
+            remove_path(temporary)
+            raise
