@@ -21,6 +21,7 @@ DEFAULT_CPUS = 1
 DEFAULT_MEMORY = 1 * GIB
 DEFAULT_DISK = 5 * GIB
 DEFAULT_IMAGE = "lts"
+DEFAULT_TYPE = "vm"
 
 # Less boots no cloud image; what users of Multipass know.
 MIN_MEMORY = 64 * MIB
@@ -282,7 +283,7 @@ class Network:
 class Observed(t.NamedTuple):
     """What a driver sees of an instance now.
 
-    state -- running or stopped (absent is what scope storage knows, not a driver)
+    state -- running or stopped; absent where the instance was removed at the hypervisor by other means
     addresses -- of the guest, as far as the driver knows them; by_mac -- the same by network interface
     drift -- what somebody changed at the hypervisor, as sentences; the next start puts it right
     """

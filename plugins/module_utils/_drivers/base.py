@@ -71,10 +71,10 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def require(self, arch: str, firmware: str = "") -> None:
+    def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
         """Return if this host can run instances of an architecture; else MissingRequirement with the remedy.
 
-        firmware -- what their image needs, as in the model's Image
+        firmware -- what their image needs, as in the model's Image; instance_type -- vm or container
         """
 
     @abc.abstractmethod
@@ -87,7 +87,14 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def grow_disk(self, instance: Instance) -> None:
-        """Grow the disk of a stopped instance to its record's size."""
+        """Grow the disk of an instance to its record's size. With the capability live_resize it may be running."""
+
+    def reconfigure(self, instance: Instance) -> None:
+        """Tell the hypervisor of a record that has changed while the instance is not started anew.
+
+        That is autostart and tags where the hypervisor keeps them, and with the capability live_resize cpus and memory.
+        """
+        return
 
     @abc.abstractmethod
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
@@ -121,7 +128,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def endpoint(self, instance: Instance) -> tuple[str, int]:
-        """The address and port at which this host reaches the guest's ssh server."""
+        """The address and port at which this host reaches the guest's ssh server; no address while none is known."""
 
     @abc.abstractmethod
     def alive(self, instance: Instance) -> bool:
@@ -129,7 +136,11 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def console_log(self, instance: Instance) -> str:
-        """The file that keeps what the guest writes to its serial console."""
+        """The file that keeps what the guest writes to its console."""
+
+    def save_console(self, instance: Instance) -> None:
+        """Bring that file up to date, where the hypervisor does not write it itself; not being able to is no error."""
+        return
 
     def export_disk(self, instance: Instance, target: str, format_: str) -> None:
         """Write the whole disk of a stopped instance, without anything that it is backed by, to the file TARGET.

@@ -41,7 +41,7 @@ class LocalDriver(Driver):
         """The path of a file of an instance."""
         return os.path.join(self.scope.directory(instance.name), name)
 
-    def require(self, arch: str, firmware: str = "") -> None:
+    def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
         self._actions().require(arch, firmware)
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:

@@ -76,7 +76,7 @@ class QemuActions(LocalActions):
             found["run_as"] = pwd.getpwuid(identity.uid).pw_name
         return found
 
-    def require(self, arch: str, firmware: str = "") -> None:
+    def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
         self._require(arch, firmware)
 
     def _require(self, arch: str, firmware: str = "") -> Accelerator:

@@ -74,14 +74,16 @@ def login_user_from(text: str) -> str | None:
 class ConsoleWatch:
     """Follows a console log from OFFSET (bytes) on, in bounded memory; a truncated or replaced log is begun anew.
 
+    refresh -- brings the log up to date before each look
     problem -- the line with which the boot has failed for good, empty while it has not
     notes -- the first few lines that explain trouble without ending the boot
     login_user -- the user who got the login keys, empty until cloud-init prints it
     cloud_init_finished -- whether cloud-init has said that it has: it prints the login user before
     """
 
-    def __init__(self, path: str, offset: int = 0) -> None:
+    def __init__(self, path: str, offset: int = 0, refresh: t.Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.refresh = refresh
         self.problem = ""
         self.notes: list[str] = []
         self.login_user = ""
@@ -92,6 +94,7 @@ class ConsoleWatch:
 
     def poll(self) -> None:
         """Take in what the console has said since the last call."""
+        self.refresh()
         try:
             with open(self.path, "rb") as stream:
                 self._follow(stream)
@@ -126,4 +129,5 @@ class ConsoleWatch:
 
     def tail(self, lines: int = 30) -> list[str]:
         """The last LINES lines of the log."""
+        self.refresh()
         return tail(self.path, lines)

@@ -100,15 +100,17 @@ def wait_ready(
     check_alive: t.Callable[[], None],
     console: ConsoleWatch | None,
     cloud_init_errors: str = "fail",
+    locate: t.Callable[[], tuple[str, int]] | None = None,
 ) -> Readiness:
     """Wait until the instance at ENDPOINT can be used.
 
     check_alive -- raises if the instance's hypervisor process is gone; called between any two looks
     console -- finds a boot that has failed for good, and the login user where the endpoint has none
     cloud_init_errors -- fail, warn or ignore
-    Raises LaunchError with the stage (boot, ssh, cloud-init) and the evidence.
+    locate -- tells the host and port of an endpoint that has no host yet; an empty host as long as nobody knows it
+    Raises LaunchError with the stage (boot, address, ssh, cloud-init) and the evidence.
     """
-    return _Wait(runtime, endpoint, deadline, check_alive, console).run(cloud_init_errors)
+    return _Wait(runtime, endpoint, deadline, check_alive, console, locate).run(cloud_init_errors)
 
 
 class _Wait:
@@ -119,13 +121,15 @@ class _Wait:
         deadline: Deadline,
         check_alive: t.Callable[[], None],
         console: ConsoleWatch | None,
+        locate: t.Callable[[], tuple[str, int]] | None = None,
     ) -> None:
         self.runtime = runtime
         self.endpoint = endpoint
         self.deadline = deadline
         self.check_alive = check_alive
         self.console = console
-        self.stage = "ssh"
+        self.locate = locate
+        self.stage = "ssh" if endpoint.host else "address"
         self.last_seen = ""
         self.no_answer()
         self.denied = 0
@@ -135,6 +139,8 @@ class _Wait:
     def run(self, cloud_init_errors: str) -> Readiness:
         for dummy in self.deadline.pauses(first=0.05, longest=0.6):
             self.look_at_instance()
+            if not self.know_address():
+                continue
             if not banner(self.endpoint.host, self.endpoint.port, min(_BANNER_TIMEOUT, self.deadline.left())):
                 self.no_answer()
                 continue
@@ -172,8 +178,22 @@ class _Wait:
                 console=self.console.tail(),
             )
 
+    def know_address(self) -> bool:
+        """Whether it is known where to knock: from the endpoint, or because the instance has an address by now."""
+        if not self.endpoint.host and self.locate:
+            host, port = self.locate()
+            self.endpoint = self.endpoint._replace(host=host, port=port)
+            if host:
+                self.stage = "ssh"
+                self.no_answer()
+        return bool(self.endpoint.host)
+
     def no_answer(self) -> None:
         """Nobody answers: not yet, or not any more because the instance reboots."""
+        if not self.endpoint.host:
+            self.waiting_for = "the instance to have an address"
+            self.hint = "See the console log: the guest has to ask for one by DHCP, unless network_config gives it one."
+            return
         self.waiting_for = f"an ssh server to answer on {self.endpoint.host} port {self.endpoint.port}"
         self.hint = "See the console log. A slow host may need a longer timeout."
 

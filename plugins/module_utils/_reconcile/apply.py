@@ -28,12 +28,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_IMAGE,
+    DEFAULT_TYPE,
     Image,
     Instance,
     Nic,
     format_size,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    RECONFIGURING,
     Plan,
     Wish,
     disk_size,
@@ -65,7 +67,8 @@ class Applier:
         if "create" in plan.steps or plan.drift:
             seed.check_wishes(seed_wishes(self.wish))
         if "start" in plan.steps or "create" in plan.steps:
-            self.driver.require(plan.after.arch, plan.after.image.get("firmware", ""))
+            after = plan.after
+            self.driver.require(after.arch, after.image.get("firmware", ""), after.instance_type)
             self._check_memory(plan.after)
 
     def login_user(self, image: Image | None) -> str:
@@ -106,7 +109,7 @@ class Applier:
                 fetched = ["fetch_image"] if changed else fetched
                 if "fetch_image" in plan.steps:
                     # What it needs to boot was not known before it was here; nothing else was changed yet.
-                    self.driver.require(self._arch(), image.firmware)
+                    self.driver.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
             deadline = Deadline(self.wish.timeout)
             with self.scope.lock(self.wish.name, deadline, self.runtime.report):
                 current = self.scope.read(self.wish.name)
@@ -127,7 +130,7 @@ class Applier:
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
         after = plan.after
         if after is not None and ("create" in plan.steps or "stop" in plan.steps):
-            self._foresee(after, current, image)
+            self._foresee(after, current, image, plan.steps)
         for step in plan.steps:
             if step != "wait_ready":  # which comes when the lock is free again
                 self.runtime.report.step(step)
@@ -144,14 +147,18 @@ class Applier:
                 with _stage("boot"):
                     current = after = self.power.start(t.cast(Instance, after))
             elif step == "grow_disk":
-                self.crew.starter(t.cast(Instance, after)).grow_disk(t.cast(Instance, after))
+                self.crew.of(t.cast(Instance, after)).grow_disk(t.cast(Instance, after))
             elif step == "set_ports":
                 self._set_ports(t.cast(Instance, after), "start" in plan.steps)
+        if after is not None and RECONFIGURING.intersection(plan.steps) and "start" not in plan.steps:
+            self.crew.of(after).reconfigure(after)
         if after is not None and plan.changes and after is not current:
             current = self._store(after if current is None else self._merged(after, current))
         return current if plan.state != ABSENT else None
 
-    def _foresee(self, after: Instance, current: Instance | None, image: Image | None) -> None:
+    def _foresee(
+        self, after: Instance, current: Instance | None, image: Image | None, steps: t.Collection[str]
+    ) -> None:
         """Raise for what would fail halfway, while nothing is stopped or removed yet."""
         if image is not None:
             self._check_image(image)
@@ -159,7 +166,7 @@ class Applier:
             if given:
                 keys.pinned_keys(self.runtime, self.data.keys, given.public, given.private)
         # Leftovers may hold the very ports; they go before anything is started.
-        leftovers = current is not None and current.phase != "ready"
+        leftovers = "remove_leftovers" in steps
         if not leftovers and (self.wish.wants_running or self.wish.state == "present"):
             held = []
             if current and self.crew.of(current).alive(current):

@@ -23,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_IMAGE,
+    DEFAULT_TYPE,
     MIB,
     MIN_DISK,
     MIN_MEMORY,
@@ -129,7 +130,8 @@ def reconcile_instance(
     """Bring one instance to what is wished, and tell what was done."""
     crew = Crew(load(driver_name, runtime, data, driver_options))
     driver = crew.wanted
-    require_capability(driver.name, wish.instance_type or "vm", f"instance_type: {wish.instance_type or 'vm'}")
+    instance_type = wish.instance_type or DEFAULT_TYPE
+    require_capability(driver.name, instance_type, f"instance_type: {instance_type}")
     host_arch = normal_arch(platform.machine())
     if wish.arch and wish.arch != host_arch:
         require_capability(driver.name, "foreign_arch", f"arch: {wish.arch} on a host that is {host_arch}")
@@ -143,7 +145,11 @@ def reconcile_instance(
     plan = make_plan(wish, current, observed, image, host_arch, driver.name)
     for text in plan.drift:
         runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
-    before = comparable(current if observed else None, observed.state if observed else ABSENT)
+    if observed and wish.state != ABSENT:
+        for text in observed.drift:
+            runtime.report.warn(f"{wish.name}: {text}.")
+    there = observed is not None and observed.state != ABSENT
+    before = comparable(current if there else None, observed.state if observed else ABSENT)
     if plan.steps or plan.drift:
         runtime.begin_changes()
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier

@@ -11,12 +11,15 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
     DEFAULT_CPUS,
     DEFAULT_DISK,
     DEFAULT_IMAGE,
     DEFAULT_MEMORY,
+    DEFAULT_TYPE,
     RUNNING,
     STOPPED,
     Image,
@@ -34,8 +37,11 @@ _PASSIVE = frozenset({"wait_ready"})
 # What an instance's record keeps of its image.
 _IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
 
-# What a running machine cannot take on.
+# What a running machine cannot take on, nor a container unless its driver can.
 _COLD = ("cpus", "memory", "disk")
+
+# Steps that a hypervisor is told of where nothing else tells it.
+RECONFIGURING = frozenset({"set_cpus", "set_memory", "set_autostart", "set_tags"})
 
 
 @dataclass
@@ -106,7 +112,9 @@ def make_plan(
 
     image -- the wished image if the vault has it. Raises InvalidOption or RestartRequired.
     """
-    leftovers = current is not None and current.phase != "ready"
+    # What was removed at the hypervisor has no data left: what the task asks for is made anew.
+    gone = observed is not None and observed.state == ABSENT
+    leftovers = current is not None and (current.phase != "ready" or gone)
     if wish.state == "absent":
         return Plan(["delete"] if current else [], None, "absent")
     if current is None or leftovers or observed is None:
@@ -115,7 +123,7 @@ def make_plan(
     drift = _drift(wish, current, image)
     if drift and wish.recreate:
         return _creation(wish, image, host_arch, driver, ["delete"])
-    return _change(wish, current, observed, drift)
+    return _change(wish, current, observed, drift, _cold_options(current, driver))
 
 
 def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str, making_room: list[str]) -> Plan:
@@ -130,7 +138,7 @@ def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str, maki
         cpus=wish.cpus or DEFAULT_CPUS,
         memory=wish.memory or DEFAULT_MEMORY,
         disk=disk_size(wish, image),
-        instance_type=wish.instance_type or "vm",
+        instance_type=wish.instance_type or DEFAULT_TYPE,
         user=wish.user or (image.user if image else ""),
         autostart=bool(wish.autostart),
         image=image_of(image) if image else {"name": wish.image or DEFAULT_IMAGE},
@@ -187,7 +195,13 @@ def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
     return found
 
 
-def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str]) -> Plan:
+def _cold_options(current: Instance, driver: str) -> tuple[str, ...]:
+    """The options whose change needs an instance stopped."""
+    live = current.instance_type == "container" and "live_resize" in CAPABILITIES[current.owner or driver]
+    return () if live else _COLD
+
+
+def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str], colds: t.Sequence[str]) -> Plan:
     after = replace(current)
     running = observed.state == RUNNING
     changes = []
@@ -206,7 +220,7 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str])
         after.ports = keep_chosen(wish.ports, current.ports)
         changes.append("ports")
 
-    cold = [option for option in _COLD if option in changes]
+    cold = [option for option in colds if option in changes]
     goes_down = wish.state in (STOPPED, "restarted")
     if cold and running and not goes_down and not wish.allow_restart:
         what = ", ".join(f"{option} from {_shown(option, current)} to {_shown(option, after)}" for option in cold)

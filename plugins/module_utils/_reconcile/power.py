@@ -72,9 +72,15 @@ class Power:
 
     def _pin(self, instance: Instance) -> None:
         host, port = self.crew.of(instance).endpoint(instance)
-        known_hosts.pin(
-            self.data.known_hosts, instance.alias, [known_hosts.host_pattern(host, port)], instance.host_keys
-        )
+        addresses = [known_hosts.host_pattern(host, port)] if host else []
+        known_hosts.pin(self.data.known_hosts, instance.alias, addresses, instance.host_keys)
+
+    def _locate(self, instance: Instance) -> tuple[str, int]:
+        """Where the ssh server of a starting instance is, from the moment on that this is known."""
+        host, port = self.crew.of(instance).endpoint(instance)
+        if host:
+            self._pin(instance)
+        return host, port
 
     def wait_ready(self, instance: Instance, deadline: Deadline, cloud_init_errors: str) -> Instance:
         """Wait until the guest is ready. No lock is held meanwhile: another run may stop or remove it."""
@@ -82,13 +88,15 @@ class Power:
         from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import wait_ready
 
         self.runtime.report.step("wait_ready")
+        driver = self.crew.of(instance)
         readiness = wait_ready(
             self.runtime,
-            ssh_endpoint(instance, self.crew.of(instance), self.data),
+            ssh_endpoint(instance, driver, self.data),
             deadline,
             lambda: self._check_alive(instance),
-            ConsoleWatch(self.crew.of(instance).console_log(instance)),
+            ConsoleWatch(driver.console_log(instance), refresh=lambda: driver.save_console(instance)),
             cloud_init_errors,
+            lambda: self._locate(instance),
         )
         with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
             latest = self.scope.read(instance.name)
@@ -119,6 +127,7 @@ class Power:
 
         if not self._is_still(instance, self.scope.read(instance.name)):
             raise self._removed("boot", instance)
+        driver.save_console(instance)
         log = driver.log(instance)
         console = tail(driver.console_log(instance))
         raise LaunchError(

@@ -34,11 +34,9 @@ def ssh_endpoint(instance: Instance, driver: Driver, data: DataDirectory) -> Ssh
 
 def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
     """The variables that make an instance an Ansible host. A user that is not known yet is left to the controller."""
-    variables = {
-        "ansible_host": endpoint.host,
-        "ansible_port": endpoint.port,
-        "ansible_ssh_common_args": common_args(endpoint),
-    }
+    variables = {"ansible_port": endpoint.port, "ansible_ssh_common_args": common_args(endpoint)}
+    if endpoint.host:
+        variables["ansible_host"] = endpoint.host
     # Ansible hands this path to ssh as it is; the arguments have it too, in a form that bears all characters.
     if not set(endpoint.key_file) & set('%"\\'):
         variables["ansible_ssh_private_key_file"] = endpoint.key_file
@@ -79,7 +77,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
             "user": endpoint.user,
             "key_file": endpoint.key_file,
             "known_hosts": endpoint.known_hosts,
-            "command": login_command(endpoint),
+            "command": login_command(endpoint) if endpoint.host else "",
         },
         "created": instance.created,
         "autostart": instance.autostart,

@@ -120,3 +120,16 @@ def test_notes_are_few_and_different(tmp_path) -> None:
     watch.poll()
     assert watch.notes[0] == "cloud-init: Used fallback datasource"
     assert len(watch.notes) == len(set(watch.notes)) == 5
+
+
+def test_a_log_that_is_fetched(tmp_path):
+    """Where somebody else keeps the console, each look begins with fetching it."""
+    log = tmp_path / "console.log"
+    said = ["Linux version 6.1\n", "Linux version 6.1\nKernel panic - not syncing: oh\n"]
+    shown = iter([said[0], said[1], said[1]])
+    watch = ConsoleWatch(str(log), refresh=lambda: log.write_text(next(shown)) and None)
+    watch.poll()
+    assert watch.problem == ""
+    watch.poll()
+    assert watch.problem == "Kernel panic - not syncing: oh"
+    assert watch.tail(1) == ["Kernel panic - not syncing: oh"]

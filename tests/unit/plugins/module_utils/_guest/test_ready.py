@@ -97,7 +97,8 @@ def guest(clock: Clock, monkeypatch) -> Guest:
 def wait(guest: Guest, policy: str = "fail", seconds: float = 60, **kwargs: t.Any) -> Readiness:
     runtime = kwargs.pop("runtime", None) or Runtime(guest.run)
     endpoint = kwargs.pop("endpoint", ENDPOINT)
-    return wait_ready(runtime, endpoint, Deadline(seconds), guest.check_alive, kwargs.pop("console", None), policy)
+    console, locate = kwargs.pop("console", None), kwargs.pop("locate", None)
+    return wait_ready(runtime, endpoint, Deadline(seconds), guest.check_alive, console, policy, locate)
 
 
 def watch(tmp_path: Path, text: str) -> ConsoleWatch:
@@ -112,6 +113,27 @@ def test_ready(guest: Guest) -> None:
     assert wait(guest) == Readiness("debian", "done", [], {})
     assert guest.argvs[0][0] == "/usr/bin/ssh"
     assert guest.argvs[0][-1] == "sh -s 16"
+
+
+def test_the_address_is_learned_while_waiting(guest: Guest) -> None:
+    places = [("", 22), ("", 22), ("10.1.2.3", 2222)]
+    assert wait(guest, endpoint=ENDPOINT._replace(host=""), locate=lambda: places.pop(0)).status == "done"
+    assert places == []  # and is not asked for again
+    assert guest.looks == 1
+    assert guest.argvs[0][guest.argvs[0].index("-p") + 1] == "2222"
+    assert "10.1.2.3" in guest.argvs[0]
+
+
+def test_an_instance_that_never_gets_an_address(guest: Guest, tmp_path: Path) -> None:
+    console = watch(tmp_path, "systemd: Failed to start network service\n")
+    endpoint = ENDPOINT._replace(host="")
+    with pytest.raises(LaunchError, match="within 30 seconds: waited for the instance to have an address") as caught:
+        wait(guest, seconds=30, endpoint=endpoint, locate=lambda: ("", 22), console=console)
+    assert caught.value.stage == "address"
+    assert "the console says: systemd: Failed to start network service" in caught.value.why
+    assert caught.value.facts["console"] == ["systemd: Failed to start network service"]
+    assert "DHCP" in caught.value.hint
+    assert guest.looks == 0
 
 
 @pytest.mark.parametrize("status", ["none", "disabled"])

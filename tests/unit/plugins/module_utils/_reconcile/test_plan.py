@@ -9,8 +9,10 @@ import itertools
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
     DEFAULT_DISK,
     DEFAULT_MEMORY,
     GIB,
@@ -240,6 +242,23 @@ def _sized(size):
     return Image(**{**IMAGE.to_dict(), "virtual_size": size})
 
 
+class TestRemovedByOtherMeans:
+    """The record is there, and at the hypervisor there is nothing left."""
+
+    @pytest.mark.parametrize(
+        ("state", "steps"),
+        [
+            ("running", ["remove_leftovers", "create", "start", "wait_ready"]),
+            ("stopped", ["remove_leftovers", "create"]),
+            ("absent", ["delete"]),
+        ],
+    )
+    def test_it_is_made_anew_or_forgotten(self, state, steps):
+        plan = make_plan(Wish("web", state=state), an_instance(), Observed(ABSENT), IMAGE, "x86_64", "qemu")
+        assert plan.steps == steps
+        assert plan.changes
+
+
 class TestChanges:
     @pytest.mark.parametrize(
         ("wishes", "shown"),
@@ -282,6 +301,21 @@ class TestChanges:
         assert plan.changes
         ((option, value),) = wishes.items()
         assert getattr(plan.after, option) == value
+
+    @pytest.mark.parametrize("state", ["running", "present"])
+    @pytest.mark.parametrize(("kind", "live"), [("container", True), ("vm", False)])
+    def test_a_running_container_changes_where_its_driver_can(self, monkeypatch, state, kind, live):
+        monkeypatch.setitem(CAPABILITIES, "qemu", frozenset({"vm", "container", "live_resize"}))
+        current = an_instance(instance_type=kind)
+        wish = Wish("web", state=state, cpus=4, memory=GIB, disk=20 * GIB)
+        if live:
+            plan = make_plan(wish, current, Observed(RUNNING), None, "x86_64", "qemu")
+            assert plan.steps == ["set_cpus", "set_memory", "grow_disk"]
+            assert plan.state == RUNNING
+            assert (plan.after.cpus, plan.after.owner, plan.after.ready) == (4, "qemu", True)
+        else:
+            with pytest.raises(RestartRequired):
+                make_plan(wish, current, Observed(RUNNING), None, "x86_64", "qemu")
 
     @pytest.mark.parametrize("allowed", [True, False])
     @pytest.mark.parametrize("state", ["running", "present"])

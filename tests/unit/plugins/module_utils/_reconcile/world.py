@@ -100,7 +100,7 @@ class FakeDriver(Driver):
     def probe(self):
         return {"version": "1.0", "accelerator": "files"}
 
-    def require(self, arch, firmware=""):
+    def require(self, arch, firmware="", instance_type="vm"):
         pass
 
     def observe(self, instances):
@@ -263,7 +263,7 @@ class World:
         write_file(os.path.join(directory, "host_key"), b"")
         return keys.HostKey("PRIVATE", f"ssh-ed25519 HOSTKEY {name}")
 
-    def _wait_ready(self, runtime, endpoint, deadline, check_alive, console, cloud_init_errors):
+    def _wait_ready(self, runtime, endpoint, deadline, check_alive, console, cloud_init_errors, locate):
         self.in_guest()
         check_alive()
         failure: BaseException | None = self.guest_fails
