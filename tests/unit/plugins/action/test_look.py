@@ -114,7 +114,7 @@ def test_what_is_absent_already(controller):
         {"name": "../x"}, {"cpus": 0}, {"memory": "much"}, {"colour": "red"}, {"driver_options": {"colour": "red"}},
         {"state": "asleep"},
     ],
-    ids=lambda args: "-".join(args),
+    ids="-".join,
 )  # fmt: skip
 @pytest.mark.parametrize("check", [False, True], ids=["run", "check"])
 def test_changes_and_mistakes_are_the_module_s(controller, args, check):
