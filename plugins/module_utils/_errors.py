@@ -88,6 +88,10 @@ class HypervisorError(MinicloudError):
     """The hypervisor refused or failed to do what a driver asked of it."""
 
 
+class SwitchIncomplete(MinicloudError):
+    """A switch of the active driver has stopped halfway; the next run goes on with it. facts -- instances, by name."""
+
+
 class LaunchError(MinicloudError):
     """An instance did not become ready.
 

@@ -118,8 +118,11 @@ def write_record(path: str, data: t.Mapping[str, t.Any]) -> None:
     write_file(path, json.dumps({"schema": SCHEMA, **data}, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def read_record(path: str) -> dict[str, t.Any] | None:
-    """A record's data without its schema number, or None where there is no record."""
+def read_record(path: str, remedy: str = "") -> dict[str, t.Any] | None:
+    """A record's data without its schema number, or None where there is no record.
+
+    remedy -- what to do about a damaged one that is not an object's own
+    """
     try:
         with open(path, "rb") as stream:
             data = json.loads(stream.read())
@@ -135,9 +138,9 @@ def read_record(path: str) -> dict[str, t.Any] | None:
             record=path,
         ) from exc
     except ValueError as exc:
-        raise _damaged(path, f"it is not whole JSON ({exc})") from exc
+        raise _damaged(path, f"it is not whole JSON ({exc})", remedy) from exc
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise _damaged(path, "it has no schema number")
+        raise _damaged(path, "it has no schema number", remedy)
     schema = data.pop("schema")
     if schema > SCHEMA:
         raise RecordError(
@@ -149,13 +152,9 @@ def read_record(path: str) -> dict[str, t.Any] | None:
     return data
 
 
-def _damaged(path: str, why: str) -> RecordError:
-    return RecordError(
-        f"the record {path} is damaged",
-        why,
-        "Restore the file from a backup, or move its directory away and make the object anew; nothing was changed.",
-        record=path,
-    )
+def _damaged(path: str, why: str, remedy: str = "") -> RecordError:
+    remedy = remedy or "Restore the file from a backup, or move its directory away and make the object anew"
+    return RecordError(f"the record {path} is damaged", why, f"{remedy}; nothing was changed.", record=path)
 
 
 class DataDirectory:
@@ -196,7 +195,9 @@ class DataDirectory:
 
     def settings(self) -> dict[str, t.Any]:
         """What is set for the whole data directory; empty where nothing was set."""
-        return read_record(self._settings) or {}
+        return (
+            read_record(self._settings, "Restore the file from a backup, or remove it and set anew what it had") or {}
+        )
 
     def change_settings(self, **values: t.Any) -> None:
         """Set some of the settings and keep the others; a value of None takes a setting away."""
@@ -370,10 +371,29 @@ class Scope(Records[Instance]):
     def __init__(self, data: DataDirectory, name: str) -> None:
         super().__init__(data, name, "instance", Instance)
         self.networks = Records(data, name, "network", Network)
+        self._noted = os.path.join(data.path, "scopes", name, "scope.json")
 
     def instances(self) -> tuple[list[Instance], list[RecordError]]:
         """All instances of the scope by name, and what is wrong with the records that cannot be used."""
         return self.all()
+
+    def noted(self) -> dict[str, str]:
+        """The states, by uuid, that the instances had when another scope became active; empty while this one is."""
+        remedy = "Remove the file, and start by hand the instances that ran before the active driver was switched"
+        data = read_record(self._noted, remedy) or {}
+        states = data.get("noted", {})
+        if not isinstance(states, dict):
+            raise _damaged(self._noted, "it does not tell the states of instances", remedy)
+        return states
+
+    def note(self, states: t.Mapping[str, str]) -> None:
+        """Note the states of the instances for the time when this scope is active again; none: forget them."""
+        if states:
+            make_dir(os.path.dirname(self._noted))
+            write_record(self._noted, {"noted": dict(states)})
+        else:
+            with explained(f"{self._noted} could not be removed"):
+                remove_path(self._noted)
 
 
 def remove_path(path: str) -> None:

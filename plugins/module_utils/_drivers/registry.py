@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 import typing as t
@@ -15,7 +16,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # The capabilities, by driver: known without importing the driver.
@@ -36,9 +37,18 @@ def default_driver() -> str:
     return wanted if wanted in CAPABILITIES else "qemu"
 
 
-def active_driver(data: DataDirectory) -> str:
-    """The driver that is used when a task names none."""
-    return str(data.settings().get("driver") or default_driver())
+def active_driver(data: DataDirectory, report: Reporter | None = None) -> str:
+    """The driver that is used when a task names none. report -- who is told of a switch that is not finished"""
+    settings = data.settings()
+    active = str(settings.get("driver") or default_driver())
+    switch = settings.get("switch")
+    if switch and report:
+        report.warn(
+            f"The switch of the active driver from {switch['from']} to {switch['to']} is not finished; until it is,"
+            f" tasks that name no driver use {active}. If no run is at it any more, run minicloud.local.driver with"
+            f" name: {switch['to']} to finish it."
+        )
+    return active
 
 
 def scope_of(driver: str) -> str:
@@ -57,7 +67,7 @@ def load(
 
     shared -- the options are for several drivers
     """
-    name = name or active_driver(data)
+    name = name or active_driver(data, runtime.report)
     scope = data.scope(scope_of(name))
     if name == "qemu":
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
@@ -88,6 +98,19 @@ class Crew:
     def all_of(self, instance: Instance) -> list[Driver]:
         """Every driver that may have made something of an instance."""
         return [self._driver(name, instance) for name in dict.fromkeys([*instance.handles, self.wanted.name])]
+
+    def group(
+        self,
+        instances: t.Iterable[Instance],
+        guarded: t.Callable[[Instance], t.ContextManager[None]] = lambda dummy: contextlib.nullcontext(),
+    ) -> list[tuple[Driver, list[Instance]]]:
+        """Instances by the driver that acts on them. guarded -- what to do of one whose driver cannot be had"""
+        groups: dict[int, tuple[Driver, list[Instance]]] = {}
+        for instance in instances:
+            with guarded(instance):
+                driver = self.of(instance)
+                groups.setdefault(id(driver), (driver, []))[1].append(instance)
+        return list(groups.values())
 
     def _driver(self, name: str, instance: Instance) -> Driver:
         handle = instance.handles.get(name)

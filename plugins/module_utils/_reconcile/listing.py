@@ -52,7 +52,7 @@ def list_instances(
     done: set[str] = set()
     names = []
     with _reported(runtime, "that is active"):
-        names = [name or active_driver(data) for name in drivers]
+        names = [name or active_driver(data, runtime.report) for name in drivers]
     for name in names:
         if scope_of(name) in done:
             continue
@@ -62,20 +62,11 @@ def list_instances(
             done.add(scope_of(name))
             for error in broken:
                 runtime.report.warn(str(error))
-            for driver, owned in _by_driver(runtime, crew, instances):
+            whole = [instance for instance in instances if instance.phase == "ready"]
+            for driver, owned in crew.group(whole, lambda instance: _reported(runtime, instance.owner)):
                 with _reported(runtime, driver.name):
                     found += [Listed(instance, seen, driver) for instance, seen in zip(owned, driver.observe(owned))]
     return sorted(found, key=lambda entry: (entry.instance.name.lower(), entry.instance.scope))
-
-
-def _by_driver(runtime: Runtime, crew: Crew, instances: t.Iterable[Instance]) -> list[tuple[Driver, list[Instance]]]:
-    groups: dict[int, tuple[Driver, list[Instance]]] = {}
-    for instance in instances:
-        if instance.phase == "ready":
-            with _reported(runtime, instance.owner):
-                driver = crew.of(instance)
-                groups.setdefault(id(driver), (driver, []))[1].append(instance)
-    return list(groups.values())
 
 
 @contextlib.contextmanager
