@@ -297,7 +297,7 @@ class Records(t.Generic[Record]):
         self.data = data
         self.name = name
         self.kind = kind
-        self._type = type_
+        self._type: type[Record] = type_
         self._top = os.path.join(data.path, "scopes", name, f"{kind}s")
 
     def directory(self, name: str) -> str:

@@ -17,6 +17,7 @@ import platform
 import re
 import types
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
@@ -26,11 +27,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     STOPPED,
     Image,
+    Instance,
     Observed,
     normal_arch,
     parse_port,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, instances
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, instances, listing, scopes
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
 
@@ -71,7 +73,8 @@ class FakeDriver(Driver):
     scope_name = "qemu"
     option_names = ("colour",)
 
-    def __init__(self, world, runtime, scope, options=None, shared=False):
+    def __init__(self, world, runtime, scope, options=None, shared=False, name="qemu"):
+        self.name, self.scope_name = name, scope.name
         super().__init__(runtime, scope, options, shared)
         self.world = world
 
@@ -82,11 +85,9 @@ class FakeDriver(Driver):
 
         def call(*args, **kwargs):
             self.world.calls.append(name)
-            if name in self.world.fail_before:
-                raise self.world.fail_before[name]
+            self.world.fail(self.world.fail_before, name, self.name, args)
             result = found(*args, **kwargs)
-            if name in self.world.fail_after:
-                raise self.world.fail_after[name]
+            self.world.fail(self.world.fail_after, name, self.name, args)
             return result
 
         return call
@@ -119,7 +120,7 @@ class FakeDriver(Driver):
 
     def grow_disk(self, instance):
         assert not IS_ALIVE(self, instance)
-        disk = self.world.read_disk(instance.name)
+        disk = self.world.read_disk(instance.name, self.scope)
         assert disk["size"] <= instance.disk
         disk["size"] = instance.disk
         self.runtime.report.step("grow")
@@ -144,15 +145,16 @@ class FakeDriver(Driver):
         assert self.scope.read(instance.name).owner == self.name
         assert instance.ssh_port
         assert self.world.pinned(instance) == [f"[127.0.0.1]:{instance.ssh_port}"]
-        if IS_ALIVE(self, instance):
+        if os.path.exists(self._machine(instance)):
             raise HypervisorError(f"{instance.name} runs already")
-        assert self.world.read_disk(instance.name)["disk_uuid"] == instance.uuid
+        assert self.world.read_disk(instance.name, self.scope)["disk_uuid"] == instance.uuid
         self.runtime.report.step("spawn")
         self._write(instance)
         self.runtime.report.step("spawned")
 
     def _write(self, instance):
         machine = {
+            "driver": self.name,
             "cpus": instance.cpus,
             "memory": instance.memory,
             "ports": [str(port) for port in instance.ports],
@@ -172,6 +174,9 @@ class FakeDriver(Driver):
 
     def stop(self, instance, deadline, force):
         self.runtime.report.step("powerdown")
+        assert IS_ALIVE(self, instance)
+        if instance.name in self.world.deaf and not force:
+            raise HypervisorError(f"{instance.name} did not shut down within {deadline.seconds:g} seconds")
         os.unlink(self._machine(instance))
         self.runtime.report.step("down")
 
@@ -184,7 +189,8 @@ class FakeDriver(Driver):
         return "127.0.0.1", instance.ssh_port
 
     def alive(self, instance):
-        return os.path.exists(self._machine(instance))
+        path = self._machine(instance)
+        return os.path.exists(path) and self.world.read_machine(instance.uuid)["driver"] == self.name
 
     def console_log(self, instance):
         return os.path.join(self.scope.directory(instance.name), "console.log")
@@ -242,9 +248,11 @@ class World:
             write_file(self.image_file, b"")
         self.calls, self.checksums, self.touched, self.taken = [], [], [], set()
         self.fail_before, self.fail_after, self.fail_fetch, self.guest_fails = {}, {}, None, None
+        self.deaf = set()  # names of guests that hear no power button
         self.in_guest = lambda: None
         self.image_user = "ubuntu"
-        monkeypatch.setattr(instances, "load", self._load)
+        for user_of_it in (registry, instances, listing, scopes):
+            monkeypatch.setattr(user_of_it, "load", self._load)
         monkeypatch.setattr(vault, "Vault", lambda data, runtime, *args: FakeVault(self, data, runtime))
         monkeypatch.setattr(keys, "ensure_login_key", self._login_key)
         monkeypatch.setattr(keys, "make_host_key", self._host_key)
@@ -253,7 +261,15 @@ class World:
         monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes
 
     def _load(self, name, runtime, data, options=None, shared=False):
-        return FakeDriver(self, runtime, data.scope("qemu"), options, shared)
+        name = name or registry.active_driver(data, runtime.report)
+        return FakeDriver(self, runtime, data.scope(registry.scope_of(name)), options, shared, name)
+
+    @staticmethod
+    def fail(failures, method, driver, args):
+        """Raise what is planned for a method of the contract: for all, or for those of one driver or instance."""
+        for key in (method, (method, driver), *((method, each.name) for each in args if isinstance(each, Instance))):
+            if key in failures:
+                raise failures[key]
 
     def _login_key(self, runtime, directory):
         write_file(os.path.join(make_dir(directory), "id_ed25519"), b"")
@@ -284,13 +300,20 @@ class World:
             user=self.image_user,
         )
 
-    def run(self, check=False, reporter=None, **params):
+    def run(self, check=False, reporter=None, driver=None, **params):
         """One task."""
+        runtime = self._runtime(reporter)
+        wish = instances.parse_wish({"name": "web", **params})
+        return instances.reconcile_instance(wish, runtime, self.data, driver, None, check)
+
+    def switch(self, name, check=False, reporter=None, options=None, **wish):
+        """One task of the module driver."""
+        return scopes.switch_driver(scopes.SwitchWish(name, **wish), self._runtime(reporter), self.data, options, check)
+
+    def _runtime(self, reporter):
         self.reporter = reporter or RecordingReporter()
         self.calls.clear()
-        runtime = Runtime(None, self.reporter)
-        wish = instances.parse_wish({"name": "web", **params})
-        return instances.reconcile_instance(wish, runtime, self.data, None, None, check)
+        return Runtime(None, self.reporter)
 
     # What is there
 
@@ -298,8 +321,23 @@ class World:
         with open(os.path.join(self.machines, uuid), encoding="ascii") as stream:
             return json.load(stream)
 
-    def read_disk(self, name="web"):
-        with open(os.path.join(self.scope.directory(name), "disk"), encoding="ascii") as stream:
+    def instances(self):
+        """Those of all scopes."""
+        found = []
+        for scope in self.data.scopes():
+            whole, broken = scope.instances()
+            assert broken == []
+            found += whole
+        return found
+
+    def running(self):
+        """What runs, as driver/name."""
+        names = {each.uuid: each.name for each in self.instances()}
+        uuids = os.listdir(self.machines)
+        return sorted(f"{self.read_machine(uuid)['driver']}/{names[uuid]}" for uuid in uuids)
+
+    def read_disk(self, name="web", scope=None):
+        with open(os.path.join((scope or self.scope).directory(name), "disk"), encoding="ascii") as stream:
             return json.load(stream)
 
     def known_hosts(self):
@@ -319,15 +357,23 @@ class World:
 
     def everything(self):
         """All that there is on this host, without what differs from one run to the other by nature."""
-        found, broken = self.scope.instances()
-        assert broken == []
+        found = self.instances()
+        names = {each.uuid: each.name for each in found}
         return types.SimpleNamespace(
             files=self.files(),
             records=[self._settled_record(each) for each in found],
-            disks=[settled(self.read_disk(instance.name)) for instance in found if instance.phase == "ready"],
+            disks=[settled(self._disk_of(instance)) for instance in found if instance.phase == "ready"],
             machines=sorted((self.read_machine(uuid) for uuid in os.listdir(self.machines)), key=str),
             known_hosts=[re.sub(r":[0-9]+ ", ":PORT ", line) for line in self.known_hosts()],
+            settings=self.data.settings(),
+            noted={
+                scope.name: {names[uuid]: state for uuid, state in scope.noted().items() if uuid in names}
+                for scope in self.data.scopes()
+            },
         )
+
+    def _disk_of(self, instance):
+        return self.read_disk(instance.name, self.data.scope(instance.scope))
 
     def _settled_record(self, instance):
         record = settled(instance.to_dict())
@@ -339,8 +385,7 @@ class World:
 
     def check_consistent(self):
         """Assert that what runs is what the records say, and that every record's parts belong together."""
-        found, broken = self.scope.instances()
-        assert broken == []
+        found = self.instances()
         assert {each.phase for each in found} <= {"ready"}
         uuids = {each.uuid: each for each in found}
         assert set(os.listdir(self.machines)) <= set(uuids)
@@ -349,9 +394,9 @@ class World:
             assert (machine["cpus"], machine["memory"]) == (instance.cpus, instance.memory)
             assert sorted(map(parse_port, machine["ports"])) == sorted(instance.ports)
             assert self.pinned(instance) == [f"[127.0.0.1]:{instance.ssh_port}"]
-            assert instance.owner == "qemu"
+            assert instance.owner == machine["driver"]
         for instance in found:
-            assert self.read_disk(instance.name) == {
+            assert self._disk_of(instance) == {
                 "size": instance.disk, "image": instance.image["hash"], "disk_uuid": instance.uuid,
             }  # fmt: skip
         assert [name for name in self.files() if name.endswith(".tmp")] == []
