@@ -20,7 +20,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     SwitchIncomplete,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import scopes
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import Side, make_switch_plan
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
@@ -30,18 +29,13 @@ from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconc
     Killed,
     RecordingReporter,
     World,
+    three_drivers,
 )
-
-ABLE = frozenset({"vm", "container"})
 
 
 @pytest.fixture
 def drivers(monkeypatch):
-    """Three drivers; two of them share a scope."""
-    monkeypatch.setattr(registry, "CAPABILITIES", dict.fromkeys(("qemu", "libvirt", "lxd"), ABLE))
-    monkeypatch.setattr(registry, "_SCOPES", {"libvirt": "qemu"})
-    monkeypatch.setattr(registry, "default_driver", lambda: "qemu")
-    monkeypatch.setattr(scopes, "DRIVERS", ("qemu", "libvirt", "lxd"))
+    three_drivers(monkeypatch)
 
 
 @pytest.fixture

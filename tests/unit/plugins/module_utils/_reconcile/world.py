@@ -32,12 +32,28 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     normal_arch,
     parse_port,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, instances, listing, scopes
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import (
+    apply,
+    driver_listing,
+    instances,
+    listing,
+    scopes,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
 
 HOST_ARCH = normal_arch(platform.machine())
 VOLATILE = ("uuid", "created", "ssh_port", "nics", "host_keys", "disk_uuid")
+
+
+def three_drivers(monkeypatch):
+    """Three drivers instead of those of the registry; two of them share a scope."""
+    names = ("qemu", "libvirt", "lxd")
+    monkeypatch.setattr(registry, "CAPABILITIES", dict.fromkeys(names, frozenset({"vm", "container"})))
+    monkeypatch.setattr(registry, "_SCOPES", {"libvirt": "qemu"})
+    monkeypatch.setattr(registry, "default_driver", lambda: "qemu")
+    monkeypatch.setattr(scopes, "DRIVERS", names)
+    monkeypatch.setattr(driver_listing, "CAPABILITIES", registry.CAPABILITIES)
 
 
 class Killed(BaseException):
@@ -99,7 +115,7 @@ class FakeDriver(Driver):
         return {uuid: self.world.read_machine(uuid) for uuid in os.listdir(self.world.machines)}
 
     def probe(self):
-        return {"version": "1.0", "accelerator": "files"}
+        return {"version": "1.0", "accelerator": "files", "colour": self.options.get("colour", "none")}
 
     def require(self, arch, firmware="", instance_type="vm"):
         pass
@@ -251,7 +267,7 @@ class World:
         self.deaf = set()  # names of guests that hear no power button
         self.in_guest = lambda: None
         self.image_user = "ubuntu"
-        for user_of_it in (registry, instances, listing, scopes):
+        for user_of_it in (registry, driver_listing, instances, listing, scopes):
             monkeypatch.setattr(user_of_it, "load", self._load)
         monkeypatch.setattr(vault, "Vault", lambda data, runtime, *args: FakeVault(self, data, runtime))
         monkeypatch.setattr(keys, "ensure_login_key", self._login_key)
