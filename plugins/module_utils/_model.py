@@ -27,6 +27,10 @@ DEFAULT_TYPE = "vm"
 MIN_MEMORY = 64 * MIB
 MIN_DISK = 64 * MIB
 
+# The kinds of images, and what each type of instance is made from.
+DISK, CONTAINER = "disk", "container"
+KINDS = {"vm": DISK, "container": CONTAINER}
+
 # States that are observed.
 RUNNING, STOPPED, ABSENT = "running", "stopped", "absent"
 
@@ -126,7 +130,8 @@ def _normal_ip(text: str) -> str:
 class Image:
     """A prepared image in the vault: what a disk can be backed by, or what a container is made from.
 
-    hash -- sha256 (hex) of the image as its source publishes it; of a bootstrap image, of the file that was built
+    hash -- sha256 (hex) of the image as its source publishes it; of a bootstrap image, of the file that was built; of
+        a container image with metadata, of metadata and root together: always what LXD has as its fingerprint
     kind -- disk, or container: the root file system of one
     format -- of the file at path (qcow2; of a container squashfs, tar.xz …); size -- of that file, bytes
     virtual_size -- of the disk in it, bytes; 0 of a container
@@ -152,7 +157,7 @@ class Image:
     source: str = ""
     created: str = ""
     firmware: str = ""
-    kind: str = "disk"
+    kind: str = DISK
     metadata: str = ""
 
     def to_dict(self) -> dict[str, t.Any]:

@@ -36,18 +36,19 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.checksum i
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
 from ansible_collections.minicloud.local.plugins.module_utils._images.guess import guess
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
+    Part,
     Reference,
     Source,
     parse_reference,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import Unpacker, compression
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import (
-    DISK,
+    DISK_FILE,
     Entry,
     Vault,
     file_stamp,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, Image, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
@@ -60,7 +61,11 @@ WAIT_SECONDS = 3600
 
 
 class Acquisition:
-    """One request to have an image in the vault."""
+    """One request to have an image in the vault: a disk. What is different for others, others override."""
+
+    kind = DISK
+    # Of the finished file; empty where only the image itself can tell.
+    format = "qcow2"
 
     def __init__(
         self,
@@ -88,18 +93,18 @@ class Acquisition:
     def run(self) -> tuple[Image, bool]:
         """The image, and whether anything was changed."""
         vault, reference, arch = self._vault, self._reference, self._arch
-        entry = vault.entry(reference, arch)
+        entry = vault.entry(reference, arch, self.kind)
         if entry and entry.alias_of and (self._refresh or self._force):
             return self._refresh_alias(entry)
-        image = vault.find(reference, arch)
+        image = vault.find(reference, arch, self.kind)
         if self._is_enough(image, entry):
             return t.cast(Image, image), False
         source = self._source()
         location = source.location or str(source.reference)
-        key = hashlib.sha256(f"{location} {arch}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(self._key_of(location).encode()).hexdigest()[:16]
         with self._turn(key):
-            image = vault.find(reference, arch)
-            entry = vault.entry(reference, arch)
+            image = vault.find(reference, arch, self.kind)
+            entry = vault.entry(reference, arch, self.kind)
             if self._is_enough(image, entry):
                 return t.cast(Image, image), False
             vault.tidy(held=key)
@@ -120,12 +125,12 @@ class Acquisition:
     def forecast(self) -> Image | None:
         """What run() would bring as far as that is known before, without content; None where nothing new."""
         vault, reference, arch = self._vault, self._reference, self._arch
-        entry = vault.entry(reference, arch)
+        entry = vault.entry(reference, arch, self.kind)
         if entry and entry.alias_of and self._refresh:
             target = parse_reference(entry.alias_of)
-            found = Acquisition(vault, target, arch, self._checksum, True, self._deadline, self._patience).forecast()
+            found = type(self)(vault, target, arch, self._checksum, True, self._deadline, self._patience).forecast()
             return replace(found, name=str(reference)) if found else None
-        image = vault.find(reference, arch)
+        image = vault.find(reference, arch, self.kind)
         if self._is_enough(image, entry):
             return None
         source = self._source()
@@ -134,10 +139,10 @@ class Acquisition:
             sha256 = self._expected(self._promise)
         if image and entry and self._is_current(image, entry, source, sha256):
             return None
-        there = vault.get(sha256) if sha256 else None
+        there = self._there(source, sha256)
         if there:
             return replace(there, name=str(reference))
-        return self._image(source, sha256)
+        return self._image(source, self._hash_of(source, sha256))
 
     def _is_enough(self, image: Image | None, entry: Entry | None) -> bool:
         """Whether what the vault has is all that is asked for."""
@@ -148,7 +153,7 @@ class Acquisition:
     def _is_current(self, image: Image, entry: Entry, source: Source, sha256: str) -> bool:
         """Whether the source has nothing newer than the image, as far as it says so."""
         if sha256 or not source.location:
-            return image.hash == sha256
+            return self._digest(image, "sha256") == sha256
         if not source.location.startswith(("http://", "https://")):
             return True
         if not self._refresh:
@@ -159,8 +164,8 @@ class Acquisition:
 
     def _refresh_alias(self, entry: Entry) -> tuple[Image, bool]:
         target = parse_reference(entry.alias_of)
-        found = Acquisition(self._vault, target, self._arch, self._checksum, True, self._deadline, self._patience).run()
-        moved = self._vault.set_entry(self._reference, self._arch, entry._replace(hash=found[0].hash))
+        found = type(self)(self._vault, target, self._arch, self._checksum, True, self._deadline, self._patience).run()
+        moved = self._vault.set_entry(self._reference, self._arch, entry._replace(hash=found[0].hash), self.kind)
         return found[0], found[1] or moved
 
     def _is_promised(self, image: Image, entry: Entry | None) -> bool:
@@ -169,7 +174,7 @@ class Acquisition:
         if not promise or (entry and entry.checksum == self._checksum):
             return True
         expected = self._expected(promise)
-        actual = image.hash if promise.algorithm == "sha256" else self._vault.extra(image.hash, "sha512")
+        actual = self._digest(image, promise.algorithm)
         if not actual:
             return False
         if actual != expected:
@@ -182,6 +187,23 @@ class Acquisition:
                 actual=actual,
             )
         return True
+
+    def _key_of(self, location: str) -> str:
+        """What tells this source from others."""
+        return f"{location} {self._arch}"
+
+    def _digest(self, image: Image, algorithm: str) -> str:
+        """The checksum (hex) of an image's file as it was published, empty where it is not known."""
+        return image.hash if algorithm == "sha256" else self._vault.extra(image.hash, algorithm)
+
+    def _hash_of(self, source: Source, sha256: str) -> str:
+        """The hash that the image will have, empty where only fetching it can tell. sha256 -- of its file, if known"""
+        return sha256
+
+    def _there(self, source: Source, sha256: str) -> Image | None:
+        """The image of the vault that the source offers, as far as that can be told."""
+        hash_ = self._hash_of(source, sha256)
+        return self._vault.get(hash_, self.kind) if hash_ else None
 
     def _expected(self, promise: Promise) -> str:
         """The checksum (hex) that is promised, looked up where only a list was named."""
@@ -203,7 +225,7 @@ class Acquisition:
 
     def _source(self) -> Source:
         reference, arch = self._reference, self._arch
-        entry = self._vault.entry(reference, arch)
+        entry = self._vault.entry(reference, arch, self.kind)
         if entry and entry.instance:
             raise NotFound(
                 f"the image {reference} cannot be fetched",
@@ -228,6 +250,7 @@ class Acquisition:
                 release=reference.name,
                 version=release.version,
                 user=bootstrap.USER,
+                kind=self.kind,
             )
         if reference.host not in ("url", "file"):
             if self._vault.resolve is None:
@@ -236,7 +259,7 @@ class Acquisition:
                     f"the image host {reference.host} is not known",
                     "Use bootstrap:bookworm, a URL or a path.",
                 )
-            return self._vault.resolve(reference, arch)
+            return self._vault.resolve(reference, arch, self.kind)
         path = urllib.parse.urlsplit(reference.name).path if reference.host == "url" else reference.name
         guessed = guess(os.path.basename(urllib.parse.unquote(path)))
         if guessed.arch and guessed.arch != arch:
@@ -251,6 +274,7 @@ class Acquisition:
             release=guessed.release,
             version=guessed.version,
             user=guessed.user,
+            kind=self.kind,
         )
 
     @contextlib.contextmanager
@@ -267,7 +291,8 @@ class Acquisition:
 
     # -- the three ways -----------------------------------------------------------------------------------------------
 
-    def _fetched(self, source: Source, entry: Entry | None, work: str, partial: str) -> tuple[Image, bool]:
+    def _promised(self, source: Source) -> tuple[str, str]:
+        """The sha256 and sha512 (hex) that the image's file must have, each empty where nobody has promised it."""
         sha256, sha512 = source.sha256.lower(), source.sha512.lower()
         if self._promise:
             expected = self._expected(self._promise)
@@ -278,29 +303,47 @@ class Acquisition:
                 sha256 = expected
             else:
                 sha512 = expected
-        if sha256:
-            image = self._vault.get(sha256)
-            if image and not self._force:
-                return self._named(image, source, entry or Entry(sha256))
-        cached = self._vault.get(entry.hash) if entry else None
+        return sha256, sha512
+
+    def _fetched(self, source: Source, entry: Entry | None, work: str, partial: str) -> tuple[Image, bool]:
+        """The image from a URL, unless what is here is still the same. partial -- where a download can be resumed"""
+        sha256, sha512 = self._promised(source)
+        image = self._there(source, sha256)
+        if image and not self._force:
+            return self._named(image, source, entry or Entry(image.hash))
+        cached = self._vault.get(entry.hash, self.kind) if entry else None
         known = (
             (entry.etag, entry.last_modified)
             if entry and cached and not (sha256 or sha512 or self._force)
             else ("", "")
         )
         self._report.step("fetch_image")
-        fetched = self._download(source, sha256, sha512, work, partial, known)
+        part = Part(source.location, sha256, sha512, source.size)
+        return self._brought(source, part, cached, entry, work, partial, known)
+
+    def _brought(
+        self,
+        source: Source,
+        part: Part,
+        cached: Image | None,
+        entry: Entry | None,
+        work: str,
+        partial: str,
+        known: tuple[str, str],
+    ) -> tuple[Image, bool]:
+        """The image in PART, or what is CACHED where the server has nothing newer than what is KNOWN."""
+
+        def outlets() -> list[Outlet]:
+            return [Unpacker(os.path.join(work, "unpacked"), self._runtime)]
+
+        fetched = self._download(part, outlets, partial, known)
         if fetched is None and cached:
             return self._named(cached, source, entry or Entry(cached.hash))
         result, flow = t.cast("tuple[fetch.Fetched, Flow]", fetched)
-        digests = {o.algorithm: o.hex for o in flow.outlets if isinstance(o, Digest)}
+        digests = digests_of(flow)
         unpacked = next(o for o in flow.outlets if isinstance(o, Unpacker))
         actual = digests["sha256"]
-        if not (sha256 or sha512):
-            self._report.warn(
-                f"The image {fetch.shown(source.location)} was fetched without a checksum to compare it with; it has"
-                f" sha256:{actual}. Give that as its checksum to be sure of getting the same again."
-            )
+        self._tell_unverified(part, actual)
         try:
             if unpacked.kind:
                 remove_path(result.path)
@@ -313,30 +356,34 @@ class Acquisition:
         named = self._named(image, source, Entry(actual, etag=result.etag, last_modified=result.last_modified))
         return named[0], placed or named[1]
 
-    def _download(
-        self,
-        source: Source,
-        sha256: str,
-        sha512: str,
-        work: str,
-        partial: str,
-        known: tuple[str, str],
-    ) -> tuple[fetch.Fetched, Flow] | None:
-        """Fetch and verify; what an earlier run had left, and was no good, is fetched once more from the beginning."""
+    def _tell_unverified(self, part: Part, actual: str) -> None:
+        if not (part.sha256 or part.sha512):
+            self._report.warn(
+                f"The image {fetch.shown(part.location)} was fetched without a checksum to compare it with; it has"
+                f" sha256:{actual}. Give that as its checksum to be sure of getting the same again."
+            )
 
-        def outlets() -> list[Outlet]:
-            unpacker = Unpacker(os.path.join(work, "unpacked"), self._runtime)
-            return [Digest("sha256"), *([Digest("sha512")] if sha512 else []), unpacker]
+    def _download(
+        self, part: Part, outlets: t.Callable[[], list[Outlet]], partial: str, known: tuple[str, str] = ("", "")
+    ) -> tuple[fetch.Fetched, Flow] | None:
+        """Fetch and verify; what an earlier run had left, and was no good, is fetched once more from the beginning.
+
+        outlets -- for the bytes, beside those of the checksums
+        """
+        promised = {"sha256": part.sha256, "sha512": part.sha512}
+
+        def all_outlets() -> list[Outlet]:
+            return [Digest("sha256"), *([Digest("sha512")] if part.sha512 else []), *outlets()]
 
         while True:
-            flow = Flow(outlets)
+            flow = Flow(all_outlets)
             download = fetch.Download(
-                source.location,
+                part.location,
                 partial,
                 flow,
                 self._report,
-                source.size,
-                bool(sha256 or sha512),
+                part.size,
+                bool(part.sha256 or part.sha512),
                 self._patience,
                 self._deadline,
             )
@@ -344,10 +391,10 @@ class Acquisition:
                 result = download.run(*known)
                 if result is None:
                     return None
-                for digest in flow.outlets:
-                    expected = {"sha256": sha256, "sha512": sha512}.get(getattr(digest, "algorithm", ""), "")
-                    if isinstance(digest, Digest) and expected and digest.hex != expected:
-                        raise self._mismatch(digest.algorithm, expected, digest.hex, "what was fetched has")
+                for algorithm, actual in digests_of(flow).items():
+                    expected = promised[algorithm]
+                    if expected and actual != expected:
+                        raise self._mismatch(algorithm, expected, actual, "what was fetched has")
                 return result, flow
             except ImageError as exc:
                 if isinstance(exc, ChecksumMismatch):
@@ -367,9 +414,8 @@ class Acquisition:
             actual=actual,
         )
 
-    def _imported(self, source: Source, work: str) -> tuple[Image, bool]:
-        path = source.location
-        name = str(self._reference)
+    def _begin_import(self, path: str) -> str:
+        """The stamp of a file that is to be imported."""
         stamp = file_stamp(path)
         if not stamp or not os.path.isfile(path):
             raise NotFound(
@@ -377,9 +423,16 @@ class Acquisition:
                 "it is not a file" if stamp else "there is no such file on this host",
                 "Check the path; it is one of the host that runs the instances.",
             )
-        if self._vault.known(self._reference, self._arch) and not self._refresh:
+        if self._vault.known(self._reference, self._arch, self.kind) and not self._refresh:
             self._report.step(f"the file {path} has changed since it was last imported")
         self._report.step("import_image")
+        return stamp
+
+    def _imported(self, source: Source, work: str) -> tuple[Image, bool]:
+        """The image from a file of this host."""
+        path = source.location
+        stamp = self._begin_import(path)
+        name = str(self._reference)
         with explained(f"the image {path} could not be read"), open(path, "rb") as stream:
             packed = compression(stream.read(8))
         found = None if packed else disk.inspect(path, name)
@@ -399,23 +452,9 @@ class Acquisition:
                 wanted.append(Copy(copied))
             return wanted
 
-        flow = Flow(outlets)
-        progress = fetch.Progress(self._report, os.path.basename(path))
-        try:
-            size = os.path.getsize(path)
-            flow.put_file(copied if cloned else path, lambda done: progress(done, size))
-            flow.finish()
-        finally:
-            flow.abandon()
-        digests = {o.algorithm: o.hex for o in flow.outlets if isinstance(o, Digest)}
+        digests = self._read(source, copied if cloned else path, Flow(outlets))
         actual = digests["sha256"]
-        expected = {"sha256": source.sha256.lower(), "sha512": source.sha512.lower()}
-        if self._promise:
-            expected[self._promise.algorithm] = self._expected(self._promise)
-        for algorithm, value in digests.items():
-            if expected[algorithm] and expected[algorithm] != value:
-                raise self._mismatch(algorithm, expected[algorithm], value, "the file has")
-        image = self._vault.get(actual)
+        image = self._vault.get(actual, self.kind)
         placed = False
         if not image or self._force:
             origin = unpacked if packed else copied if os.path.exists(copied) else path
@@ -423,7 +462,26 @@ class Acquisition:
         named = self._named(image, source, Entry(actual, stamp=stamp))
         return named[0], placed or named[1]
 
+    def _read(self, source: Source, path: str, flow: Flow) -> dict[str, str]:
+        """Read a whole file into FLOW, and return its checksums, which are what they should be."""
+        progress = fetch.Progress(self._report, os.path.basename(source.location))
+        try:
+            size = os.path.getsize(path)
+            flow.put_file(path, lambda done: progress(done, size))
+            flow.finish()
+        finally:
+            flow.abandon()
+        digests = digests_of(flow)
+        expected = {"sha256": source.sha256.lower(), "sha512": source.sha512.lower()}
+        if self._promise:
+            expected[self._promise.algorithm] = self._expected(self._promise)
+        for algorithm, value in digests.items():
+            if expected[algorithm] and expected[algorithm] != value:
+                raise self._mismatch(algorithm, expected[algorithm], value, "the file has")
+        return digests
+
     def _built(self, source: Source, work: str) -> tuple[Image, bool]:
+        """The image, made on this host."""
         from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
 
         release = source.reference.name
@@ -433,11 +491,11 @@ class Acquisition:
                 "it is built on this host, from packages that are verified themselves",
                 "Leave the checksum out.",
             )
-        recipe = bootstrap.recipe_hash(release, self._arch)
+        recipe = bootstrap.recipe_hash(release, self._arch, self.kind)
         self._report.step("build_image")
         made = os.path.join(work, "built")
         scratch = make_dir(os.path.join(work, "build"))
-        built = bootstrap.build(self._runtime, release, self._arch, made, scratch)
+        built = bootstrap.build(self._runtime, release, self._arch, made, scratch, self.kind)
         remove_path(scratch)
         flow = Flow(lambda: [Digest("sha256")])
         flow.put_file(made)
@@ -446,7 +504,7 @@ class Acquisition:
         source = source._replace(
             os=built.os, release=built.release, version=built.version, user=built.user, title=built.title
         )
-        image, placed = self._prepared(source, digest.hex, made, work, {})
+        image, placed = self._prepared(source, digest.hex, made, work, {"sha256": digest.hex})
         named = self._named(image, source, Entry(image.hash, stamp=recipe))
         return named[0], placed or named[1]
 
@@ -466,28 +524,43 @@ class Acquisition:
 
         stamp -- of the file at the source's location, which must not have changed since
         """
-        image = self._vault.get(hash_)
+        image = self._vault.get(hash_, self.kind)
         if image and not self._force:
             return image, False
         ready = make_dir(os.path.join(work, "ready"))
-        target = os.path.join(ready, DISK)
+        target = os.path.join(ready, DISK_FILE)
         virtual_size = disk.prepare(self._runtime, origin, target, str(self._reference), movable)
+        self._check_stamp(source, stamp)
+        image = self._image(source, hash_, os.path.getsize(target), virtual_size)
+        extra = {"sha512": digests["sha512"]} if "sha512" in digests else {}
+        return image, self._vault.place(ready, image, self._force, **extra)
+
+    @staticmethod
+    def _check_stamp(source: Source, stamp: str) -> None:
+        """Raise if the file at the source's location is no longer the one with this stamp; without one: return."""
         if stamp and file_stamp(source.location) != stamp:
             raise ImageError(
                 f"the image {source.location} was not imported",
                 "the file was written to meanwhile",
                 "Run this again when whatever writes it is done.",
             )
-        image = self._image(source, hash_, os.path.getsize(target), virtual_size)
-        extra = {"sha512": digests["sha512"]} if "sha512" in digests else {}
-        return image, self._vault.place(ready, image, self._force, **extra)
 
-    def _image(self, source: Source, hash_: str, size: int = 0, virtual_size: int = 0) -> Image:
-        return Image(
+    def _image(
+        self,
+        source: Source,
+        hash_: str,
+        size: int = 0,
+        virtual_size: int = 0,
+        format_: str = "",
+        metadata: str = "",
+    ) -> Image:
+        """The image of a source; metadata -- the name of the file that goes beside its own"""
+        format_ = format_ or self.format
+        image = Image(
             name=str(self._reference),
             hash=hash_,
-            path=os.path.join(self._vault.directory(hash_), DISK) if hash_ else "",
-            format="qcow2",
+            path="",
+            format=format_,
             size=size,
             virtual_size=virtual_size,
             arch=normal_arch(source.arch),
@@ -499,10 +572,18 @@ class Acquisition:
             source=fetch.shown(source.location) if source.location else str(source.reference),
             created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             firmware=source.firmware,
+            kind=self.kind,
+            metadata=metadata,
         )
+        return self._vault.placed(image) if hash_ and format_ else image
 
     def _named(self, image: Image, source: Source, entry: Entry) -> tuple[Image, bool]:
         """Let the name lead to the image; whether it led elsewhere before."""
         entry = entry._replace(hash=image.hash, checksum=self._checksum)
-        moved = self._vault.set_entry(self._reference, self._arch, entry)
+        moved = self._vault.set_entry(self._reference, self._arch, entry, self.kind)
         return replace(image, name=str(self._reference)), moved
+
+
+def digests_of(flow: Flow) -> dict[str, str]:
+    """The checksums (hex) of what has come through a flow, by algorithm."""
+    return {outlet.algorithm: outlet.hex for outlet in flow.outlets if isinstance(outlet, Digest) and outlet.algorithm}

@@ -4,9 +4,10 @@
 
 # Private to this collection: not an interface for others.
 
-"""The image host ``bootstrap:`` builds bootable cloud images from the packages of a distribution.
+"""The image host ``bootstrap:`` builds cloud images from the packages of a distribution: disks and container images.
 
-The result is an ordinary disk: an MBR, one bootable ext4 partition, GRUB in front of it. Nothing is mounted on
+A disk is an ordinary one: an MBR, one bootable ext4 partition, GRUB in front of it. A container image is one tarball
+for LXD: the same system without kernel and boot loader, and LXD's metadata. Nothing is mounted on
 the host and no loop device is used. The packages are installed by mmdebstrap in namespaces of its own, which take
 every mount and process with them when they end, however they end; mke2fs copies the tree into a file system; the
 partition table and the boot loader are a few bytes that are written here.
@@ -22,6 +23,7 @@ import os
 import re
 import shutil
 import struct
+import time
 import typing as t
 import uuid
 
@@ -32,6 +34,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     NotFound,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._images import lxd_metadata
+from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 if t.TYPE_CHECKING:
@@ -89,9 +93,9 @@ _FIRST_SECTOR = 2048
 _DISK_SIZE = 2048 * _MIB
 _SPACE_NEEDED = 2048 * _MIB
 
+# Boots on every hypervisor: linux-image-amd64 has 9p, virtiofs, AHCI and IDE, the cloud kernel has not.
+_BOOT_PACKAGES = "linux-image-amd64 initramfs-tools zstd grub-pc-bin grub2-common"
 _PACKAGES = (
-    # boots on every hypervisor: linux-image-amd64 has 9p, virtiofs, AHCI and IDE, the cloud kernel has not
-    "linux-image-amd64 initramfs-tools zstd grub-pc-bin grub2-common",
     "systemd-sysv systemd-resolved systemd-timesyncd libpam-systemd dbus udev kmod acl",
     "cloud-init cloud-guest-utils fdisk e2fsprogs netplan.io",
     "iproute2 iputils-ping netbase openssh-server openssh-sftp-server sshfs ca-certificates curl",
@@ -224,6 +228,17 @@ _FILES: dict[str, str] = {
     # The list that cloud-init's early shell script reads must be in one line.
     "etc/cloud/cloud.cfg.d/91_minicloud_datasources.cfg": "datasource_list: [ NoCloud, ConfigDrive, None ]\n",
 }
+# Of these, what only a system with a kernel and a disk of its own has any use for.
+_BOOT_FILES = (
+    "etc/fstab",
+    "etc/default/grub",
+    "etc/kernel-img.conf",
+    "etc/initramfs-tools/conf.d/minicloud",
+    "etc/initramfs-tools/hooks/minicloud",
+    "etc/modprobe.d/minicloud.conf",
+)
+# LXD tells a container its configuration; where it may not, what its templates have written is a NoCloud seed.
+_CONTAINER_SOURCES = ["LXD", "NoCloud", "None"]
 _EXECUTABLE = ("etc/initramfs-tools/hooks/minicloud", "usr/local/sbin/netplan")
 
 _NOT_STARTED = (
@@ -250,12 +265,14 @@ inside systemctl disable {not_started} >/dev/null 2>&1 || true
 inside systemctl mask {masked}
 inside groupadd --system --force netdev
 inside systemctl enable systemd-networkd.service systemd-resolved.service systemd-timesyncd.service ssh.service
-mkdir -p "$tree/boot/grub/i386-pc"
+"""
+_HOOK_BOOT = """mkdir -p "$tree/boot/grub/i386-pc"
 cp "$tree"/usr/lib/grub/i386-pc/*.mod "$tree"/usr/lib/grub/i386-pc/*.lst "$tree/boot/grub/i386-pc/"
 inside grub-mkimage --format=i386-pc --prefix='(,msdos1)/boot/grub' --output=/boot/grub/i386-pc/core.img {grub_modules}
 cp "$tree/usr/lib/grub/i386-pc/boot.img" "$tree/boot/grub/i386-pc/"
 inside grub-editenv /boot/grub/grubenv create
-umount "$tree/run"
+"""
+_HOOK_END = """umount "$tree/run"
 rm -f "$tree"/etc/ssh/ssh_host_* "$tree"/etc/hostname
 rm -f "$tree"/etc/apt/apt.conf.d/99mmdebstrap "$tree"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -rf "$tree"/var/log/apt "$tree"/var/log/dpkg.log "$tree"/var/log/alternatives.log "$tree"/var/log/bootstrap.log
@@ -289,20 +306,40 @@ ext4 = {
 """
 
 
-def recipe_hash(release: str, arch: str) -> str:
+def _files(kind: str) -> dict[str, str]:
+    """What is put into an image of a kind, by path."""
+    if kind == DISK:
+        return _FILES
+    files = {path: text for path, text in _FILES.items() if path not in _BOOT_FILES}
+    config = {**_CLOUD_CONFIG, "datasource_list": _CONTAINER_SOURCES}
+    files["etc/cloud/cloud.cfg.d/90_minicloud.cfg"] = json.dumps(config, indent=1) + "\n"
+    sources = f"datasource_list: [ {', '.join(_CONTAINER_SOURCES)} ]\n"
+    files["etc/cloud/cloud.cfg.d/91_minicloud_datasources.cfg"] = sources
+    return files
+
+
+def _packages(kind: str) -> tuple[str, ...]:
+    return (_BOOT_PACKAGES, *_PACKAGES) if kind == DISK else _PACKAGES
+
+
+def _hook_after(kind: str) -> str:
+    return _HOOK_AFTER + (_HOOK_BOOT if kind == DISK else "") + _HOOK_END
+
+
+def recipe_hash(release: str, arch: str, kind: str = DISK) -> str:
     """A digest that changes whenever a build would give something else for reasons that lie in this file."""
     recipe = [
         _RECIPE,
         release,
         RELEASES[release].version if release in RELEASES else "",
         debian_arch(arch),
-        _PACKAGES,
+        _packages(kind),
         _NOT_UNPACKED,
-        _FILES,
+        _files(kind),
         _NOT_STARTED,
         _MASKED,
         _HOOK_BEFORE,
-        _HOOK_AFTER,
+        _hook_after(kind),
         _GRUB_MODULES,
         _GRUB_CONFIG,
         _KERNEL_OPTIONS,
@@ -310,6 +347,8 @@ def recipe_hash(release: str, arch: str) -> str:
         _DISK_SIZE,
         LABEL,
     ]
+    if kind != DISK:
+        recipe.append({name: str(content) for name, content in _metadata(release, arch, 0).items()})
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
@@ -318,19 +357,19 @@ def debian_arch(arch: str) -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(arch, arch)
 
 
-def build(runtime: Runtime, release: str, arch: str, target: str, work_dir: str) -> Built:
-    """Build an image and put it at TARGET as an uncompressed qcow2 without a backing file.
+def build(runtime: Runtime, release: str, arch: str, target: str, work_dir: str, kind: str = DISK) -> Built:
+    """Build an image and put it at TARGET: an uncompressed qcow2 without a backing file, or a tarball for LXD.
 
     work_dir -- an empty directory on target's file system. What the build makes in it is removed again; after
     a kill it can be removed with a plain recursive delete, for nothing is ever mounted where the host sees it.
 
     Raises NotFound (no such release or architecture), MissingRequirement, NoSpace, ImageError.
     """
-    tools = _preflight(runtime, release, arch, work_dir)
+    tools = _preflight(runtime, release, arch, work_dir, kind)
     work = os.path.join(work_dir, "build")
     try:
         os.mkdir(work)
-        _build(runtime, tools, release, target, work)
+        _build(runtime, tools, release, target, work, kind)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(work_dir, str(error)) from error
@@ -343,13 +382,15 @@ def build(runtime: Runtime, release: str, arch: str, target: str, work_dir: str)
 
 class _Tools(t.NamedTuple):
     mmdebstrap: str
+    # Of a disk (empty for a container): what makes its file system, and what converts it; of a container: tar.
     mke2fs: str
     qemu_img: str
+    tar: str
     # Runs a command as root of the tree's owners, in namespaces that end with it and with us.
     enclose: list[str]
 
 
-def _preflight(runtime: Runtime, release: str, arch: str, work_dir: str) -> _Tools:
+def _preflight(runtime: Runtime, release: str, arch: str, work_dir: str, kind: str) -> _Tools:
     """Find out that a build can work before it costs time."""
     if release not in RELEASES:
         raise NotFound(
@@ -359,7 +400,7 @@ def _preflight(runtime: Runtime, release: str, arch: str, work_dir: str) -> _Too
     if debian_arch(arch) != "amd64":
         raise NotFound(
             f"the image host bootstrap has no {release} for {arch}",
-            "it builds images with a BIOS boot loader",
+            "it builds for PCs only",
             "It can build: amd64.",
         )
     if machine != "x86_64":
@@ -370,8 +411,10 @@ def _preflight(runtime: Runtime, release: str, arch: str, work_dir: str) -> _Too
         )
     purpose = "to build images from packages"
     mmdebstrap = runtime.program("mmdebstrap", "mmdebstrap", purpose)
-    mke2fs = runtime.program("mke2fs", "e2fsprogs", purpose)
-    qemu_img = runtime.program("qemu-img", "qemu-utils", purpose)
+    disk = kind == DISK
+    mke2fs = runtime.program("mke2fs", "e2fsprogs", purpose) if disk else ""
+    qemu_img = runtime.program("qemu-img", "qemu-utils", purpose) if disk else ""
+    tar = "" if disk else runtime.program("tar", "tar", purpose)
     setpriv = runtime.program("setpriv", "util-linux", purpose)
     unshare = runtime.program("unshare", "util-linux", purpose)
     _check_keyring(release)
@@ -388,7 +431,7 @@ def _preflight(runtime: Runtime, release: str, arch: str, work_dir: str) -> _Too
                 f"mount and process namespaces cannot be made: {done.err.strip()}",
                 "In a container, give it CAP_SYS_ADMIN (a privileged container).",
             )
-    return _Tools(mmdebstrap, mke2fs, qemu_img, [*enclose, "--"])
+    return _Tools(mmdebstrap, mke2fs, qemu_img, tar, [*enclose, "--"])
 
 
 def _check_keyring(release: str) -> None:
@@ -484,17 +527,55 @@ def _has_subordinate_ids() -> bool:
     return True
 
 
-def _build(runtime: Runtime, tools: _Tools, release: str, target: str, work: str) -> None:
+def _build(runtime: Runtime, tools: _Tools, release: str, target: str, work: str, kind: str) -> None:
     tree = os.path.join(work, "tree")
-    raw = os.path.join(work, "disk.raw")
-    finished = os.path.join(work, "disk.qcow2")
-
     runtime.report.step("packages")
     settings = _apt_settings(runtime)
     mirror = _host_mirror(runtime)
-    _install(runtime, tools, release, mirror, settings, work, tree)
+    _install(runtime, tools, release, mirror, settings, work, tree, kind)
     _finish_tree(tree, release, mirror, settings)
+    finished = _make_disk(runtime, tools, work, tree) if kind == DISK else _archive(runtime, tools, release, work, tree)
+    with open(finished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(finished, target)
 
+
+def _metadata(release: str, arch: str, created: int) -> dict[str, bytes]:
+    version = RELEASES[release].version if release in RELEASES else ""
+    properties = {
+        "os": OS,
+        "release": release,
+        "version": version,
+        "architecture": debian_arch(arch),
+        "variant": "cloud",
+        "description": f"Debian {version} ({release}), built from packages",
+    }
+    return lxd_metadata.files(normal_arch(arch), created, properties)
+
+
+def _archive(runtime: Runtime, tools: _Tools, release: str, work: str, tree: str) -> str:
+    """Make the tree a container image for LXD: one tarball with the metadata in it. Not compressed, as disks are not:
+    who makes containers waits for what reads it, not for space."""
+    runtime.report.step("archive")
+    finished = os.path.join(work, "image.tar")
+    for path, content in _metadata(release, "amd64", int(time.time())).items():
+        _write(os.path.join(work, path), content.decode())
+    os.rename(tree, os.path.join(work, "rootfs"))
+    argv = [
+        *tools.enclose,
+        *(tools.tar, "--create", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--numeric-owner"),
+        *("--xattrs", "--xattrs-include=security.capability", "--owner=0", "--group=0", f"--directory={work}"),
+        *(f"--file={finished}", "metadata.yaml", "templates"),
+    ]
+    _run(runtime, argv, "the metadata could not be archived", work)
+    argv = [word for word in argv[:-2] if word not in ("--create", "--owner=0", "--group=0")]
+    _run(runtime, [*argv, "--append", "rootfs"], "the root file system could not be archived", work)
+    return finished
+
+
+def _make_disk(runtime: Runtime, tools: _Tools, work: str, tree: str) -> str:
+    raw = os.path.join(work, "disk.raw")
+    finished = os.path.join(work, "disk.qcow2")
     file_system = str(uuid.uuid4())
     version = _kernel_version(tree)
     _write(
@@ -527,26 +608,31 @@ def _build(runtime: Runtime, tools: _Tools, release: str, target: str, work: str
     runtime.report.step("convert")
     argv = [tools.qemu_img, "convert", "-f", "raw", "-O", "qcow2", "-o", "compat=1.1", raw, finished]
     _run(runtime, argv, "the disk could not be converted to qcow2", work)
-    with open(finished, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(finished, target)
+    return finished
 
 
 def _install(
-    runtime: Runtime, tools: _Tools, release: str, mirror: Mirror, settings: t.Sequence[str], work: str, tree: str
+    runtime: Runtime,
+    tools: _Tools,
+    release: str,
+    mirror: Mirror,
+    settings: t.Sequence[str],
+    work: str,
+    tree: str,
+    kind: str,
 ) -> None:
     """Have mmdebstrap make the tree. Root's files in it belong to the user who builds, so that he can remove it."""
     overlay = os.path.join(work, "overlay")
-    for path, text in _FILES.items():
+    for path, text in _files(kind).items():
         _write(os.path.join(overlay, path), text, 0o755 if path in _EXECUTABLE else 0o644)
     before = _write(os.path.join(work, "before.sh"), _HOOK_BEFORE, 0o755)
-    text = _HOOK_AFTER.replace("{not_started}", _NOT_STARTED).replace("{masked}", _MASKED)
+    text = _hook_after(kind).replace("{not_started}", _NOT_STARTED).replace("{masked}", _MASKED)
     text = text.replace("{grub_modules}", _GRUB_MODULES)
     after = _write(os.path.join(work, "after.sh"), text, 0o755)
     argv = [
         *tools.enclose,
         *(tools.mmdebstrap, "--mode=unshare", "--variant=apt", "--format=directory", "--architectures=amd64"),
-        *("--skip=check/empty", "--verbose", f"--include={','.join(' '.join(_PACKAGES).split())}"),
+        *("--skip=check/empty", "--verbose", f"--include={','.join(' '.join(_packages(kind)).split())}"),
         *(f"--aptopt={line}" for line in (*settings, 'Acquire::Languages "none"', 'APT::Sandbox::User "root"')),
         *(f"--dpkgopt={line}" for line in ("force-unsafe-io", *_NOT_UNPACKED)),
         *(f"--essential-hook={before}", f"--customize-hook={after}"),

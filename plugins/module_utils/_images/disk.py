@@ -43,8 +43,18 @@ _OTHERS = (
     (0, b"PK\x03\x04", "a zip archive", "Unpack it, and give the disk image in it."),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it, and give the disk image in it."),
     (0, b"Rar!", "a rar archive", "Unpack it, and give the disk image in it."),
-    (257, b"ustar", "a tar archive", "Unpack it, and give the disk image in it."),
-    (0, b"hsqs", "a squashfs file system", "That is a container's root file system; give the disk image for machines."),
+    (
+        257,
+        b"ustar",
+        "a tar archive",
+        "If it is the image of a container, use instance_type: container; else unpack it, and give the disk in it.",
+    ),
+    (
+        0,
+        b"hsqs",
+        "a squashfs file system",
+        "Use instance_type: container for it, which has no disk; or give the disk image of a machine.",
+    ),
     (1080, b"\x53\xef", "an ext4 file system without a partition table", "No machine starts from that."),
     (0, b"XFSB", "an XFS file system without a partition table", "No machine starts from that."),
     (0x10040, b"_BHRfS_M", "a btrfs file system without a partition table", "No machine starts from that."),
@@ -52,6 +62,16 @@ _OTHERS = (
     (0, b"MZ", "a program", _GET_READY),
     (0, b"QED\0", "an image in the format qed", _FLATTEN),
     (0, b"%PDF", "a PDF document", _GET_READY),
+)
+
+
+# What the formats of disk images begin with.
+_DISKS = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+    (0, b"conectix", "vhd"),
 )
 
 
@@ -84,14 +104,24 @@ def inspect(path: str, name: str) -> Disk:
         return _vdi(head, size, name)
     if head.startswith(b"conectix") or tail.startswith(b"conectix"):
         return _vpc(tail if tail.startswith(b"conectix") else head, name)
-    what, hint = _other(head, size)
+    what, hint = other(head, size)
     if not what and head[510:512] == _BOOT_SIGNATURE:
         _raw_is_whole(head, size, name)
         return Disk("raw", size)
     raise ImageError(f"{name} is not a disk image", f"it seems to be {what or 'data of an unknown kind'}", hint)
 
 
-def _other(head: bytes, size: int) -> tuple[str, str]:
+def name_of(head: bytes, tail: bytes = b"") -> str:
+    """What disk image a file is that begins and ends so, empty where it is none; nothing is said of its health."""
+    for offset, magic, what in _DISKS:
+        if head[offset : offset + len(magic)] == magic:
+            return what
+    if tail.startswith(b"conectix"):
+        return "vhd"
+    return "raw" if head[510:512] == _BOOT_SIGNATURE and not other(head, len(head))[0] else ""
+
+
+def other(head: bytes, size: int) -> tuple[str, str]:
     """What a file is that is not a disk image, and what to do; the first is empty where it may be a raw one."""
     if not size:
         return "an empty file", "Look at what should have written it."

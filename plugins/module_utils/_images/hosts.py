@@ -45,8 +45,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.index impo
     Unreachable,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import (
-    CONTAINER,
-    DISK,
     Build,
     Product,
     UnknownName,
@@ -57,6 +55,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
     Reference,
     Source,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 

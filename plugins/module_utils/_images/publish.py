@@ -17,7 +17,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Digest, Flow
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import DISK, Entry, Vault
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import DISK_FILE, Entry, Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path
 
@@ -49,7 +49,7 @@ def _publish(vault: Vault, instance: Instance, export: Export, name: Reference, 
     runtime = vault.runtime
     runtime.report.step("publish_image")
     ready = make_dir(os.path.join(work, "ready"))
-    target = os.path.join(ready, DISK)
+    target = os.path.join(ready, DISK_FILE)
     if clean:
         from ansible_collections.minicloud.local.plugins.module_utils._images.clean import clean as clean_disk
 
@@ -87,7 +87,7 @@ def image_from(
     return Image(
         name=str(name),
         hash=hash_,
-        path=os.path.join(vault.directory(hash_), DISK) if hash_ else "",
+        path=os.path.join(vault.directory(hash_), DISK_FILE) if hash_ else "",
         format="qcow2",
         size=size,
         virtual_size=virtual_size or instance.disk,

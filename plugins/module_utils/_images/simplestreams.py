@@ -16,9 +16,7 @@ import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
-from ansible_collections.minicloud.local.plugins.module_utils._model import normal_arch
-
-DISK, CONTAINER = "disk", "container"
+from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
 
 # Fewer digits of a hash would be taken for a name too easily.
 SHORTEST_HASH = 8

@@ -15,7 +15,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Inv
 
 DEFAULT_HOST = "release"
 
-_DISK_ENDINGS = (".qcow2", ".img", ".raw", ".vmdk", ".vhdx", ".vdi", ".xz", ".gz", ".zst", ".bz2")
+_ENDINGS = (
+    *(".qcow2", ".img", ".raw", ".vmdk", ".vhdx", ".vdi", ".xz", ".gz", ".zst", ".bz2"),
+    *(".squashfs", ".tar", ".tgz"),
+)
 
 
 class Reference(t.NamedTuple):
@@ -58,7 +61,7 @@ def parse_reference(text: str) -> Reference:
             f"image {text!r} is not valid",
             hint="Write a name such as 24.04, HOST:NAME such as daily:26.04 or bootstrap:bookworm, a URL, or a path.",
         )
-    if not host and ("/" in name or name.lower().endswith(_DISK_ENDINGS)):
+    if not host and ("/" in name or name.lower().endswith(_ENDINGS)):
         raise InvalidOption(
             f"image {text!r} is not the name of an image",
             hint=f"Write ./{text} for a file, or HOST:NAME for another host.",

@@ -101,6 +101,30 @@ class _Gunzip:
         return out
 
 
+class Sink(t.Protocol):
+    """Takes what comes out of a compressed image, in order."""
+
+    def write(self, data: bytes) -> None:
+        """The next bytes."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+def check_growth(size: int, compressed: int, limit: int | None = None) -> None:
+    """Raise where SIZE bytes came out of so many compressed ones, and that cannot be honest.
+
+    limit -- the bytes that may come out, where somebody has said how many there are
+    """
+    bound = limit if limit is not None else max(HARMLESS, HIGHEST_RATIO * compressed)
+    if size > bound:
+        raise ImageError(
+            "the image was not decompressed",
+            f"more than {format_size(bound)} came out of {format_size(compressed)}, which no image does",
+            "Check where the image comes from; it looks made to fill disks.",
+        )
+
+
 class Sparse:
     """A file that is written from its beginning to its end, with holes for zeros."""
 
@@ -118,14 +142,7 @@ class Sparse:
     def write(self, data: bytes) -> None:
         """The next bytes."""
         self.size += len(data)
-        bound = self._limit if self._limit is not None else max(HARMLESS, HIGHEST_RATIO * self._compressed())
-        if self.size > bound:
-            raise ImageError(
-                "the image was not decompressed",
-                f"more than {format_size(bound)} came out of {format_size(self._compressed())},"
-                " which no disk image does",
-                "Check where the image comes from; it looks made to fill disks.",
-            )
+        check_growth(self.size, self._compressed(), self._limit)
         with explained(f"{self.path} could not be written"):
             start = 0
             while start < len(data):
@@ -157,8 +174,8 @@ class Sparse:
 class Unpacker:
     """An outlet that writes what a compressed image contains to a file, and does nothing for others."""
 
-    def __init__(self, target: str, runtime: Runtime, limit: int | None = None) -> None:
-        """limit -- the bytes that may come out, where somebody has said how many there are"""
+    def __init__(self, target: str, runtime: Runtime, limit: int | None = None, sink: Sink | None = None) -> None:
+        """limit -- as in check_growth(); sink -- takes what comes out, instead of the file TARGET"""
         self.target = target
         self.kind = ""
         self._runtime = runtime
@@ -168,7 +185,13 @@ class Unpacker:
         self._make: t.Callable[[], Decoder] | None = None
         self._decoder: Decoder | None = None
         self._program: _Program | None = None
-        self._out: Sparse | None = None
+        self._sink = sink
+        self._out: Sink | None = None
+
+    @property
+    def fed(self) -> int:
+        """The compressed bytes so far."""
+        return self._fed
 
     def feed(self, data: bytes) -> None:
         """The next bytes, in order."""
@@ -192,7 +215,7 @@ class Unpacker:
         self.kind = compression(head)
         if not self.kind:
             return
-        self._out = Sparse(self.target, self._limit, lambda: self._fed)
+        self._out = self._sink or Sparse(self.target, self._limit, lambda: self._fed)
         self._make = _decoder(self.kind, self._runtime, head)
         if self._make:
             self._decoder = self._make()
@@ -200,7 +223,7 @@ class Unpacker:
             self._program = _Program(self.kind, self._runtime, self._out)
 
     def _decode(self, data: bytes, decoder: Decoder) -> None:
-        out_file, make = t.cast(Sparse, self._out), t.cast(t.Callable[[], Decoder], self._make)
+        out_file, make = t.cast(Sink, self._out), t.cast(t.Callable[[], Decoder], self._make)
         while True:
             if decoder.eof:
                 # Another stream may follow, also after padding.
@@ -294,7 +317,7 @@ def _decoder(kind: str, runtime: Runtime, head: bytes) -> t.Callable[[], Decoder
 class _Program:
     """`zstd` or `xz` between two pipes: one thread runs it, another writes what it puts out."""
 
-    def __init__(self, kind: str, runtime: Runtime, out: Sparse) -> None:
+    def __init__(self, kind: str, runtime: Runtime, out: Sink) -> None:
         self._kind = kind
         program = runtime.program(kind)
         theirs_in, self._input = os.pipe()

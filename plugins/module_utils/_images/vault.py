@@ -6,7 +6,9 @@
 
 """The vault: the cache of verified, prepared images in the data directory.
 
-    vault/<sha256>/disk.qcow2, image.json   one image; the record's time of change says when it was last used
+    vault/<sha256>/                         one image: image.json, whose time of change says when it was last used, and
+                                            disk.qcow2, or of a container root.<format> as it was published, with
+                                            its metadata.<format> unless that is in the same archive
     vault/names.json                        which names lead to which image
     vault/partial/                          downloads that can be resumed
     vault/work-<key>/                       what a run is preparing now, under the lock image-<key>
@@ -30,7 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
     Source,
     parse_reference,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image
+from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     DataDirectory,
@@ -41,9 +43,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     write_record,
 )
 
-Resolver = t.Callable[[Reference, str], Source]
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
 
-DISK, RECORD, NAMES = "disk.qcow2", "image.json", "names.json"
+# Asks an image host for a reference, an architecture, and a kind of image.
+Resolver = t.Callable[[Reference, str, str], Source]
+
+DISK_FILE, RECORD, NAMES = "disk.qcow2", "image.json", "names.json"
 
 # How long a partial download is kept for a run that goes on with it.
 PARTIAL_SECONDS = 14 * 24 * 3600
@@ -51,6 +57,8 @@ PARTIAL_SECONDS = 14 * 24 * 3600
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _HASH_PREFIX = re.compile(r"[0-9a-f]{8,64}\Z")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+# What records of earlier versions do not have.
+_LATER = {"firmware": "", "kind": DISK, "metadata": ""}
 _REMEMBERED = tuple(field.name for field in fields(Image) if field.name not in ("hash", "path"))
 
 
@@ -87,26 +95,26 @@ class Vault:
 
     # -- looking up -----------------------------------------------------------------------------------------------
 
-    def find(self, reference: Reference, arch: str) -> Image | None:
+    def find(self, reference: Reference, arch: str, kind: str = DISK) -> Image | None:
         """The image that a name leads to, if it is here. Of a file: only if the file is still the one imported."""
-        entry = self.entry(reference, arch)
+        entry = self.entry(reference, arch, kind)
         if entry and reference.host == "file" and entry.stamp != file_stamp(reference.name):
             return None
-        return self._named(entry, reference, arch)
+        return self._named(entry, reference, arch, kind)
 
-    def known(self, reference: Reference, arch: str) -> Image | None:
+    def known(self, reference: Reference, arch: str, kind: str = DISK) -> Image | None:
         """The image that a name leads to, even if the file that it was imported from has changed or is gone."""
-        return self._named(self.entry(reference, arch), reference, arch)
+        return self._named(self.entry(reference, arch, kind), reference, arch, kind)
 
-    def _named(self, entry: Entry | None, reference: Reference, arch: str) -> Image | None:
-        image = self.get(entry.hash) if entry else self._by_prefix(reference, arch)
+    def _named(self, entry: Entry | None, reference: Reference, arch: str, kind: str) -> Image | None:
+        image = self.get(entry.hash, kind) if entry else self._by_prefix(reference, arch, kind)
         return replace(image, name=str(reference)) if image else None
 
-    def _by_prefix(self, reference: Reference, arch: str) -> Image | None:
+    def _by_prefix(self, reference: Reference, arch: str, kind: str) -> Image | None:
         prefix = reference.name.lower()
         if reference.host in ("url", "file", "bootstrap") or not _HASH_PREFIX.match(prefix):
             return None
-        images = [self.get(hash_) for hash_ in self._hashes() if hash_.startswith(prefix)]
+        images = [self.get(hash_, kind) for hash_ in self._hashes() if hash_.startswith(prefix)]
         found = [image for image in images if image and image.arch == arch]
         if len(found) > 1:
             raise InvalidOption(
@@ -116,21 +124,24 @@ class Vault:
             )
         return found[0] if found else None
 
-    def entry(self, reference: Reference, arch: str) -> Entry | None:
+    def entry(self, reference: Reference, arch: str, kind: str = DISK) -> Entry | None:
         """What the vault knows of a name, whether or not its image is still here."""
-        return self._read_names().get(_key(reference, arch))
+        return self._read_names().get(_key(reference, arch, kind))
 
-    def get(self, hash_: str) -> Image | None:
-        """The image with this hash, or None where it is not here whole. RecordError where its record is damaged."""
+    def get(self, hash_: str, kind: str = "") -> Image | None:
+        """The image (of this kind) with this hash, or None where it is not here whole.
+
+        RecordError where its record is damaged.
+        """
         directory = self.directory(hash_)
         path = os.path.join(directory, RECORD)
         record = read_record(path)
         if record is None:
             return None
-        disk = os.path.join(directory, DISK)
+        remembered = {**_LATER, **record}
         try:
-            remembered = {"firmware": "", **record}  # images of earlier versions were not asked for it
-            image = Image(hash=hash_, path=disk, **{name: remembered[name] for name in _REMEMBERED})
+            image = Image(hash=hash_, path="", **{name: remembered[name] for name in _REMEMBERED})
+            image = self.placed(image)
         except (KeyError, TypeError) as exc:
             raise RecordError(
                 f"the record {path} is damaged",
@@ -139,9 +150,21 @@ class Vault:
                 record=path,
             ) from exc
         try:
-            return image if os.stat(disk).st_size == image.size else None
+            whole = os.stat(image.path).st_size == image.size and (not image.metadata or os.stat(image.metadata))
         except OSError:
             return None
+        return image if whole and kind in ("", image.kind) else None
+
+    def placed(self, image: Image) -> Image:
+        """An image with the paths that its files have, or would have, in the vault."""
+        directory = self.directory(image.hash)
+        file = DISK_FILE if image.kind == DISK else f"root.{image.format}"
+        metadata = os.path.basename(image.metadata)
+        return replace(
+            image,
+            path=os.path.join(directory, os.path.basename(file)),
+            metadata=os.path.join(directory, metadata) if metadata else "",
+        )
 
     def has(self, image: Image) -> bool:
         """Whether an image is here still, and stays while the record of an instance that needs it is there.
@@ -208,6 +231,7 @@ class Vault:
         refresh: bool = False,
         deadline: Deadline | None = None,
         force: bool = False,
+        kind: str = DISK,
     ) -> tuple[Image, bool]:
         """Have an image here, fetched or built if need be, and whether that changed anything.
 
@@ -215,21 +239,20 @@ class Vault:
         refresh -- ask the source for its newest version; a version that it replaces stays in the vault
         deadline -- by when it must be done; without one the wait for another run is an hour, the fetch unlimited
         force -- fetch or build it all the same, and put it in the place of what is here
+        kind -- disk, or container for the image of one
         """
-        from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
-
-        image, changed = Acquisition(self, reference, arch, checksum, refresh, deadline, force=force).run()
+        image, changed = _acquisition(kind)(self, reference, arch, checksum, refresh, deadline, force=force).run()
         self.touch(image)
         return image, changed
 
-    def forecast(self, reference: Reference, arch: str, checksum: str = "", refresh: bool = False) -> Image | None:
+    def forecast(
+        self, reference: Reference, arch: str, checksum: str = "", refresh: bool = False, kind: str = DISK
+    ) -> Image | None:
         """What ensure() would bring, without its content and as far as that is known before; None where nothing new.
 
         Asks the source where it is to be refreshed. Raises what ensure() would raise before it begins to fetch.
         """
-        from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
-
-        return Acquisition(self, reference, arch, checksum, refresh).forecast()
+        return _acquisition(kind)(self, reference, arch, checksum, refresh).forecast()
 
     def touch(self, image: Image) -> None:
         """Note that an image was used just now."""
@@ -247,18 +270,19 @@ class Vault:
             self._discard(image.hash)
         self.tidy()
 
-    def forget(self, reference: Reference, arch: str) -> None:
+    def forget(self, reference: Reference, arch: str, kind: str = DISK) -> None:
         """Remove one name; the image that it leads to stays."""
-        self._change_names(lambda names: {key: e for key, e in names.items() if key != _key(reference, arch)})
+        gone = _key(reference, arch, kind)
+        self._change_names(lambda names: {key: e for key, e in names.items() if key != gone})
 
     def set_alias(self, image: Image, alias: str) -> bool:
-        """Give an image another name, for its architecture; whether that changed anything."""
+        """Give an image another name, for its architecture and kind; whether that changed anything."""
         reference = parse_reference(alias)
         if reference.host != DEFAULT_HOST or not PLAIN_NAME.match(reference.name):
             raise InvalidOption(
                 f"the alias {alias!r} is not valid", hint="Use letters, digits, dots, hyphens and underscores only."
             )
-        present = self.entry(reference, image.arch)
+        present = self.entry(reference, image.arch, image.kind)
         if present and not present.alias_of and self.get(present.hash):
             raise InvalidOption(
                 f"the alias {alias!r} is taken", "an image of that name is in the vault", "Choose another alias."
@@ -266,22 +290,24 @@ class Vault:
         wanted = Entry(image.hash, alias_of=image.name)
         if present == wanted:
             return False
-        self.set_entry(reference, image.arch, wanted)
+        self.set_entry(reference, image.arch, wanted, image.kind)
         return True
 
-    def set_entry(self, reference: Reference, arch: str, entry: Entry) -> bool:
+    def set_entry(self, reference: Reference, arch: str, entry: Entry, kind: str = DISK) -> bool:
         """Let a name lead to an image; whether it led elsewhere before."""
-        before = self.entry(reference, arch)
+        before = self.entry(reference, arch, kind)
         if before != entry:
-            self._change_names(lambda names: {**names, _key(reference, arch): entry})
+            self._change_names(lambda names: {**names, _key(reference, arch, kind): entry})
         return before is None or before.hash != entry.hash
 
     def place(self, work: str, image: Image, replace_it: bool = False, **extra: t.Any) -> bool:
-        """Move the directory WORK, which holds the finished disk, into the vault; False if the image is there already.
+        """Move the directory WORK, which holds the finished files, into the vault; False if the image is there already.
 
         replace_it -- put it in the place of the image that is there; extra -- more to remember in the record
         """
-        write_record(os.path.join(work, RECORD), {**{name: getattr(image, name) for name in _REMEMBERED}, **extra})
+        remembered = {name: getattr(image, name) for name in _REMEMBERED}
+        remembered["metadata"] = os.path.basename(image.metadata)
+        write_record(os.path.join(work, RECORD), {**remembered, **extra})
         with self.lock_hash(image.hash):
             try:
                 if self.get(image.hash) and not replace_it:
@@ -373,16 +399,28 @@ def ask_hosts(
 ) -> Resolver:
     """What asks the image hosts; nothing of theirs is imported until it does. extra -- the option image_hosts"""
 
-    def resolve(reference: Reference, arch: str) -> Source:
+    def resolve(reference: Reference, arch: str, kind: str) -> Source:
         from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
 
-        return ImageHosts(data, runtime, extra).resolve(reference, arch, refresh=refresh)
+        return ImageHosts(data, runtime, extra).resolve(reference, arch, kind, refresh)
 
     return resolve
 
 
-def _key(reference: Reference, arch: str) -> str:
-    return f"{reference} {arch}"
+def _acquisition(kind: str) -> type[Acquisition]:
+    """What brings images of a kind into the vault."""
+    if kind == CONTAINER:
+        from ansible_collections.minicloud.local.plugins.module_utils._images.acquire_root import RootAcquisition
+
+        return RootAcquisition
+    from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
+
+    return Acquisition
+
+
+def _key(reference: Reference, arch: str, kind: str) -> str:
+    # Disks were here first. No architecture has a slash in its name.
+    return f"{reference} {arch}" if kind == DISK else f"{reference} {arch}/{kind}"
 
 
 def file_stamp(path: str) -> str:

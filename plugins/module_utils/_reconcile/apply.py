@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_IMAGE,
     DEFAULT_TYPE,
+    KINDS,
     Image,
     Instance,
     Nic,
@@ -193,17 +194,22 @@ class Applier:
     def _arch(self) -> str:
         return self.wish.arch or self.host_arch
 
+    def _kind(self) -> str:
+        return KINDS[self.wish.instance_type or DEFAULT_TYPE]
+
     def _have_image(self, fetch: bool) -> tuple[Image, bool]:
         """The wished image, and whether it had to be fetched; a promised checksum is held against a cached one too."""
         vault = self._vault()
         if not fetch and not self.wish.image_checksum:
-            image = vault.find(self._reference(), self._arch())
+            image = vault.find(self._reference(), self._arch(), self._kind())
             if image:
                 vault.touch(image)
                 return t.cast(Image, image), False
         self.runtime.report.step("fetch_image")
         try:
-            image, changed = vault.ensure(self._reference(), self._arch(), self.wish.image_checksum or "")
+            image, changed = vault.ensure(
+                self._reference(), self._arch(), self.wish.image_checksum or "", kind=self._kind()
+            )
         except MinicloudError as exc:
             exc.facts.setdefault("stage", "image")
             raise
@@ -213,7 +219,9 @@ class Applier:
         """Raise, in check mode, for an image file that cannot be used; only the real run asks image hosts."""
         if "fetch_image" in plan.steps and self._reference().host == "file":
             with _stage("image"):
-                self._vault().forecast(self._reference(), self._arch(), self.wish.image_checksum or "")
+                self._vault().forecast(
+                    self._reference(), self._arch(), self.wish.image_checksum or "", kind=self._kind()
+                )
 
     def _create(self, planned: Instance, image: Image) -> Instance:
         instance = replace(

@@ -15,7 +15,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
 from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, KINDS, Image, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -78,7 +78,7 @@ def _buildable(name: str, arch: str) -> list[dict[str, t.Any]]:
             "arch": arch,
             "hash": "",
             "size": 0,
-            "kinds": ["disk"],
+            "kinds": [DISK, CONTAINER],
             "user": USER,
         }
         for release, known in reversed(list(RELEASES.items()))
@@ -87,7 +87,7 @@ def _buildable(name: str, arch: str) -> list[dict[str, t.Any]]:
 
 
 def users_of(data: DataDirectory) -> dict[str, list[str]]:
-    """The instances of all scopes whose disks are backed by images, by the image's hash.
+    """The instances of all scopes that are made from images, by the image's hash.
 
     RecordError where an instance's record cannot be read: nobody can know which image it needs.
     """
@@ -109,6 +109,7 @@ def users_of(data: DataDirectory) -> dict[str, list[str]]:
 
 def image_view(vault: Vault, image: Image) -> dict[str, t.Any]:
     """The return value `image` of the modules."""
-    drivers = sorted(name for name, capabilities in CAPABILITIES.items() if "vm" in capabilities)
+    instance_type = next(type_ for type_, kind in KINDS.items() if kind == image.kind)
+    drivers = sorted(name for name, capabilities in CAPABILITIES.items() if instance_type in capabilities)
     aliases = vault.aliases_of(image) if image.hash else []
     return {**image.to_dict(), "aliases": aliases, "drivers": drivers}

@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
     NotFound,
+    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
@@ -29,6 +30,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import PLAIN_NAME, Vault, ask_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
+    DEFAULT_TYPE,
+    DISK,
+    KINDS,
     STOPPED,
     Image,
     Instance,
@@ -52,12 +56,14 @@ _AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 class ImageWish:
     """What a task wishes of the vault.
 
-    name -- None where images are pruned; prune -- seconds; instance -- to publish under the name, empty for none
+    name -- None where images are pruned; kind -- disk or container; prune -- seconds
+    instance -- to publish under the name, empty for none
     """
 
     name: Reference | None
     state: str = PRESENT
     arch: str = ""
+    kind: str = DISK
     checksum: str = ""
     alias: str = ""
     force: bool = False
@@ -102,6 +108,7 @@ def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
     wish = ImageWish(parse_reference(params["name"]) if params.get("name") else None, params["state"])
     wish.arch = normal_arch(params.get("arch") or platform.machine())
+    wish.kind = KINDS[params.get("instance_type") or DEFAULT_TYPE]
     wish.checksum = params.get("checksum") or ""
     wish.alias = params.get("alias") or ""
     wish.force = bool(params.get("force"))
@@ -132,6 +139,8 @@ def _parse_publishing(wish: ImageWish, params: t.Mapping[str, t.Any]) -> None:
     wish.instance = check_name(params["instance"], "instance")
     wish.clean = params.get("clean") is not False
     wish.driver, wish.driver_options = params.get("driver"), params.get("driver_options")
+    if wish.kind != DISK:
+        raise InvalidOption("instance_type: container does not go with instance", hint="Only disks can be published.")
     if wish.state != PRESENT:
         raise InvalidOption(f"instance does not go with state: {wish.state}", hint="Leave one of them out.")
     for option in ("checksum", "arch", "image_hosts"):
@@ -153,12 +162,12 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
     if wish.instance:
         return _publish(wish, runtime, vault, check_mode)
     name = t.cast(Reference, wish.name)
-    current = vault.known(name, wish.arch)
+    current = vault.known(name, wish.arch, wish.kind)
     before = _comparable(vault, current)
     if wish.state == ABSENT:
-        plan = _plan_absent(name, wish.arch, vault, current)
+        plan = _plan_absent(name, wish, vault, current)
         if not check_mode:
-            _carry_out_absent(plan, name, wish.arch, vault)
+            _carry_out_absent(plan, name, wish, vault)
         after: dict[str, t.Any] = {} if plan.steps else before
         return ImageOutcome(
             bool(plan.steps), plan.steps, None, [image_view(vault, i) for i in plan.remove], before, after
@@ -188,9 +197,9 @@ def _present(
 def _plan_present(name: Reference, wish: ImageWish, vault: Vault) -> tuple[_Plan, Image]:
     """What is to be done, and the image that will be there."""
     plan = _Plan()
-    image = vault.find(name, wish.arch)
-    refresh = wish.state == LATEST and (name.host != "bootstrap" or _is_outdated(name, wish.arch, vault, image))
-    new = vault.forecast(name, wish.arch, wish.checksum, refresh or wish.force)
+    image = vault.find(name, wish.arch, wish.kind)
+    refresh = wish.state == LATEST and (name.host != "bootstrap" or _is_outdated(name, wish, vault, image))
+    new = vault.forecast(name, wish.arch, wish.checksum, refresh or wish.force, wish.kind)
     if new or wish.force:
         steps = {"bootstrap": "build_image", "file": "import_image"}
         plan.steps.append(steps.get(name.host, "fetch_image"))
@@ -200,12 +209,12 @@ def _plan_present(name: Reference, wish: ImageWish, vault: Vault) -> tuple[_Plan
     return plan, image
 
 
-def _is_outdated(name: Reference, arch: str, vault: Vault, image: Image | None) -> bool:
+def _is_outdated(name: Reference, wish: ImageWish, vault: Vault, image: Image | None) -> bool:
     """Whether an image that is built here would be built differently today."""
     from ansible_collections.minicloud.local.plugins.module_utils._images.bootstrap import recipe_hash
 
-    entry = vault.entry(name, arch)
-    if not image or not entry or entry.stamp != recipe_hash(name.name, arch):
+    entry = vault.entry(name, wish.arch, wish.kind)
+    if not image or not entry or entry.stamp != recipe_hash(name.name, wish.arch, wish.kind):
         return True
     try:
         made = calendar.timegm(time.strptime(image.created, "%Y-%m-%dT%H:%M:%SZ"))
@@ -217,7 +226,8 @@ def _is_outdated(name: Reference, arch: str, vault: Vault, image: Image | None) 
 def _carry_out_present(plan: _Plan, name: Reference, wish: ImageWish, vault: Vault, image: Image) -> tuple[Image, bool]:
     changed = False
     if plan.steps[0] != "set_alias":
-        image, changed = vault.ensure(name, wish.arch, wish.checksum, refresh=wish.state == LATEST, force=wish.force)
+        refresh = wish.state == LATEST
+        image, changed = vault.ensure(name, wish.arch, wish.checksum, refresh=refresh, force=wish.force, kind=wish.kind)
     if wish.alias:
         changed = vault.set_alias(image, wish.alias) or changed
     return image, changed
@@ -271,6 +281,10 @@ def _publishable(crew: Crew, name: str) -> Instance:
             "" if instance is None else "the run that was making or removing it did not get to its end",
             f"Look with minicloud.local.instance_info which instances the driver {crew.wanted.name} has.",
         )
+    if KINDS[instance.instance_type] != DISK:
+        raise NotSupported(
+            f"the instance {instance.name} cannot be published", "it is a container", "Only virtual machines can be."
+        )
     state = crew.of(instance).observe([instance])[0].state
     if state != STOPPED:
         raise InUse(
@@ -301,14 +315,16 @@ def _refuse_if_used(image: Image, vault: Vault) -> None:
     if users:
         raise InUse(
             f"the image {image.name} cannot be removed",
-            f"the disks of these instances are backed by it: {', '.join(users)}",
+            f"these instances are made from it: {', '.join(users)}"
+            if image.kind != DISK
+            else f"the disks of these instances are backed by it: {', '.join(users)}",
             "Remove the instances first, or keep the image.",
             instances=[user.partition(" ")[0] for user in users],
         )
 
 
-def _plan_absent(name: Reference, arch: str, vault: Vault, current: Image | None) -> _Plan:
-    entry = vault.entry(name, arch)
+def _plan_absent(name: Reference, wish: ImageWish, vault: Vault, current: Image | None) -> _Plan:
+    entry = vault.entry(name, wish.arch, wish.kind)
     if not current:
         # What remains of an image that is gone is only its name.
         return _Plan(["forget_name"] if entry else [])
@@ -319,12 +335,12 @@ def _plan_absent(name: Reference, arch: str, vault: Vault, current: Image | None
     return _Plan(["remove_image"], remove=[current])
 
 
-def _carry_out_absent(plan: _Plan, name: Reference, arch: str, vault: Vault) -> None:
+def _carry_out_absent(plan: _Plan, name: Reference, wish: ImageWish, vault: Vault) -> None:
     for image in plan.remove:
         vault.runtime.report.step("remove_image")
         vault.remove(image, lambda image=image: _refuse_if_used(image, vault))  # type: ignore[misc]
     if "forget_name" in plan.steps:
-        vault.forget(name, arch)
+        vault.forget(name, wish.arch, wish.kind)
 
 
 def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:

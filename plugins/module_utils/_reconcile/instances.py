@@ -24,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_IMAGE,
     DEFAULT_TYPE,
+    KINDS,
     MIB,
     MIN_DISK,
     MIN_MEMORY,
@@ -197,4 +198,6 @@ def _cached_image(
         return None
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 
-    return Vault(data, runtime).find(parse_reference(wish.image_source or DEFAULT_IMAGE), wish.arch or host_arch)
+    type_ = wish.instance_type or (current.instance_type if current and there and not wish.recreate else DEFAULT_TYPE)
+    reference = parse_reference(wish.image_source or DEFAULT_IMAGE)
+    return Vault(data, runtime).find(reference, wish.arch or host_arch, KINDS[type_])

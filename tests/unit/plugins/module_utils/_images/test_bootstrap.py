@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
+import shutil
 import struct
+import subprocess
+import tarfile
 import typing as t
 
 import pytest
@@ -42,18 +46,28 @@ class Host:
         self.fails = fails or {}
         self.commands: list[list[str]] = []
         self.written = b""
+        self.hook = ""
 
     def __call__(self, argv: t.Sequence[str], **kwargs: t.Any) -> Completed:
         words = list(argv)
         self.commands.append(words)
         names = [os.path.basename(word) for word in words]
         program = next(
-            (name for name in ("mmdebstrap", "mke2fs", "qemu-img", "apt-get", "apt-config") if name in names), ""
+            (name for name in ("mmdebstrap", "mke2fs", "qemu-img", "tar", "apt-get", "apt-config") if name in names), ""
         )
         if program in self.fails:
             return Completed(1, "", self.fails[program])
         if program == "mmdebstrap":
             self.make_tree(next(word for word in words if word.endswith("/tree")))
+            tree = next(word for word in words if word.endswith("/tree"))
+            shutil.copytree(os.path.join(os.path.dirname(tree), "overlay"), tree, dirs_exist_ok=True)
+            self.hook = pathlib.Path(tree, "..", "after.sh").read_text(encoding="utf-8")
+        elif program == "tar":
+            # The real one, without the namespaces around it.
+            done = subprocess.run(
+                ["tar", *words[names.index("tar") + 1 :]], capture_output=True, check=False, text=True
+            )
+            return Completed(done.returncode, done.stdout, done.stderr)
         elif program == "qemu-img":
             with open(words[-2], "rb") as file:
                 self.written = file.read(4096)
@@ -94,9 +108,11 @@ def _ready(monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> str:
     return str(work)
 
 
-def build(host: Host, work: str, release: str = "bookworm", arch: str = "x86_64") -> tuple[bootstrap.Built, Steps]:
+def build(
+    host: Host, work: str, release: str = "bookworm", arch: str = "x86_64", kind: str = "disk"
+) -> tuple[bootstrap.Built, Steps]:
     steps = Steps()
-    built = bootstrap.build(Runtime(host, steps), release, arch, os.path.join(work, "..", "target"), work)
+    built = bootstrap.build(Runtime(host, steps), release, arch, os.path.join(work, "..", "target"), work, kind)
     return built, steps
 
 
@@ -145,6 +161,41 @@ def test_a_failed_build_says_why_and_leaves_nothing(
     with pytest.raises(error) as caught:
         build(Host({program: words}), ready)
     assert words.split(": ")[-1].split(" while")[0] in str(caught.value)
+    assert os.listdir(ready) == []
+    assert not os.path.exists(os.path.join(ready, "..", "target"))
+
+
+def test_a_container_image_is_the_same_system_without_what_boots_it(ready: str) -> None:
+    host = Host()
+    built, steps = build(host, ready, kind="container")
+    assert built == ("debian", "bookworm", "12", "amd64", "debian", "Debian 12 (bookworm), built from packages")
+    assert steps.names == ["packages", "archive"]
+    packages = next(word for word in host.command("mmdebstrap") if word.startswith("--include=")).split(",")
+    assert {"openssh-server", "python3", "cloud-init", "netplan.io", "dbus"} <= set(packages)
+    assert not [name for name in packages if "linux-image" in name or "grub" in name or "initramfs" in name]
+    assert "grub-mk" not in host.hook
+    assert "systemctl enable systemd-networkd.service" in host.hook
+    with tarfile.open(os.path.join(ready, "..", "target")) as archive:
+        names = archive.getnames()
+        metadata = json.load(archive.extractfile("metadata.yaml") or b"")
+        sources = (archive.extractfile("rootfs/etc/cloud/cloud.cfg.d/91_minicloud_datasources.cfg") or b"").read()
+        config = json.load(archive.extractfile("rootfs/etc/cloud/cloud.cfg.d/90_minicloud.cfg") or b"")
+    assert sources == b"datasource_list: [ LXD, NoCloud, None ]\n"
+    assert config["datasource_list"] == ["LXD", "NoCloud", "None"]
+    assert names[0] == "metadata.yaml"
+    assert {name.partition("/")[0] for name in names} == {"metadata.yaml", "templates", "rootfs"}
+    assert "rootfs/etc/ssh/sshd_config.d/60-minicloud.conf" in names
+    assert not [name for name in names if "grub.cfg" in name or "fstab" in name or "initramfs" in name]
+    assert metadata["architecture"] == "x86_64"
+    assert metadata["creation_date"] > 1
+    assert (metadata["properties"]["os"], metadata["properties"]["release"]) == ("debian", "bookworm")
+    assert {f"templates/{template['template']}" for template in metadata["templates"].values()} <= set(names)
+    assert os.listdir(ready) == []
+
+
+def test_an_archive_that_fails_leaves_nothing(ready: str) -> None:
+    with pytest.raises(NoSpace):
+        build(Host({"tar": "tar: rootfs: Cannot write: No space left on device"}), ready, kind="container")
     assert os.listdir(ready) == []
     assert not os.path.exists(os.path.join(ready, "..", "target"))
 
@@ -207,6 +258,7 @@ def test_recipes_differ_by_release_and_content(monkeypatch: pytest.MonkeyPatch) 
     first = bootstrap.recipe_hash("bookworm", "x86_64")
     assert first == bootstrap.recipe_hash("bookworm", "amd64")
     assert first != bootstrap.recipe_hash("trixie", "amd64")
+    assert first != bootstrap.recipe_hash("bookworm", "amd64", "container")
     monkeypatch.setitem(bootstrap._FILES, "etc/motd", "hello")
     assert first != bootstrap.recipe_hash("bookworm", "amd64")
 

@@ -346,7 +346,7 @@ def test_an_overlay_from_a_stranger_is_refused(vault, web, tmp_path):
 def test_an_image_host_is_asked_once(data, runtime, web, image):
     asked = []
 
-    def resolve(reference, arch):
+    def resolve(reference, arch, kind):
         asked.append(reference)
         return Source(
             reference, web.url + FILE, arch, sha256(image), "", len(image), "ubuntu", "noble", "24.04", "ubuntu", "T"
@@ -366,10 +366,10 @@ def test_an_image_host_is_asked_once(data, runtime, web, image):
 
 
 def test_what_an_image_host_promises_is_compared(data, runtime, web, image):
-    vault = Vault(data, runtime, lambda reference, arch: Source(reference, web.url + FILE, arch, "0" * 64))
+    vault = Vault(data, runtime, lambda reference, arch, kind: Source(reference, web.url + FILE, arch, "0" * 64))
     with pytest.raises(ChecksumMismatch):
         vault.ensure(parse_reference("noble"), ARCH)
-    vault.resolve = lambda reference, arch: Source(
+    vault.resolve = lambda reference, arch, kind: Source(
         reference, web.url + FILE, arch, "", hashlib.sha512(image).hexdigest()
     )
     assert vault.ensure(parse_reference("noble"), ARCH)[0].hash == sha256(image)
@@ -465,7 +465,7 @@ def test_what_is_no_file(vault, tmp_path):
 def builder(monkeypatch, tmp_path):
     built = []
 
-    def build(runtime, release, arch, target, work_dir):
+    def build(runtime, release, arch, target, work_dir, kind):
         assert os.path.isdir(work_dir)
         built.append(release)
         with open(target, "wb") as stream:
@@ -473,7 +473,7 @@ def builder(monkeypatch, tmp_path):
         return bootstrap.Built("debian", release, "12", arch, "debian", "Debian 12")
 
     monkeypatch.setattr(bootstrap, "build", build)
-    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch: "recipe")
+    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch, kind: "recipe")
     return built
 
 
@@ -492,7 +492,7 @@ def test_an_image_is_built_once(vault, builder, tmp_path, monkeypatch):
     )
     assert content(got, tmp_path) == make_disk(1)
     assert half_made(vault) == []
-    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch: "other")
+    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch, kind: "other")
     assert vault.find(reference, ARCH) == got
     assert vault.ensure(reference, ARCH) == (got, False)
     assert builder == ["bookworm"]
@@ -533,7 +533,7 @@ def test_aliases(vault, web, image, newer):
 
 
 def test_an_alias_does_not_hide_an_image(vault, builder, data, web, image):
-    vault.resolve = lambda reference, arch: Source(reference, web.url + FILE, arch, sha256(image))
+    vault.resolve = lambda reference, arch, kind: Source(reference, web.url + FILE, arch, sha256(image))
     got, dummy = vault.ensure(parse_reference("noble"), ARCH)
     with pytest.raises(InvalidOption, match="is taken"):
         vault.set_alias(got, "noble")

@@ -173,7 +173,7 @@ def test_a_name_that_shares_its_image_goes_alone(go, disk, tmp_path):
 def test_builds_are_renewed_when_the_recipe_or_the_day_changes(go, disk, monkeypatch, tmp_path):
     built = []
 
-    def build(runtime, release, arch, target, work_dir):
+    def build(runtime, release, arch, target, work_dir, kind):
         built.append(release)
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", target, f"{len(built)}M"], check=True)
         return bootstrap.Built("debian", release, "12", arch, "debian", "")
@@ -181,7 +181,7 @@ def test_builds_are_renewed_when_the_recipe_or_the_day_changes(go, disk, monkeyp
     monkeypatch.setattr(bootstrap, "build", build)
     first = go(name="bootstrap:bookworm", state="latest")
     assert first.actions == ["build_image"]
-    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch: "other")
+    monkeypatch.setattr(bootstrap, "recipe_hash", lambda release, arch, kind: "other")
     assert go(name="bootstrap:bookworm").view["hash"] == first.view["hash"]
     second = go(name="bootstrap:bookworm", state="latest")
     assert second.view["hash"] != first.view["hash"]

@@ -230,11 +230,12 @@ class FakeVault:
         self.world = world
         self.runtime = runtime
 
-    def find(self, reference, arch):
-        assert arch == HOST_ARCH
+    def find(self, reference, arch, kind="disk"):
+        assert (arch, kind) == (HOST_ARCH, "disk")
         return self.world.image(str(reference)) if os.path.exists(self.world.image_file) else None
 
-    def ensure(self, reference, arch, checksum=""):
+    def ensure(self, reference, arch, checksum="", kind="disk"):
+        assert kind == "disk"
         self.world.checksums.append(checksum)
         if self.world.fail_fetch:
             raise self.world.fail_fetch
