@@ -44,6 +44,7 @@ options:
         hyphens and underscores. Such a name comes before an equal one of an image host.
       - Disk images may be qcow2, raw, vmdk, vhdx, vhd or vdi, also compressed with xz, gzip, zstd or bzip2.
         Images that name other files as their backing or data, and encrypted ones, are refused.
+      - What images of containers may be is said at O(instance_type).
       - Required unless O(prune_older_than) is given.
     type: str
   state:
@@ -71,6 +72,19 @@ options:
       - The architecture, such as V(x86_64) or V(aarch64).
       - By default that of the host.
     type: str
+  instance_type:
+    description:
+      - What instances are to be made from the image. The same name leads to a different image for each type, and both
+        can be in the vault.
+      - With V(vm), the image is the disk of a virtual machine.
+      - With V(container), it is the root file system of a container with LXD's metadata. Image hosts offer it under the
+        same names, and V(bootstrap:) builds the same system without a kernel. A URL or path leads to one tar archive
+        with C(metadata.yaml) and C(rootfs/), or to a root file system as squashfs or tar archive, which is given simple
+        metadata. Archives may be compressed with xz, gzip, zstd or bzip2; they are kept as they are.
+      - A disk is not taken for a container or the reverse; the error says what the file is.
+    type: str
+    choices: [vm, container]
+    default: vm
   alias:
     description:
       - A further name by which tasks can ask for the image, of letters, digits, dots, hyphens and underscores.
@@ -165,6 +179,11 @@ EXAMPLES = r"""
     name: web
     image: appliance
 
+- name: Have the image of a container ready
+  minicloud.local.image:
+    name: bootstrap:bookworm
+    instance_type: container
+
 - name: Publish a stopped instance as an image
   minicloud.local.image:
     instance: web
@@ -200,17 +219,30 @@ image:
     hash:
       description:
         - The SHA-256 of the image as its source publishes it; of an image that is built or published, of the disk.
+        - Of a container, the SHA-256 of metadata and root file system together, as LXD has it for its fingerprint.
         - Empty in check mode where only the real run can know it.
       type: str
       returned: always
       sample: 6ba9c1ca2d2c0d8a8d6a6c1a3d2e9f4b5c6d7e8f90a1b2c3d4e5f60718293a4b
+    kind:
+      description: What it is, V(disk) of a virtual machine or V(container).
+      type: str
+      returned: always
+      sample: disk
     path:
-      description: The disk in the vault, which the disks of instances are backed by. It must never be written to.
+      description:
+        - The disk in the vault, which the disks of instances are backed by. It must never be written to.
+        - Of a container, the root file system as it was published.
       type: str
       returned: always
       sample: /var/lib/minicloud/vault/6ba9c1ca2d2c0d8a8d6a6c1a3d2e9f4b5c6d7e8f90a1b2c3d4e5f60718293a4b/disk.qcow2
+    metadata:
+      description: Of a container, the file with LXD's metadata; empty where they are in C(path) too, and of a disk.
+      type: str
+      returned: always
+      sample: ""
     format:
-      description: The format of that file.
+      description: The format of that file, V(qcow2) of a disk; of a container V(squashfs), V(tar.xz) and the like.
       type: str
       returned: always
       sample: qcow2
@@ -220,7 +252,9 @@ image:
       returned: always
       sample: 1012924416
     virtual_size:
-      description: The size of the disk in it in bytes, which no instance's disk can be smaller than.
+      description:
+        - The size of the disk in it in bytes, which no instance's disk can be smaller than.
+        - V(0) of a container.
       type: int
       returned: always
       sample: 2147483648
@@ -333,6 +367,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "latest", "absent"], "default": "present"},
     "checksum": {"type": "str"},
     "arch": {"type": "str"},
+    "instance_type": {"type": "str", "choices": ["vm", "container"], "default": "vm"},
     "alias": {"type": "str"},
     "force": {"type": "bool", "default": False},
     "instance": {"type": "str"},

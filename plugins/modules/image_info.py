@@ -93,17 +93,30 @@ cached:
     hash:
       description:
         - The SHA-256 of the image as its source publishes it; of an image that is built, of the disk.
+        - Of a container, the SHA-256 of metadata and root file system together, as LXD has it for its fingerprint.
         - Empty in check mode where only the real run can know it.
       type: str
       returned: always
       sample: 6ba9c1ca2d2c0d8a8d6a6c1a3d2e9f4b5c6d7e8f90a1b2c3d4e5f60718293a4b
+    kind:
+      description: What it is, V(disk) of a virtual machine or V(container).
+      type: str
+      returned: always
+      sample: disk
     path:
-      description: The disk in the vault, which the disks of instances are backed by. It must never be written to.
+      description:
+        - The disk in the vault, which the disks of instances are backed by. It must never be written to.
+        - Of a container, the root file system as it was published.
       type: str
       returned: always
       sample: /var/lib/minicloud/vault/6ba9c1ca2d2c0d8a8d6a6c1a3d2e9f4b5c6d7e8f90a1b2c3d4e5f60718293a4b/disk.qcow2
+    metadata:
+      description: Of a container, the file with LXD's metadata; empty where they are in C(path) too, and of a disk.
+      type: str
+      returned: always
+      sample: ""
     format:
-      description: The format of that file.
+      description: The format of that file, V(qcow2) of a disk; of a container V(squashfs), V(tar.xz) and the like.
       type: str
       returned: always
       sample: qcow2
@@ -113,7 +126,9 @@ cached:
       returned: always
       sample: 1012924416
     virtual_size:
-      description: The size of the disk in it in bytes, which no instance's disk can be smaller than.
+      description:
+        - The size of the disk in it in bytes, which no instance's disk can be smaller than.
+        - V(0) of a container.
       type: int
       returned: always
       sample: 2147483648
@@ -186,7 +201,7 @@ cached:
       returned: always
       sample: "2026-05-04T10:20:30Z"
     instances:
-      description: The instances whose disks are backed by it.
+      description: The instances that are made from it.
       type: list
       elements: str
       returned: always

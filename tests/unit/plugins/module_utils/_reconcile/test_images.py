@@ -11,8 +11,10 @@ import subprocess
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     ChecksumMismatch,
+    ImageError,
     InUse,
     InvalidOption,
     NotFound,
@@ -32,6 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import unified
 
 
 def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
@@ -214,3 +217,35 @@ def test_what_can_be_built_is_offered(runtime, data):
     offers = offered_images("bootstrap:", runtime, data)
     assert [offer["aliases"] for offer in offers] == [["trixie"], ["bookworm"]]
     assert offered_images("bootstrap:book", runtime, data)[0]["version"] == "12"
+
+
+def test_a_container_is_another_image_of_the_same_name(go, disk, runtime, data, tmp_path):
+    path = tmp_path / "image.tar"
+    path.write_bytes(unified())
+    done = go(name=str(path), instance_type="container", alias="base")
+    assert done.actions == ["import_image", "set_alias"]
+    assert (done.view["kind"], done.view["format"], done.view["virtual_size"]) == ("container", "tar", 0)
+    go(name=disk, alias="base")
+    kinds = {image["kind"]: image for image in list_images(runtime, data)}
+    assert set(kinds) == {"container", "disk"}
+    assert {image["aliases"][0] for image in kinds.values()} == {"base"}
+    for instance_type, kind in (("vm", "disk"), ("container", "container")):
+        able = sorted(name for name, capabilities in CAPABILITIES.items() if instance_type in capabilities)
+        assert kinds[kind]["drivers"] == able
+    assert go(name="base", state="absent").actions == ["forget_name"]
+    assert list_images(runtime, data)[0]["aliases"] != list_images(runtime, data)[1]["aliases"]
+    with pytest.raises(ImageError, match="Use instance_type: vm"):
+        reconcile_image(
+            parse_image_wish({"state": "present", "name": disk, "instance_type": "container", "arch": "x86_64"}),
+            runtime,
+            data,
+        )
+    use(data, done.view["hash"])
+    with pytest.raises(InUse, match="are made from it: web"):
+        go(name=str(path), instance_type="container", state="absent")
+    assert go(name=disk, state="absent").removed[0]["kind"] == "disk"
+
+
+def test_only_disks_are_published():
+    with pytest.raises(InvalidOption, match="container does not go with instance"):
+        parse_image_wish({"state": "present", "name": "x", "instance": "web", "instance_type": "container"})
