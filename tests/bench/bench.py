@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
-import http.server
 import json
-import multiprocessing
 import os
 import platform
 import shutil
@@ -29,261 +26,37 @@ import time
 import traceback
 import typing as t
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-STAGED = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "").split(os.pathsep)[0]
-if not os.path.isdir(os.path.join(STAGED, "ansible_collections", "minicloud", "local")):
-    sys.exit("ANSIBLE_COLLECTIONS_PATH must lead to this collection; `make bench` sees to that.")
-sys.path.insert(0, STAGED)
-
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import identity_for  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._model import (  # noqa: E402
-    GIB,
-    MIB,
-    Image,
-    Instance,
-    Nic,
+import peers
+from frame import (
+    BOOT_LIMIT,
+    POLL,
+    ROOT,
+    USER,
+    Bench,
+    Row,
+    beyond_row,
+    change,
+    in_turns,
+    into_vault,
+    ratio_row,
+    table,
+    verdict,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (  # noqa: E402
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import identity_for
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
+from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, Instance, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,
     reconcile_image,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import (  # noqa: E402
-    parse_wish,
-    reconcile_instance,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory  # noqa: E402
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run  # noqa: E402
-
-USER = "debian"
-BOOT_LIMIT = 600.0  # seconds that a guest may take
-POLL = 0.2
-
-
-class Row(t.NamedTuple):
-    """One line of the table."""
-
-    figure: str
-    ours: str
-    theirs: str
-    result: str
-    bound: str
-    verdict: str
-
-
-def ratio_row(figure: str, ours: float, theirs: float, unit: str, against: str, bound: float) -> Row:
-    """Ours compared with theirs, as a ratio."""
-    ratio = ours / theirs
-    return Row(
-        figure,
-        quantity(ours, unit),
-        f"{quantity(theirs, unit)} ({against})",
-        f"{ratio:.2f} ×",
-        f"≤ {bound:g} ×",
-        verdict(ratio <= bound),
-    )
-
-
-def beyond_row(figure: str, ours: float, theirs: float, unit: str, against: str, bound: float) -> Row:
-    """Ours compared with theirs, as what it takes more."""
-    more = ours - theirs
-    return Row(
-        figure,
-        quantity(ours, unit),
-        f"{quantity(theirs, unit)} ({against})",
-        f"+{quantity(more, unit)}",
-        f"< {quantity(bound, unit, exact=True)}",
-        verdict(more < bound),
-    )
-
-
-def verdict(good: bool) -> str:
-    """The word for the last column."""
-    return "met" if good else "MISSED"
-
-
-def quantity(value: float, unit: str, exact: bool = False) -> str:
-    """A figure with its unit; seconds are given as milliseconds where the unit says so."""
-    scaled = value * 1000 if unit == "ms" else value
-    return f"{scaled:g} {unit}" if exact else f"{scaled:.0f} {unit}" if unit != "s" else f"{scaled:.2f} s"
-
-
-def in_turns(repetitions: int, measures: t.Mapping[str, t.Callable[[], float]]) -> dict[str, float]:
-    """The median of each measure, taken in turns: A B A B …, so that what else the machine does hits all alike."""
-    samples: dict[str, list[float]] = {name: [] for name in measures}
-    for dummy in range(repetitions):
-        for name, measure in measures.items():
-            samples[name].append(measure())
-    for name, values in samples.items():
-        print(f"  {name}: {'  '.join(f'{value:.3f}' for value in values)}", flush=True)
-    return {name: statistics.median(values) for name, values in samples.items()}
-
-
-class Bench:
-    """The surroundings of a run: a directory that goes away at the end, and all that runs meanwhile."""
-
-    def __init__(self, directory: str, args: argparse.Namespace) -> None:
-        self.directory = directory
-        self.args = args
-        self.python = args.python
-        self._data: list[DataDirectory] = []
-        self._processes: list[t.Any] = []
-        config = self.path("ansible.cfg")
-        with open(config, "w", encoding="ascii"):
-            pass
-        self.env = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MINICLOUD_"))}
-        for name in ("http_proxy", "https_proxy", "all_proxy"):
-            self.env.pop(name, None)
-            self.env.pop(name.upper(), None)
-        self.env.update(
-            PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
-            ANSIBLE_CONFIG=config,
-            ANSIBLE_COLLECTIONS_PATH=STAGED,
-            ANSIBLE_HOME=self.path("ansible"),
-            ANSIBLE_LOCALHOST_WARNING="false",
-            ANSIBLE_INVENTORY_UNPARSED_WARNING="false",
-            ANSIBLE_NOCOLOR="1",
-            ANSIBLE_PYTHON_INTERPRETER=self.python,
-            ANSIBLE_REMOTE_TEMP=self.path("ansible", "remote"),
-        )
-
-    def path(self, *parts: str) -> str:
-        """A path in the directory of this run, the directories above it made."""
-        path = os.path.join(self.directory, *parts)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return path
-
-    def data(self, name: str) -> DataDirectory:
-        """A data directory for one section; its instances are removed at the end."""
-        data = DataDirectory(self.path("data", name))
-        self._data.append(data)
-        return data
-
-    def keep(self, process: t.Any) -> t.Any:
-        """Remember a process that must not survive this run."""
-        self._processes.append(process)
-        return process
-
-    def clean(self) -> None:
-        """End and remove all that was made."""
-        for process in self._processes:
-            with contextlib.suppress(Exception):
-                process.kill()
-        for data in self._data:
-            for scope in data.scopes():
-                for instance in scope.instances()[0]:
-                    with contextlib.suppress(Exception):
-                        change(data, name=instance.name, state="absent", force=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    # -- programs -----------------------------------------------------------------------------------------------------
-
-    def program(self, argv: t.Sequence[str], data: DataDirectory | None = None, **env: str) -> tuple[float, float, str]:
-        """Run to the end: seconds, seconds of processor of the whole process tree, output."""
-        variables = {**self.env, **env, **({"MINICLOUD_DATA_DIR": data.path} if data else {})}
-        with tempfile.TemporaryFile(dir=self.directory) as output:
-            began = time.perf_counter()
-            process = subprocess.Popen(
-                argv, env=variables, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-            try:
-                dummy, status, usage = os.wait4(process.pid, 0)
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-            seconds = time.perf_counter() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
-            output.seek(0)
-            text = output.read().decode(errors="replace")
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(argv)} ended with status {process.returncode}:\n{text[-3000:]}")
-        return seconds, usage.ru_utime + usage.ru_stime, text
-
-    def ad_hoc(self, module: str, arguments: str, data: DataDirectory, **env: str) -> tuple[float, float, str]:
-        """One module by the command `ansible`."""
-        return self.program(["ansible", "localhost", "-m", module, "-a", arguments], data, **env)
-
-    def packed(self, module: str, arguments: str, data: DataDirectory) -> str:
-        """The file that Ansible would have copied to the target and run there: the module without the controller."""
-        remote = tempfile.mkdtemp(dir=self.directory)
-        self.ad_hoc(module, arguments, data, ANSIBLE_KEEP_REMOTE_FILES="1", ANSIBLE_REMOTE_TEMP=remote)
-        (path,) = glob.glob(os.path.join(remote, "*", "AnsiballZ_*.py"))
-        return path
-
-    # -- what is measured on -------------------------------------------------------------------------------------------
-
-    def tiny(self) -> str:
-        """The tiny guest of the tests."""
-        path = self.path("tiny.qcow2")
-        if not os.path.exists(path):
-            build = os.path.join(ROOT, "tests", "integration", "tiny", "build.py")
-            self.program([self.python, build, f"{path}.new"])
-            os.rename(f"{path}.new", path)
-        return path
-
-    def serve(self, directory: str) -> str:
-        """Serve a directory from a process of its own; the URL ends with a slash."""
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FileHandler)
-        FileHandler.top = directory
-        context = multiprocessing.get_context("fork")
-        process = context.Process(target=server.serve_forever, daemon=True)
-        process.start()
-        self.keep(process)
-        url = f"http://127.0.0.1:{server.server_port}/"
-        server.server_close()
-        return url
-
-
-class FileHandler(http.server.BaseHTTPRequestHandler):
-    """Sends files as fast as the kernel can, so that the client is what is measured."""
-
-    protocol_version = "HTTP/1.1"
-    top = ""
-
-    def do_GET(self) -> None:
-        """Send the whole file."""
-        try:
-            with open(os.path.join(self.top, self.path.lstrip("/")), "rb") as file:
-                stamp = os.fstat(file.fileno())
-                etag = f'"{stamp.st_mtime_ns}"'
-                current = self.headers.get("If-None-Match") == etag
-                self.send_response(304 if current else 200)
-                self.send_header("ETag", etag)
-                self.send_header("Content-Length", "0" if current else str(stamp.st_size))
-                self.end_headers()
-                self.wfile.flush()
-                if not current:
-                    self.connection.sendfile(file)
-        except FileNotFoundError:
-            self.send_error(404)
-
-    def log_message(self, *dummy: t.Any) -> None:
-        """Nothing."""
-
-
-def change(data: DataDirectory, **options: t.Any) -> dict[str, t.Any]:
-    """What the module instance does, in this process."""
-    wish = parse_wish({"state": "running", "timeout": BOOT_LIMIT, **options})
-    outcome = reconcile_instance(wish, Runtime(run), data, "qemu", {})
-    return outcome.view or {}
-
-
-def into_vault(data: DataDirectory, path: str) -> Image:
-    """Import an image, which is not measured."""
-    reference = parse_reference(path)
-    reconcile_image(parse_image_wish({"name": path, "state": "present"}), Runtime(run), data)
-    image = Vault(data, Runtime(run)).find(reference, qemu_machine.host_arch())
-    assert image
-    return image
-
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 # -- a task that changes nothing ---------------------------------------------------------------------------------------
 
@@ -327,7 +100,7 @@ def no_change(bench: Bench) -> list[Row]:
         module, arguments = calls[name]
         return bench.ad_hoc(module, " ".join(f"{key}={value}" for key, value in arguments.items()), data)[1]
 
-    whole = in_turns(5, {name: lambda name=name: command(name) for name in calls})  # type: ignore[misc]
+    whole = in_turns(5, {name: lambda name=name: command(name) for name in calls})
     plays = in_turns(
         3,
         {
@@ -520,16 +293,10 @@ def launch(bench: Bench) -> list[Row]:
 
 def launch_real(bench: Bench) -> list[Row]:
     """Launches of Debian 12, where an image of it is at hand."""
-    path = bench.args.image
-    if not path:
-        with contextlib.suppress(Exception):
-            found = Vault(DataDirectory(), Runtime(run)).find(
-                parse_reference("bootstrap:bookworm"), qemu_machine.host_arch()
-            )
-            path = found.path if found else ""
+    path = bench.real()
     if not path:
         return [Row("launch of a whole distribution", "", "", "", "≤ 1.05 ×", "not measured: no --image, none cached")]
-    return Launches(bench, "launch-real", os.path.abspath(path), "1G").rows("Debian 12", bench.args.boots)
+    return Launches(bench, "launch-real", path, "1G").rows("Debian 12", bench.args.boots)
 
 
 # -- launch without waiting --------------------------------------------------------------------------------------------
@@ -798,6 +565,8 @@ SECTIONS: dict[str, t.Callable[[Bench], list[Row]]] = {
     "inventory": inventory,
     "fetch": fetch,
     "index": index,
+    "libvirt": peers.libvirt,
+    "lxd": peers.lxd,
 }
 
 
@@ -823,15 +592,6 @@ def machine(bench: Bench) -> list[str]:
     ]
 
 
-def table(rows: t.Sequence[Row]) -> str:
-    """The rows as a table that is Markdown and can be read as it is."""
-    head = Row("what", "collection", "compared with", "result", "bound", "")
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in [head, *rows]]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
 def system_python() -> str:
     """A Python of the system that modules can run on."""
     for path in ("/usr/bin/python3", sys.executable):
@@ -847,6 +607,8 @@ def main() -> int:
     parser.add_argument("--image", default="", help="a prepared qcow2 of Debian 12 (user debian) for launch-real")
     parser.add_argument("--boots", type=int, default=1, help="how often launch-real launches in each way (default: 1)")
     parser.add_argument("--python", default=system_python(), help="the Python that modules run on")
+    parser.add_argument("--container", default="", help="a prepared LXD image of Debian 12 for lxd (else it is built)")
+    parser.add_argument("--peers", default="", help="the virtual environment of tests/requirements/peers.txt")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

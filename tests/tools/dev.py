@@ -269,7 +269,7 @@ class Tools:
                 "Can this machine reach a Python package index? pip's own configuration says which one is asked.",
                 env=self.environment(path),
             )
-            if name != "lint":
+            if name.startswith("ansible-"):
                 self.prime_ansible_test(path)
             with open(stamp, "w", encoding="utf-8") as file:
                 file.write(digest)
@@ -660,6 +660,7 @@ def bench(tools: Tools, _cores: t.Sequence[str], args: t.Sequence[str] = ()) -> 
     install_packages()
     venv, top = tools.venv(f"ansible-{NEWEST}"), stage()
     argv = [os.path.join(venv, "bin", "python"), os.path.join(ROOT, "tests", "bench", "bench.py"), *args]
+    argv += ["--peers", tools.venv("peers")]
     sys.exit(subprocess.run(argv, cwd=ROOT, env=tools.environment(venv, top), check=False).returncode)
 
 

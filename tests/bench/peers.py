@@ -1,0 +1,324 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The collection on libvirt and LXD beside what its users would take instead.
+
+That is community.libvirt and community.general, from the package `ansible`, with virt-install of the distribution, and
+the command lxc. Both sides run on the same ansible-core, the same Python and the same hypervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import time
+import typing as t
+
+from frame import BOOT_LIMIT, USER, Bench, Row, change, in_turns, into_vault, quantity, ratio_row, verdict
+
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+DOMAINS = 200
+CONTAINERS = 60
+TASKS = 20
+
+
+class Peers:
+    """The other collections, and how a task of either side is run."""
+
+    def __init__(self, bench: Bench, driver: str) -> None:
+        self.bench = bench
+        self.python = os.path.join(bench.args.peers, "bin", "python")
+        (site,) = glob.glob(os.path.join(bench.args.peers, "lib", "python3*", "site-packages"))
+        self.env = {
+            "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join([bench.env["ANSIBLE_COLLECTIONS_PATH"], site]),
+            "ANSIBLE_PYTHON_INTERPRETER": self.python,
+        }
+        self.data = bench.data(driver)
+        self.driver = driver
+
+    def play(self, name: str, tasks: list[dict[str, t.Any]], count: int | None = None) -> tuple[float, float]:
+        """Seconds and seconds of processor of a playbook with tasks, each of them COUNT times."""
+        if count is not None:
+            tasks = [{**task, "loop": list(range(count))} for task in tasks]
+        book = self.bench.path("books", f"{name}.yml")
+        with open(book, "w", encoding="utf-8") as file:
+            json.dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}], file)
+        seconds, cpu, dummy = self.bench.program(["ansible-playbook", book], self.data, **self.env)
+        return seconds, cpu
+
+    def inventory(self, name: str, config: dict[str, t.Any], data: DataDirectory | None = None) -> tuple[float, int]:
+        """Seconds that an inventory takes to be read, and how many hosts it has."""
+        source = self.bench.path("inventories", name)
+        with open(source, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        plugins = {"ANSIBLE_INVENTORY_ENABLED": config["plugin"]}
+        argv = ["ansible", "-i", source, "all", "--list-hosts"]
+        seconds, dummy, output = self.bench.program(argv, data or self.data, **self.env, **plugins)
+        return seconds, sum(line.startswith("    ") for line in output.splitlines())
+
+    def beyond(self, figure: str, ours: dict[str, t.Any], theirs: dict[str, t.Any], files: tuple[str, str]) -> Row:
+        """An inventory beside theirs, both without what an empty one takes."""
+        empty = self.bench.data(f"{self.driver}-empty")
+        mine, other = self.inventory(files[0], ours), self.inventory(files[1], theirs)
+        if mine[1] != other[1]:
+            raise RuntimeError(f"{figure}: {mine[1]} hosts in one inventory, {other[1]} in the other")
+        found = in_turns(
+            5,
+            {
+                "empty": lambda: self.inventory(files[0], ours, empty)[0],
+                "ours": lambda: self.inventory(files[0], ours)[0],
+                "theirs": lambda: self.inventory(files[1], theirs)[0],
+            },
+        )
+        beyond = {name: max(found[name] - found["empty"], 0.001) for name in ("ours", "theirs")}
+        return faster_row(figure, beyond["ours"], beyond["theirs"], theirs["plugin"], 5)
+
+    def no_change(self, options: dict[str, t.Any]) -> list[Row]:
+        """The processor time of a task that finds all as it should be."""
+        task = {"minicloud.local.instance": {"driver": self.driver, **options}}
+        tasks: dict[str, dict[str, t.Any]] = {
+            "ping": {"ansible.builtin.ping": {}},
+            "instance": task,
+            "module": {**task, "environment": {"BENCH": "1"}},
+        }
+        found = in_turns(
+            3,
+            {
+                "empty play": lambda: self.play("empty", [tasks["ping"]], 0)[1],
+                **{name: lambda name=name: self.play(name, [tasks[name]], TASKS)[1] for name in tasks},  # type: ignore[misc]
+            },
+        )
+        each = {name: (found[name] - found["empty play"]) / TASKS for name in tasks}
+        what = f"CPU of a no-change `instance` task, driver {self.driver}"
+        return [
+            ratio_row(what, each["instance"], each["ping"], "ms", "`ping`", 1.5),
+            ratio_row(f"{what}, module started", each["module"], each["ping"], "ms", "`ping`", 1.5),
+        ]
+
+
+def faster_row(figure: str, ours: float, theirs: float, against: str, bound: float) -> Row:
+    """How many times faster ours is."""
+    times = theirs / ours
+    return Row(
+        figure,
+        quantity(ours, "s"),
+        f"{quantity(theirs, 's')} ({against})",
+        f"{times:.1f} × faster",
+        f"≥ {bound:g} × faster",
+        verdict(times >= bound),
+    )
+
+
+# -- libvirt -----------------------------------------------------------------------------------------------------------
+
+
+def libvirt(bench: Bench) -> list[Row]:
+    """Domains, beside community.libvirt."""
+    peers = Peers(bench, "libvirt")
+    image = bench.real()
+    into_vault(peers.data, image)
+    pool = bench.path("pool", "")
+    # QEMU of the system's libvirt runs as a user of its own.
+    for directory in (bench.directory, os.path.dirname(pool)):
+        os.chmod(directory, 0o711)
+
+    def theirs(wait: bool) -> float:
+        disk = os.path.join(pool, "peer.qcow2")
+        options = {
+            "name": "bench-peer",
+            "uri": "qemu:///system",
+            "base_image": image,
+            "disks": [{"path": disk, "size": 5, "format": "qcow2"}],
+            "memory": 1024,
+            "vcpus": 1,
+            "virt_type": "qemu",
+            "osinfo": {"name": "debian11"},
+            "networks": [{"type": "user"}],
+            "graphics": {"type": "none"},
+            "cloud_init": {"user_data": "#cloud-config\n{}\n"},
+            "wait_for_cloud_init_reboot": wait,
+        }
+        try:
+            return peers.play("peer", [{"community.libvirt.virt_cloud_instance": options}])[0]
+        finally:
+            with contextlib.suppress(RuntimeError):
+                bench.program(["virsh", "-c", "qemu:///system", "destroy", "bench-peer"])
+            bench.program(["virsh", "-c", "qemu:///system", "undefine", "bench-peer", "--nvram"])
+            os.unlink(disk)
+
+    options = {"name": "ours", "image": image, "user": USER, "memory": "1G", "timeout": BOOT_LIMIT}
+
+    def ours(wait: bool) -> float:
+        try:
+            return peers.play("ours", [{"minicloud.local.instance": {"driver": "libvirt", "wait": wait, **options}}])[0]
+        finally:
+            change(peers.data, "libvirt", name="ours", state="absent", force=True)
+
+    def empty() -> float:
+        return peers.play("ping", [{"ansible.builtin.ping": {}}])[0]
+
+    created = in_turns(3, {"floor": empty, "ours": lambda: ours(False), "theirs": lambda: theirs(False)})
+    own, other = (created[name] - created["floor"] for name in ("ours", "theirs"))
+    rows = [ratio_row("libvirt: create without waiting", own, other, "s", "virt_cloud_instance", 0.5)]
+    ready = in_turns(1, {"ours": lambda: ours(True), "theirs": lambda: theirs(True)})
+    rows.append(ratio_row("libvirt: launch to ready", ready["ours"], ready["theirs"], "s", "virt_cloud_instance", 0.9))
+
+    small = {"image": bench.tiny(), "user": USER, "memory": "128M"}
+    change(peers.data, "libvirt", name="small", **small)
+    rows += peers.no_change({"name": "small", **small})
+    change(peers.data, "libvirt", name="small", state="absent", force=True)
+    for number in range(DOMAINS):
+        change(peers.data, "libvirt", name=f"d{number:03}", state="stopped", **small)
+    mine = {"plugin": "minicloud.local.instances", "drivers": ["libvirt"], "states": ["all"]}
+    other_ = {"plugin": "community.libvirt.libvirt", "uri": "qemu:///system"}
+    files = ("ours.minicloud.yml", "theirs.libvirt.yml")
+    rows.append(peers.beyond(f"inventory of {DOMAINS} libvirt domains", mine, other_, files))
+    return rows
+
+
+# -- LXD ---------------------------------------------------------------------------------------------------------------
+
+
+PROJECT = "minicloud-bench"
+PEER_POOL = "minicloud-bench-dir"
+
+
+class Lxd:
+    """What is made on LXD with its own command, in the project of this run."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def __call__(self, *argv: str, project: str = PROJECT) -> str:
+        return self.bench.program(["lxc", *argv, *(["--project", project] if project else [])])[2]
+
+    def query(self, path: str) -> t.Any:
+        """What the API answers, in the project."""
+        return json.loads(self("query", f"{path}{'&' if '?' in path else '?'}project={PROJECT}", project=""))
+
+    def remove(self, name: str) -> None:
+        """End and remove an instance, which may be none."""
+        with contextlib.suppress(RuntimeError):
+            self("delete", "--force", name)
+
+    def clean(self, networks: t.Collection[str]) -> None:
+        """Remove all that this run made."""
+        for instance in self.query("/1.0/instances?recursion=1"):
+            self.remove(instance["name"])
+        for image in self.query("/1.0/images?recursion=1"):
+            self("image", "delete", image["fingerprint"])
+        self("profile", "device", "remove", "default", "root")
+        self("project", "delete", PROJECT, project="")
+        self("storage", "delete", PEER_POOL, project="")
+        for network in networks:
+            self("network", "delete", network, project="")
+
+
+def lxd(bench: Bench) -> list[Row]:
+    """Containers, beside the command lxc and community.general."""
+    peers = Peers(bench, "lxd")
+    lxc = Lxd(bench)
+    place = {"project": PROJECT}
+    networks = {network["name"] for network in json.loads(lxc("query", "/1.0/networks?recursion=1", project=""))}
+    image = bench.args.container or "bootstrap:bookworm"
+    options = {"image": image, "user": USER, "instance_type": "container", "memory": "1G", "wait": False}
+    rows: list[Row] = []
+    try:
+        change(peers.data, "lxd", place, name="ours", **options)
+        lxc("storage", "create", PEER_POOL, "dir", project="")
+        made = lxc.query("/1.0/instances/ours")
+        fingerprint = made["config"]["volatile.base_image"]
+        devices = {**lxc.query("/1.0/profiles/default")["devices"], **made["devices"]}
+        for device in devices.values():
+            for key in ("hwaddr", "ipv4.address", "ipv6.address"):
+                device.pop(key, None)
+        config = {key: value for key, value in made["config"].items() if key.startswith(("limits.", "cloud-init."))}
+        change(peers.data, "lxd", place, name="ours", state="absent", force=True)
+
+        def by_collection() -> float:
+            began = time.perf_counter()
+            change(peers.data, "lxd", place, name="ours", **options)
+            seconds = time.perf_counter() - began
+            change(peers.data, "lxd", place, name="ours", state="absent", force=True)
+            return seconds
+
+        def by_command() -> float:
+            seconds = bench.program(
+                ["lxc", "launch", fingerprint, "hand", "--project", PROJECT],
+                stdin=json.dumps({"config": config, "devices": devices}),
+            )[0]
+            lxc.remove("hand")
+            return seconds
+
+        found = in_turns(7, {"ours": by_collection, "lxc launch": by_command})
+        rows.append(
+            ratio_row("LXD: container launch to running", found["ours"], found["lxc launch"], "s", "`lxc launch`", 1.15)
+        )
+
+        def by_task() -> float:
+            task = {"minicloud.local.instance": {"driver": "lxd", "driver_options": place, "name": "ours", **options}}
+            seconds = peers.play("ours", [task])[0]
+            change(peers.data, "lxd", place, name="ours", state="absent", force=True)
+            return seconds
+
+        def by_peer() -> float:
+            task = {
+                "name": "peer",
+                "project": PROJECT,
+                "url": f"unix:{socket_path()}",
+                "state": "started",
+                "source": {"type": "image", "fingerprint": fingerprint},
+                "devices": {**devices, "root": {"type": "disk", "path": "/", "pool": PEER_POOL}},
+                "config": config,
+                "ignore_volatile_options": True,
+            }
+            seconds = peers.play("peer", [{"community.general.lxd_container": task}])[0]
+            lxc.remove("peer")
+            return seconds
+
+        found = in_turns(
+            3, {"floor": lambda: peers.play("p", [{"ansible.builtin.ping": {}}])[0], "ours": by_task, "theirs": by_peer}
+        )
+        rows.append(
+            faster_row(
+                "LXD: task that launches a container",
+                found["ours"] - found["floor"],
+                found["theirs"] - found["floor"],
+                "community.general.lxd_container, pool dir",
+                4,
+            )
+        )
+        change(peers.data, "lxd", place, name="c000", **options)
+        rows += peers.no_change({"driver_options": place, "name": "c000", **options})
+        change(peers.data, "lxd", place, name="c000", state="absent", force=True)
+        small = {**options, "image": bench.tiny("tar.gz")}
+        for number in range(CONTAINERS):
+            change(peers.data, "lxd", place, name=f"c{number:03}", state="stopped", **small)
+        mine = {
+            "plugin": "minicloud.local.instances",
+            "drivers": ["lxd"],
+            "driver_options": place,
+            "states": ["all"],
+        }
+        theirs = {"plugin": "community.general.lxd", "url": f"unix:{socket_path()}", "project": PROJECT}
+        files = ("ours.minicloud.yml", "theirs.lxd.yml")
+        rows.append(peers.beyond(f"inventory of {CONTAINERS} LXD containers", mine, theirs, files))
+    finally:
+        now = {network["name"] for network in json.loads(lxc("query", "/1.0/networks?recursion=1", project=""))}
+        lxc.clean([network for network in now - networks if is_managed(lxc, network)])
+    return rows
+
+
+def is_managed(lxc: Lxd, name: str) -> bool:
+    """Whether a network is one that LXD manages, and can remove."""
+    return bool(json.loads(lxc("query", f"/1.0/networks/{name}", project=""))["managed"])
+
+
+def socket_path() -> str:
+    """Where LXD listens."""
+    places = (os.path.join(os.environ.get("LXD_DIR", ""), "unix.socket"), "/var/snap/lxd/common/lxd/unix.socket")
+    return next((path for path in places if os.path.exists(path)), "/var/lib/lxd/unix.socket")
