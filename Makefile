@@ -43,7 +43,7 @@ bench:  ## measure
 changelog:  ## release: turn changelogs/fragments into the changelog of the version in galaxy.yml
 	@$(DEV) changelog
 
-format:  ## let ruff format the code and fix what it can
+format:  ## let ruff format the code and fix what it can, and write what the documentation has from the code
 	@$(DEV) format
 
 tools:  ## only install what all of this needs

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -550,6 +551,40 @@ def agreement(_tools: Tools, _cores: t.Sequence[str]) -> None:
         sys.exit(1)
 
 
+GUIDE = os.path.join("docs", "docsite", "rst", "guide_drivers.rst")
+TABLE = re.compile(
+    r"(?<=\n\.\. The following table is written by `make format`\.\n\n).*?(?=\.\. End of the table\.\n)", re.S
+)
+
+
+def guide_with_table() -> tuple[str, str]:
+    """The guide about drivers, as it is and with the table of capabilities that the code has."""
+    sys.path.insert(0, stage())
+    registry = importlib.import_module("ansible_collections.minicloud.local.plugins.module_utils._drivers.registry")
+    rows = [["Capability", *(f"``{name}``" for name in registry.DRIVERS), "What it means"]]
+    for capability, text in registry.CAPABILITY_TEXTS.items():
+        having = ["yes" if capability in registry.CAPABILITIES[name] else "" for name in registry.DRIVERS]
+        if any(having):
+            rows.append([f"``{capability}``", *having, text])
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
+    for row in rows:
+        lines += [f"   {'  -' if number else '* -'} {cell}".rstrip() for number, cell in enumerate(row)]
+    with open(os.path.join(ROOT, GUIDE), encoding="utf-8") as file:
+        guide = file.read()
+    table = "\n".join(lines) + "\n\n"
+    if not TABLE.search(guide):
+        raise Stop(f"{GUIDE} has no place for the table of capabilities.")
+    return guide, TABLE.sub(lambda dummy: table, guide)
+
+
+def capabilities(_tools: Tools, _cores: t.Sequence[str]) -> None:
+    """Fail if the guide about drivers has another table of capabilities than the code."""
+    guide, wanted = guide_with_table()
+    if guide != wanted:
+        say(f"{GUIDE}: the table of capabilities is not what the code says; `make format` writes it")
+        sys.exit(1)
+
+
 def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
     """The documentation of the collection and of each plugin in it."""
     venv, top = tools.venv("lint"), stage()
@@ -558,6 +593,7 @@ def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
     antsibull = [os.path.join(venv, "bin", "antsibull-docs"), "lint-collection-docs", "--plugin-docs"]
     antsibull += ["--validate-collection-refs", "all", "--disallow-unknown-collection-refs", "."]
     step("docs antsibull-docs", antsibull, cwd=here, env=env)
+    step("docs capabilities", [sys.executable, os.path.abspath(__file__), "capabilities"])
     for kind in ("module", "inventory", "connection", "filter", "lookup", "callback"):
         names = [
             f"minicloud.local.{os.path.basename(name)[:-3]}"
@@ -680,10 +716,15 @@ def changelog(tools: Tools, _cores: t.Sequence[str]) -> None:
 
 
 def format_code(tools: Tools, _cores: t.Sequence[str]) -> None:
-    """Let ruff change the files of the checkout."""
+    """Let ruff change the files of the checkout, and write what the documentation has from the code."""
     ruff = os.path.join(tools.venv("lint"), "bin", "ruff")
     for argv in ([ruff, "check", "--no-cache", "--fix", "."], [ruff, "format", "--no-cache", "."]):
         subprocess.run(argv, cwd=ROOT, check=False)
+    guide, wanted = guide_with_table()
+    if guide != wanted:
+        with open(os.path.join(ROOT, GUIDE), "w", encoding="utf-8") as file:
+            file.write(wanted)
+        say(f"{GUIDE}: wrote the table of capabilities")
 
 
 def install(tools: Tools, cores: t.Sequence[str]) -> None:
@@ -732,6 +773,7 @@ def main() -> int:
         "format": format_code,
         "tools": install,
         "agreement": agreement,
+        "capabilities": capabilities,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=[*commands, "clean"])

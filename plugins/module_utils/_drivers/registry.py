@@ -25,6 +25,18 @@ CAPABILITIES: dict[str, frozenset[str]] = {
 }
 DRIVERS = tuple(CAPABILITIES)
 
+# What each capability means, for the guide about drivers.
+CAPABILITY_TEXTS: dict[str, str] = {
+    "vm": "makes virtual machines: ``instance_type: vm``",
+    "container": "makes system containers: ``instance_type: container``",
+    "foreign_arch": "emulates instances of another architecture than the host's: ``arch``",
+    "remote": "works on another host than the one that the task runs on",
+    "live_ports": "changes ``ports`` of an instance while it runs",
+    "live_resize": "changes ``cpus``, ``memory`` and ``disk`` of a container while it runs",
+    "ipv6_ports": "forwards ports of IPv6 addresses of the host",
+    "console_log": "keeps what the guest writes to its console: ``console_log``",
+}
+
 # Drivers that share the scope of another.
 _SCOPES: dict[str, str] = {}
 

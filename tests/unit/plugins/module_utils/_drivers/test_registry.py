@@ -54,6 +54,11 @@ def test_the_default_driver_suits_the_host(monkeypatch, system, machine, there, 
     assert registry.default_driver() == name
 
 
+def test_every_capability_is_explained():
+    had = set().union(*registry.CAPABILITIES.values())
+    assert had - set(registry.CAPABILITY_TEXTS) == set()
+
+
 def test_a_missing_capability_names_the_drivers_that_have_it(monkeypatch):
     monkeypatch.setattr(registry, "CAPABILITIES", {"a": frozenset(), "b": frozenset({"fly"}), "c": frozenset({"fly"})})
     registry.require_capability("b", "fly", "flying")
