@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -446,10 +447,14 @@ class TestKilledRuns:
     }
 
     def begin(self, path, monkeypatch, scenario):
-        world = both_sides(World(path, monkeypatch))
-        for name in self.SCENARIOS[scenario][0]:
-            world.switch(name)
-        return world
+        # The same for each step, so it is made once and copied.
+        first = path.parent / "first"
+        if not first.exists():
+            world = both_sides(World(first, monkeypatch))
+            for name in self.SCENARIOS[scenario][0]:
+                world.switch(name)
+        shutil.copytree(first, path)
+        return World(path, monkeypatch)
 
     @pytest.mark.parametrize("scenario", SCENARIOS)
     @pytest.mark.parametrize("how", ["interrupted", "killed"])

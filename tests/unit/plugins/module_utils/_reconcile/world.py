@@ -260,7 +260,7 @@ class World:
         self.scope = self.data.scope("qemu")
         self.machines = str(path / "machines")
         self.image_file = str(path / "image")
-        os.makedirs(self.machines)
+        os.makedirs(self.machines, exist_ok=True)
         if image_is_here:
             write_file(self.image_file, b"")
         self.calls, self.checksums, self.touched, self.taken = [], [], [], set()
