@@ -370,7 +370,7 @@ class Scope(Records[Instance]):
 
     def __init__(self, data: DataDirectory, name: str) -> None:
         super().__init__(data, name, "instance", Instance)
-        self.networks = Records(data, name, "network", Network)
+        self.networks: Records[Network] = Records(data, name, "network", Network)
         self._noted = os.path.join(data.path, "scopes", name, "scope.json")
 
     def instances(self) -> tuple[list[Instance], list[RecordError]]:

@@ -162,11 +162,13 @@ class Host(t.NamedTuple):
     """What a network's DHCP and DNS know of one interface of an instance.
 
     name -- that the instance has; mac -- as in its record; addresses -- that are kept for it, IPv4 and IPv6
+    forwards -- the ports of the host that lead to it now
     """
 
     name: str
     mac: str
     addresses: tuple[str, ...] = ()
+    forwards: tuple[PortForward, ...] = ()
 
 
 class Networks(abc.ABC):
@@ -179,6 +181,17 @@ class Networks(abc.ABC):
     @abc.abstractmethod
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         """How what is there differs from the record and its hosts, as sentences; none: it works as it should."""
+
+    def problems(self, network: Network) -> list[str]:
+        """What keeps the network from working and apply() cannot put right, as sentences."""
+        return []
+
+    @abc.abstractmethod
+    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+        """Choose in the record what nobody asked for: subnet, dhcp_range, interface. Touches nothing.
+
+        others -- the networks of all scopes. InUse where what was asked for is taken.
+        """
 
     @abc.abstractmethod
     def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:

@@ -1,0 +1,384 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Networks that are bridges of this host, with a DHCP and DNS server and firewall rules: for QEMU and libvirt alike.
+
+What was put in place is noted beside the record: a process tells nobody which configuration it has read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import sys
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InvalidOption,
+    MissingRequirement,
+    NotSupported,
+    RecordError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp, firewall, leases, links, subnets
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import (
+    Scope,
+    make_dir,
+    read_record,
+    remove_path,
+    write_record,
+)
+
+_NOTES = "applied.json"
+
+
+class HostNetworks(Networks):
+    """See Networks."""
+
+    def __init__(self, runtime: Runtime, scope: Scope) -> None:
+        self.runtime = runtime
+        self.scope = scope
+        self._links: dict[str, links.Link] | None = None
+        self._ruleset: firewall.Ruleset | None = None
+        self._docker: list[firewall.DockerChain] | None = None
+
+    # What is there; read once, and again after a change.
+
+    def _look_links(self) -> dict[str, links.Link]:
+        if self._links is None:
+            self._links = links.read_links(self.runtime)
+        return self._links
+
+    def _look_ruleset(self) -> firewall.Ruleset:
+        if self._ruleset is None:
+            self._ruleset = firewall.read_ruleset(self.runtime)
+        return self._ruleset
+
+    def _look_docker(self) -> list[firewall.DockerChain]:
+        if self._docker is None:
+            self._docker = firewall.docker_chains(self.runtime)
+        return self._docker
+
+    def _forget(self) -> None:
+        self._links = self._ruleset = self._docker = None
+
+    # Contract
+
+    def require(self, network: Network) -> None:
+        if not sys.platform.startswith("linux"):
+            raise NotSupported("networks of this kind need Linux")
+        if os.geteuid() != 0:
+            raise MissingRequirement(
+                f"the network {network.name} cannot be made",
+                "only root makes bridges and firewall rules",
+                "Run as root (become: true); without root instances have the user-mode network.",
+            )
+        links.ip_program(self.runtime)
+        if network.mode == "bridged":
+            return
+        firewall.nft_program(self.runtime)
+        dhcp.program(self.runtime)
+
+    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+        own = self._look_links()
+        if not network.interface:
+            while not network.interface or network.interface in own:
+                network.interface = f"mcb{random.SystemRandom().randrange(1 << 32):08x}"
+        taken = self._taken(network, others)
+        if network.subnet:
+            subnet = subnets.parse_subnet(network.subnet)
+            if network.phase == "creating":
+                subnets.check_free(subnet, taken)
+        else:
+            subnet = subnets.choose_subnet(taken, int(network.interface[3:], 16))
+        network.subnet = str(subnet)
+        network.dhcp_range = subnets.normal_range(network.dhcp_range or subnets.default_range(subnet), subnet)
+        network.domain = dhcp.check_domain(network.domain)
+        if network.subnet6:
+            network.subnet6 = str(subnets.parse_subnet6(network.subnet6))
+        if network.mtu and not 1280 <= network.mtu <= 65535:
+            raise InvalidOption(f"mtu {network.mtu} is not one that a network can have", hint="Give 1280 to 65535.")
+
+    def _taken(self, network: Network, others: t.Iterable[Network]) -> list[subnets.Taken]:
+        """What of the address space is in use by something else than the network."""
+        found = []
+        for other in others:
+            if other.subnet and other.interface != network.interface:
+                owner = f"the network {other.name} of the scope {other.scope}"
+                found.append(subnets.Taken(ipaddress.IPv4Network(other.subnet), owner))
+        for link in self._look_links().values():
+            if link.name != network.interface:
+                for text in link.addresses:
+                    if ":" not in text and not link.loopback:
+                        where = ipaddress.IPv4Interface(text).network
+                        found.append(subnets.Taken(where, f"the subnet of the interface {link.name}"))
+        for route in links.read_routes(self.runtime):
+            if route.destination != "default" and route.device != network.interface:
+                by = f"the route of {route.device}" if route.device else "a route of this host"
+                found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
+        return found
+
+    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        found = list(self._link_drift(network, hosts))
+        found += self._firewall_drift(network, hosts)
+        found += self._server_drift(network, hosts)
+        return found
+
+    def problems(self, network: Network) -> list[str]:
+        found = []
+        subnet = subnets.parse_subnet(network.subnet)
+        other = subnets.collision(subnet, self._taken(network, ()))
+        if other:
+            found.append(
+                f"The subnet {subnet} collides with {other.subnet}, {other.by}: what is sent there may not arrive."
+            )
+        if network.mode == "nat":
+            found += [
+                f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to"
+                f" {network.interface}."
+                for chain in firewall.strict_forwarders(self.runtime)
+            ]
+        return found
+
+    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+        self._forget()
+        notes = self._notes(network)
+        if self._link_drift(network, hosts):
+            self._apply_link(network, hosts)
+        if self._firewall_drift(network, hosts):
+            self._apply_firewall(network, hosts, notes)
+        if self._server_drift(network, hosts):
+            self._apply_server(network, hosts, notes)
+
+    def remove(self, network: Network) -> None:
+        self._forget()
+        self._server(network).remove()
+        self.runtime.report.step("no_dnsmasq")
+        links_there = self._look_links()
+        if network.interface in links_there:
+            links.change(
+                self.runtime,
+                [f"link delete dev {network.interface} type bridge"],
+                f"the bridge {network.interface} could not be removed",
+            )
+            self.runtime.report.step("no_bridge")
+        ruleset = self._look_ruleset()
+        if firewall.table_name(network.interface) in ruleset.tables:
+            firewall.remove_table(self.runtime, network.interface)
+            self.runtime.report.step("no_rules")
+        firewall.remove_docker_rules(self.runtime, network.interface)
+        firewall.distrust(self.runtime, ruleset, network.interface)
+        remove_path(self._notes_path(network))
+        self._forget()
+
+    def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for network in networks:
+            found.update(leases.active(leases.read_leases(self.scope.networks.directory(network.name))))
+        return found
+
+    # The bridge
+
+    def _wanted_addresses(self, network: Network) -> list[str]:
+        wanted = []
+        for text in filter(None, (network.subnet, network.subnet6)):
+            subnet = ipaddress.ip_network(text)
+            wanted.append(f"{subnets.gateway(subnet)}/{subnet.prefixlen}")
+        return wanted
+
+    @staticmethod
+    def _settings(network: Network) -> dict[str, str]:
+        """What the kernel is to be told of the bridge."""
+        name = network.interface
+        settings = {f"ipv4/conf/{name}/route_localnet": "1", "ipv4/ip_forward": "1"}
+        if os.path.isdir("/proc/sys/net/ipv6"):
+            settings[f"ipv6/conf/{name}/accept_ra"] = "0"
+            settings[f"ipv6/conf/{name}/disable_ipv6"] = "0" if network.subnet6 else "1"
+            if network.subnet6 and network.mode == "nat":
+                settings["ipv6/conf/all/forwarding"] = "1"
+        return settings
+
+    def _link_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        there = self._look_links()
+        bridge = there.get(network.interface)
+        if bridge is None:
+            return [f"The bridge {network.interface} is missing."]
+        found = []
+        if bridge.kind != "bridge":
+            raise InvalidOption(
+                f"the interface {network.interface} of the network {network.name} is not a bridge",
+                f"it is of the kind {bridge.kind or 'physical'}",
+                "Rename or remove it.",
+            )
+        if not bridge.up:
+            found.append(f"The bridge {network.interface} is down.")
+        if bridge.mtu != (network.mtu or 1500):
+            found.append(f"The bridge {network.interface} has the mtu {bridge.mtu}.")
+        lacking = set(self._wanted_addresses(network)) - set(bridge.addresses)
+        found += [f"The bridge {network.interface} lacks the address {address}." for address in sorted(lacking)]
+        if not lacking:  # the kernel takes IPv6 addresses away with the setting
+            found += [f"The bridge {network.interface} has the address {each}." for each in self._strange(network, bridge)]
+        for key, value in self._settings(network).items():
+            if links.read_sysctl(key) not in (value, None):
+                found.append(f"The kernel setting net.{key.replace('/', '.')} is not {value}.")
+        found += [f"The interface {tap} of a guest is not on the bridge." for tap in self._stray_taps(network, hosts)]
+        return found
+
+    def _strange(self, network: Network, bridge: links.Link) -> list[str]:
+        wanted = self._wanted_addresses(network)
+        return [each for each in bridge.addresses if each not in wanted and not each.startswith("fe80:")]
+
+    def _stray_taps(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        there = self._look_links()
+        taps = (links.tap_name(network.interface, host.mac) for host in hosts)
+        return [tap for tap in taps if tap in there and there[tap].master != network.interface]
+
+    def _apply_link(self, network: Network, hosts: t.Sequence[Host]) -> None:
+        name = network.interface
+        bridge = self._look_links().get(name)
+        if bridge is None:
+            add = f"link add name {name} address {links.bridge_mac(name)} type bridge stp_state 0 forward_delay 0"
+            links.change(self.runtime, [add], f"the bridge {name} could not be made")
+            self.runtime.report.step("bridge")
+        for key, value in self._settings(network).items():
+            if links.read_sysctl(key) not in (value, None):
+                links.write_sysctl(key, value)
+        commands = []
+        commands += [f"address delete {each} dev {name}" for each in (self._strange(network, bridge) if bridge else ())]
+        there = bridge.addresses if bridge else ()
+        for address in self._wanted_addresses(network):
+            if address not in there:
+                nodad = " nodad" if ":" in address else " broadcast +"
+                commands.append(f"address add {address}{nodad} dev {name}")
+        commands.append(f"link set dev {name} mtu {network.mtu or 1500} up")
+        commands += [f"link set dev {tap} master {name}" for tap in self._stray_taps(network, hosts)]
+        links.change(self.runtime, commands, f"the bridge {name} could not be set up")
+        self.runtime.report.step("bridge_up")
+        self._links = None
+
+    # The firewall
+
+    def _rules(self, network: Network, hosts: t.Sequence[Host]) -> firewall.Rules:
+        forwards = tuple(
+            (port, host.addresses[0]) for host in hosts for port in host.forwards if host.addresses and port.host_port
+        )
+        return firewall.Rules(network.interface, network.subnet, network.subnet6, network.mode == "nat", forwards)
+
+    def _firewall_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        found = []
+        notes = self._notes(network)
+        ruleset = self._look_ruleset()
+        listing = ruleset.tables.get(firewall.table_name(network.interface))
+        if listing is None:
+            found.append("The firewall rules are missing.")
+        elif listing != notes.get("listing"):
+            found.append("The firewall rules were changed.")
+        elif notes.get("rules") != firewall.digest(firewall.table_text(self._rules(network, hosts))):
+            found.append("The firewall rules are not those that the network is to have now.")
+        if not firewall.is_trusted(ruleset, network.interface):
+            found.append("firewalld does not let the network pass.")
+        for chain in self._look_docker():
+            if firewall.lacking_docker_rules(chain, network.interface):
+                found.append("Docker's firewall does not let the network pass.")
+                break
+        return found
+
+    def _apply_firewall(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
+        rules = self._rules(network, hosts)
+        firewall.put_table(self.runtime, rules)
+        self.runtime.report.step("rules")
+        if not firewall.is_trusted(self._look_ruleset(), network.interface):
+            firewall.trust(self.runtime, network.interface)
+        for chain in self._look_docker():
+            firewall.add_docker_rules(self.runtime, chain, network.interface)
+        self._docker = None
+        self._ruleset = None
+        notes["rules"] = firewall.digest(firewall.table_text(rules))
+        notes["listing"] = self._look_ruleset().tables.get(firewall.table_name(network.interface), "")
+        self._note(network, notes)
+
+    # DHCP and DNS
+
+    def _server(self, network: Network) -> dhcp.Server:
+        return dhcp.Server(self.runtime, self.scope.networks.directory(network.name), network.interface)
+
+    def _served(self, network: Network) -> dhcp.Served:
+        subnet = subnets.parse_subnet(network.subnet)
+        first, dash, last = network.dhcp_range.partition("-")
+        return dhcp.Served(
+            interface=network.interface,
+            gateway=subnets.gateway(subnet),
+            netmask=str(subnet.netmask),
+            first=first,
+            last=last,
+            domain=network.domain,
+            subnet6=network.subnet6,
+            mtu=network.mtu,
+            upstream=network.mode == "nat",
+        )
+
+    def _texts(self, network: Network, hosts: t.Sequence[Host]) -> tuple[str, str, str]:
+        known = [
+            dhcp.KnownHost(host.name, host.mac, next((each for each in host.addresses if ":" not in each), ""))
+            for host in hosts
+        ]
+        return (dhcp.config_text(self._served(network)), *dhcp.hosts_texts(network.domain, known))
+
+    def _server_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        notes = self._notes(network)
+        config, dhcp_hosts, dns_hosts = self._texts(network, hosts)
+        if not self._server(network).pid():
+            return ["The server of addresses and names (dnsmasq) does not run."]
+        found = []
+        bridge = self._look_links().get(network.interface)
+        if notes.get("config") != firewall.digest(config) or bridge is None or notes.get("ifindex") != bridge.index:
+            found.append("The server of addresses and names (dnsmasq) runs with other settings.")
+        if notes.get("hosts") != firewall.digest(dhcp_hosts + dns_hosts):
+            found.append("The server of addresses and names (dnsmasq) does not know the network's instances.")
+        return found
+
+    def _apply_server(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
+        server = self._server(network)
+        config, dhcp_hosts, dns_hosts = self._texts(network, hosts)
+        index = self._look_links()[network.interface].index
+        runs = server.pid() and notes.get("config") == firewall.digest(config) and notes.get("ifindex") == index
+        owners = {host.addresses[0]: host.mac.lower() for host in hosts if host.addresses}
+        server.write_hosts(dhcp_hosts, dns_hosts)
+        self.runtime.report.step("hosts")
+        if runs:
+            server.reload()
+            gateway = self._served(network).gateway
+            for lease in leases.read_leases(self.scope.networks.directory(network.name)):
+                # An address that is kept for somebody now is not held back for whoever had it before.
+                if owners.get(lease.address, lease.mac) != lease.mac:
+                    server.release(gateway, lease.address, lease.mac)
+        else:
+            server.stop()
+            server.forget_offline(lambda mac, address: owners.get(address, mac) == mac)
+            server.start(self._served(network))
+        notes.update(
+            config=firewall.digest(config), hosts=firewall.digest(dhcp_hosts + dns_hosts), ifindex=index
+        )
+        self._note(network, notes)
+        self.runtime.report.step("served")
+
+    # Notes
+
+    def _notes_path(self, network: Network) -> str:
+        return os.path.join(self.scope.networks.directory(network.name), _NOTES)
+
+    def _notes(self, network: Network) -> dict[str, t.Any]:
+        try:
+            return read_record(self._notes_path(network)) or {}
+        except RecordError:
+            return {}
+
+    def _note(self, network: Network, notes: dict[str, t.Any]) -> None:
+        make_dir(self.scope.networks.directory(network.name))
+        write_record(self._notes_path(network), notes)

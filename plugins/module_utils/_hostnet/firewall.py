@@ -1,0 +1,260 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The firewall of networks: for each a table of nftables of its own, which nothing else uses.
+
+A table is replaced as a whole in one transaction, so it is there or not, never half. What it must hold is compared
+with what the kernel listed right after it was put in place: nft writes rules differently from version to version.
+
+An accept in one table does not undo a drop in another. Two others are common on hosts, and both have a place that is
+meant for what we want: Docker drops what is forwarded but lets rules in its chain DOCKER-USER have their say first,
+and firewalld knows zones, of which `trusted` lets pass. What is put there is taken away with the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._model import PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
+
+_COMMENT = "minicloud"
+_PREFIX = "minicloud_"
+
+
+class Rules(t.NamedTuple):
+    """What the firewall of a network depends on.
+
+    interface -- its bridge; nat -- whether guests reach the world; subnet6 -- empty where it has none
+    forwards -- ports of the host, each with the address of the guest that it leads to
+    """
+
+    interface: str
+    subnet: str
+    subnet6: str = ""
+    nat: bool = True
+    forwards: tuple[tuple[PortForward, str], ...] = ()
+
+
+def table_name(interface: str) -> str:
+    """The table of the network with that bridge."""
+    return _PREFIX + interface
+
+
+def nft_program(runtime: Runtime) -> str:
+    """The path of the program nft."""
+    return runtime.program("nft", "nftables", "to make networks")
+
+
+def table_text(rules: Rules) -> str:
+    """The table of a network, in the language of nft."""
+    bridge = f'"{rules.interface}"'
+    forward = [f"iifname {bridge} oifname {bridge} accept"]
+    input_ = []
+    source: list[str] = []
+    if rules.nat:
+        allowed = [f"ip saddr {rules.subnet}"] + ([f"ip6 saddr {rules.subnet6}"] if rules.subnet6 else [])
+        forward += [f"iifname {bridge} {each} accept" for each in allowed]
+        source.append(
+            f"oifname != {bridge} ip saddr {rules.subnet} ip daddr != {{ {rules.subnet}, 224.0.0.0/4 }} masquerade"
+        )
+        if rules.subnet6:
+            source.append(
+                f"oifname != {bridge} ip6 saddr {rules.subnet6} ip6 daddr != {{ {rules.subnet6}, ff00::/8 }} masquerade"
+            )
+    else:
+        # What the host or a forwarded port began may be answered.
+        forward.append(f"iifname {bridge} ct state established,related accept")
+        input_ += [
+            f"iifname {bridge} ct state established,related accept",
+            f"iifname {bridge} udp dport {{ 53, 67, 547 }} accept",
+            f"iifname {bridge} tcp dport 53 accept",
+            f"iifname {bridge} meta l4proto {{ icmp, ipv6-icmp }} accept",
+            f"iifname {bridge} drop",
+        ]
+    forward += [
+        f"iifname {bridge} drop",
+        f"oifname {bridge} ct state established,related accept",
+        f"oifname {bridge} ct status dnat accept",
+        f"oifname {bridge} drop",
+    ]
+    # A guest answers the host's loopback address, and itself when it comes by way of the host, only if they come from
+    # the host's address in its own subnet.
+    source += [
+        f"oifname {bridge} ip saddr 127.0.0.0/8 masquerade",
+        f"oifname {bridge} ip saddr {rules.subnet} ct status dnat masquerade",
+    ]
+    outside, inside = [], []
+    for port, address in rules.forwards:
+        target = f"{port.protocol} dport {port.host_port} dnat ip to {address}:{port.guest_port}"
+        where = "fib daddr type local" if port.host_ip == "0.0.0.0" else f"ip daddr {port.host_ip}"
+        inside.append(f"meta nfproto ipv4 {where} {target}")
+        if not port.host_ip.startswith("127."):
+            outside.append(f"meta nfproto ipv4 {where} {target}")
+    chains = [
+        # Before connection tracking: with route_localnet on the bridge, a guest must not reach the host's loopback.
+        _chain("early", "filter hook prerouting priority raw", [f"iifname {bridge} ip daddr 127.0.0.0/8 drop"]),
+        _chain("forward", "filter hook forward priority filter", forward),
+        _chain("input", "filter hook input priority filter", input_),
+        _chain("outside", "nat hook prerouting priority dstnat", outside),
+        _chain("inside", "nat hook output priority -100", inside),
+        _chain("source", "nat hook postrouting priority srcnat", source),
+    ]
+    return f"table inet {table_name(rules.interface)} {{\n{''.join(chains)}}}\n"
+
+
+def _chain(name: str, hook: str, rules: t.Sequence[str]) -> str:
+    lines = "".join(f"    {rule}\n" for rule in rules)
+    return f"  chain {name} {{\n    type {hook}; policy accept;\n{lines}  }}\n"
+
+
+def digest(text: str) -> str:
+    """A short fingerprint."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Ruleset(t.NamedTuple):
+    """What the kernel has of nftables that concerns us.
+
+    tables -- fingerprints of the tables of this host's networks, by name; firewalld -- its table as text, empty: none
+    forwards -- the ports of the host that networks of any data directory forward: table, protocol and port
+    """
+
+    tables: dict[str, str]
+    firewalld: str
+    forwards: tuple[tuple[str, str, int], ...]
+
+
+def read_ruleset(runtime: Runtime) -> Ruleset:
+    """The rules that are in place now."""
+    out = runtime.check([nft_program(runtime), "-j", "list", "ruleset", "inet"], "the firewall could not be read")
+    parts: dict[str, list[t.Any]] = {}
+    forwards = []
+    for entry in json.loads(out or '{"nftables": []}')["nftables"]:
+        kind, value = next(iter(entry.items()))
+        if kind == "metainfo":
+            continue
+        table = value["name"] if kind == "table" else value["table"]
+        value.pop("handle", None)
+        parts.setdefault(table, []).append(entry)
+        if kind == "rule" and table.startswith(_PREFIX) and value["chain"] == "inside":
+            forwards += [(table, *port) for port in _ports(value["expr"])]
+    ours = {
+        name: digest(json.dumps(entries, sort_keys=True)) for name, entries in parts.items() if name.startswith(_PREFIX)
+    }
+    return Ruleset(ours, json.dumps(parts.get("firewalld", "")).strip('"'), tuple(forwards))
+
+
+def _ports(expressions: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[tuple[str, int]]:
+    for each in expressions:
+        left = each.get("match", {}).get("left")
+        payload = left.get("payload", {}) if isinstance(left, dict) else {}
+        if payload.get("field") == "dport":
+            yield payload["protocol"], int(each["match"]["right"])
+
+
+def put_table(runtime: Runtime, rules: Rules) -> None:
+    """Put the table of a network in place, instead of the one that is there."""
+    name = table_name(rules.interface)
+    # The first line has the second always find one to remove.
+    text = f"table inet {name} {{}}\ndelete table inet {name}\n{table_text(rules)}"
+    runtime.check([nft_program(runtime), "-f", "-"], "the firewall rules could not be loaded", stdin=text.encode())
+
+
+def remove_table(runtime: Runtime, interface: str) -> None:
+    """Remove the table of a network; all the same if there is none."""
+    name = table_name(interface)
+    text = f"table inet {name} {{}}\ndelete table inet {name}\n"
+    runtime.check([nft_program(runtime), "-f", "-"], "the firewall rules could not be removed", stdin=text.encode())
+
+
+# Docker
+
+
+class DockerChain(t.NamedTuple):
+    """The chain that Docker keeps for rules of others. program -- that reads it; rules -- as that program lists them"""
+
+    program: str
+    rules: tuple[str, ...]
+
+
+def docker_chains(runtime: Runtime) -> list[DockerChain]:
+    """Docker's chains for rules of others, for IPv4 and IPv6, where there are such."""
+    found = []
+    for name in ("iptables", "ip6tables"):
+        program = find_program(name)
+        if program is None:
+            continue
+        done = runtime.run([program, "-w", "5", "-S", "DOCKER-USER"])
+        if done.rc == 0:
+            found.append(DockerChain(program, tuple(done.out.splitlines())))
+    return found
+
+
+def _docker_rules(interface: str) -> tuple[str, ...]:
+    comment = f"-m comment --comment {_COMMENT} -j ACCEPT"
+    return (f"-i {interface} {comment}", f"-o {interface} {comment}")
+
+
+def lacking_docker_rules(chain: DockerChain, interface: str) -> list[str]:
+    """Those of a network's rules that are not in Docker's chain."""
+    return [rule for rule in _docker_rules(interface) if f"-A DOCKER-USER {rule}" not in chain.rules]
+
+
+def add_docker_rules(runtime: Runtime, chain: DockerChain, interface: str) -> None:
+    """Have Docker let pass what our own table decides about."""
+    for rule in lacking_docker_rules(chain, interface):
+        runtime.check(
+            [chain.program, "-w", "5", "-I", "DOCKER-USER", *rule.split()], "Docker's firewall could not be told"
+        )
+
+
+def remove_docker_rules(runtime: Runtime, interface: str) -> None:
+    """Take a network's rules out of Docker's chains."""
+    for chain in docker_chains(runtime):
+        for rule in _docker_rules(interface):
+            for dummy in range(chain.rules.count(f"-A DOCKER-USER {rule}")):
+                runtime.run([chain.program, "-w", "5", "-D", "DOCKER-USER", *rule.split()])
+
+
+def strict_forwarders(runtime: Runtime) -> list[str]:
+    """The chains that drop what is forwarded unless told otherwise, and that we have no way of telling."""
+    done = runtime.run([nft_program(runtime), "-j", "list", "chains"])
+    if done.rc != 0:
+        return []
+    chains = [entry["chain"] for entry in json.loads(done.out or '{"nftables": []}')["nftables"] if "chain" in entry]
+    with_docker = {(each["family"], each["table"]) for each in chains if each["name"] == "DOCKER-USER"}
+    return [
+        f"{each['name']} of the table {each['family']} {each['table']}"
+        for each in chains
+        if each.get("hook") == "forward"
+        and each.get("policy") == "drop"
+        and (each["family"], each["table"]) not in with_docker
+        and each["family"] in ("ip", "inet")
+    ]
+
+
+# firewalld
+
+
+def is_trusted(ruleset: Ruleset, interface: str) -> bool:
+    """Whether firewalld, if it runs, lets pass what comes from and goes to a bridge."""
+    return not ruleset.firewalld or f'"{interface}"' in ruleset.firewalld
+
+
+def trust(runtime: Runtime, interface: str) -> None:
+    """Have firewalld let pass what our own table decides about, until it is reloaded."""
+    program = runtime.program("firewall-cmd", "firewalld", "to have firewalld let the network pass")
+    runtime.check([program, "--zone=trusted", f"--change-interface={interface}"], "firewalld could not be told")
+
+
+def distrust(runtime: Runtime, ruleset: Ruleset, interface: str) -> None:
+    """Have firewalld forget a bridge."""
+    program = find_program("firewall-cmd")
+    if program and ruleset.firewalld and is_trusted(ruleset, interface):
+        runtime.run([program, "--zone=trusted", f"--remove-interface={interface}"])

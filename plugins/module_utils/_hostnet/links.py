@@ -1,0 +1,151 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Network interfaces of this host: bridges and taps of networks, what else there is, and where routes lead."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import struct
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+
+# From linux/if_tun.h.
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+
+
+class Link(t.NamedTuple):
+    """An interface. kind -- bridge, tun, veth …, empty of a physical one; addresses -- with their prefix lengths."""
+
+    name: str
+    index: int
+    kind: str
+    master: str
+    mtu: int
+    up: bool
+    mac: str
+    addresses: tuple[str, ...]
+    loopback: bool = False
+
+
+class Route(t.NamedTuple):
+    """A route. destination -- in CIDR form or default; device and gateway may be empty"""
+
+    destination: str
+    device: str
+    gateway: str
+    metric: int = 0
+
+
+def ip_program(runtime: Runtime) -> str:
+    """The path of the program ip."""
+    return runtime.program("ip", "iproute2", "to make networks")
+
+
+def read_links(runtime: Runtime) -> dict[str, Link]:
+    """All interfaces of this host, by name."""
+    out = runtime.check([ip_program(runtime), "-j", "-d", "address", "show"], "the interfaces could not be listed")
+    found = {}
+    for entry in json.loads(out or "[]"):
+        flags = entry.get("flags", ())
+        link = Link(
+            name=entry["ifname"],
+            index=entry["ifindex"],
+            kind=entry.get("linkinfo", {}).get("info_kind", ""),
+            master=entry.get("master", ""),
+            mtu=entry.get("mtu", 0),
+            up="UP" in flags,
+            mac=entry.get("address", ""),
+            addresses=tuple(
+                f"{each['local']}/{each['prefixlen']}" for each in entry.get("addr_info", ()) if "local" in each
+            ),
+            loopback="LOOPBACK" in flags,
+        )
+        found[link.name] = link
+    return found
+
+
+def read_routes(runtime: Runtime, family: int = 4) -> list[Route]:
+    """The unicast routes of all routing tables."""
+    argv = [ip_program(runtime), "-j", f"-{family}", "route", "show", "table", "all"]
+    routes = []
+    for entry in json.loads(runtime.check(argv, "the routes could not be listed") or "[]"):
+        if entry.get("type", "unicast") == "unicast":
+            routes.append(
+                Route(entry["dst"], entry.get("dev", ""), entry.get("gateway", ""), int(entry.get("metric", 0)))
+            )
+    return routes
+
+
+def change(runtime: Runtime, commands: t.Sequence[str], what: str) -> None:
+    """Carry out some commands of ip, one after the other; WHAT says what failed if one does."""
+    if commands:
+        text = "".join(f"{command}\n" for command in commands)
+        runtime.check([ip_program(runtime), "-batch", "-"], what, stdin=text.encode())
+
+
+def bridge_mac(interface: str) -> str:
+    """The MAC of a bridge of ours: its own, and not that of whichever tap is the lowest."""
+    digits = interface[-8:]
+    return ":".join(["52", "55", *(digits[at : at + 2] for at in range(0, 8, 2))])
+
+
+def tap_name(interface: str, mac: str) -> str:
+    """The name of the tap by which a guest's interface is on a bridge: the same at each start."""
+    import hashlib
+
+    return "mct" + hashlib.sha256(f"{interface} {mac.lower()}".encode()).hexdigest()[:10]
+
+
+def open_tap(name: str) -> int:
+    """Make a tap and return the file that is its other end: with the last one that has it open the tap is gone."""
+    try:
+        handle = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise MissingRequirement(
+            "no interface for a guest can be made on this host",
+            f"/dev/net/tun: {exc.strerror}",
+            "Load the kernel module tun, or in a container pass the device on.",
+        ) from exc
+    try:
+        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(handle, _TUNSETIFF, request)
+    except OSError as exc:
+        os.close(handle)
+        if exc.errno == errno.EBUSY:
+            raise InUse(f"the interface {name} is in use", "another process has it", "Stop the instance first.") from exc
+        raise HypervisorError(
+            f"the interface {name} could not be made", exc.strerror or str(exc), "Run as root."
+        ) from exc
+    return handle
+
+
+def read_sysctl(key: str) -> str | None:
+    """A setting of the kernel's networking, such as ipv4/ip_forward; None where there is none."""
+    try:
+        with open(f"/proc/sys/net/{key}", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return None
+
+
+def write_sysctl(key: str, value: str) -> None:
+    """Change a setting of the kernel's networking. MissingRequirement where that is not allowed."""
+    try:
+        with open(f"/proc/sys/net/{key}", "w", encoding="ascii") as stream:
+            stream.write(value)
+    except OSError as exc:
+        raise MissingRequirement(
+            f"the kernel setting net.{key.replace('/', '.')} could not be set to {value}",
+            exc.strerror or str(exc),
+            "Set it with sysctl, or in a container on its host.",
+        ) from exc
