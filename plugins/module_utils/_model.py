@@ -23,6 +23,9 @@ DEFAULT_DISK = 5 * GIB
 DEFAULT_IMAGE = "lts"
 DEFAULT_TYPE = "vm"
 
+# The network that is made when an instance first needs one, and the one that a hypervisor's process plays by itself.
+DEFAULT_NETWORK, USER_NETWORK = "default", "user"
+
 # Less boots no cloud image; what users of Multipass know.
 MIN_MEMORY = 64 * MIB
 MIN_DISK = 64 * MIB
@@ -223,6 +226,11 @@ class Instance:
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def user_mode(self) -> bool:
+        """Whether its first interface is on no network of this host: only forwarded ports lead to it."""
+        return not self.nics or self.nics[0].network == USER_NETWORK
 
     @property
     def alias(self) -> str:

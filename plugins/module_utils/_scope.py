@@ -345,16 +345,19 @@ class Records(t.Generic[Record]):
                     remove_path(os.path.join(directory, entry))
             remove_path(directory)
 
-    def all(self) -> tuple[list[Record], list[RecordError]]:
-        """All objects of the scope by name, and what is wrong with the records that cannot be used."""
+    def names(self) -> list[str]:
+        """What the names of the objects are compared by, sorted; some may have no record yet, or no more."""
         try:
-            names = sorted(os.listdir(self._top))
+            return sorted(os.listdir(self._top))
         except (FileNotFoundError, NotADirectoryError):
-            return [], []
+            return []
         except OSError as exc:
             raise RecordError(f"{self._top} cannot be read", exc.strerror or str(exc)) from exc
+
+    def all(self) -> tuple[list[Record], list[RecordError]]:
+        """All objects of the scope by name, and what is wrong with the records that cannot be used."""
         found, broken = [], []
-        for name in names:
+        for name in self.names():
             try:
                 record = self.read(name)
             except RecordError as exc:

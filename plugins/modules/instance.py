@@ -114,6 +114,39 @@ options:
   meta_data:
     description: Further meta-data for cloud-init, as a mapping or text.
     type: raw
+  networks:
+    description:
+      - The instance's network interfaces, in their order. Unless given, it has one on the network V(default),
+        which is made when the first instance needs it; without root, one on the user-mode network.
+      - Which networks the interfaces are on, and their MACs, can be changed only while the instance is stopped. The
+        interfaces of a new instance are configured by cloud-init at its first boot; one that comes later is not.
+    type: list
+    elements: dict
+    version_added: 1.0.0
+    suboptions:
+      name:
+        description:
+          - The network, as M(minicloud.local.network) made it.
+          - V(user) is the user-mode network of QEMU, which needs no root. The guest can reach the outside, and only
+            forwarded ports lead to it.
+        type: str
+        default: default
+      address:
+        description:
+          - A static address in the network's subnet. The guest gets it by DHCP, so it may be changed while the instance
+            runs; the guest has it within a few minutes, or after a restart.
+          - Unless given, the network chooses one and keeps it for the instance.
+        type: str
+      mac:
+        description: The interface's hardware address. One that nobody else has is chosen unless given.
+        type: str
+      mode:
+        description:
+          - V(auto) is configured by cloud-init, with DHCP.
+          - V(manual) is left alone.
+        type: str
+        choices: [auto, manual]
+        default: auto
   ports:
     description:
       - Ports of the host that lead to ports of the guest, each as C([[host_ip:]host_port:]guest_port[/tcp|udp]).
@@ -524,6 +557,16 @@ ARGUMENTS = {
     "vendor_data": {"type": "raw"},
     "network_config": {"type": "raw"},
     "meta_data": {"type": "raw"},
+    "networks": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "default": "default"},
+            "address": {"type": "str"},
+            "mac": {"type": "str"},
+            "mode": {"type": "str", "choices": ["auto", "manual"], "default": "auto"},
+        },
+    },
     "ports": {"type": "list", "elements": "str"},
     "tags": {"type": "dict"},
     "allow_restart": {"type": "bool", "default": False},

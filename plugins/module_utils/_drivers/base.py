@@ -18,6 +18,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    USER_NETWORK,
     Image,
     Instance,
     Network,
@@ -56,6 +57,11 @@ class Driver(abc.ABC):
     def handle(self) -> dict[str, str]:
         """The driver_options that lead to where this driver makes things, for the records of what it makes."""
         return {}
+
+    @property
+    def default_network(self) -> str:
+        """The network of an instance's first interface, unless the task names another."""
+        return USER_NETWORK
 
     def networks(self) -> Networks | None:
         """How this driver makes networks; None where its instances have the hypervisor's user-mode network only."""
@@ -188,10 +194,14 @@ class Networks(abc.ABC):
 
     @abc.abstractmethod
     def settle(self, network: Network, others: t.Sequence[Network]) -> None:
-        """Choose in the record what nobody asked for: subnet, dhcp_range, interface. Touches nothing.
+        """Check the record, and choose in it what nobody asked for: subnet, dhcp_range, interface. Touches nothing.
 
         others -- the networks of all scopes. InUse where what was asked for is taken.
         """
+
+    @abc.abstractmethod
+    def is_up(self, network: Network) -> bool:
+        """Whether apply() has made anything of the network that is not removed yet; cheap."""
 
     @abc.abstractmethod
     def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:

@@ -25,7 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp, firewall, leases, links, subnets
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     Scope,
@@ -90,20 +90,11 @@ class HostNetworks(Networks):
         if not network.interface:
             while not network.interface or network.interface in own:
                 network.interface = f"mcb{random.SystemRandom().randrange(1 << 32):08x}"
-        taken = self._taken(network, others)
-        if network.subnet:
-            subnet = subnets.parse_subnet(network.subnet)
-            if network.phase == "creating":
-                subnets.check_free(subnet, taken)
-        else:
-            subnet = subnets.choose_subnet(taken, int(network.interface[3:], 16))
-        network.subnet = str(subnet)
-        network.dhcp_range = subnets.normal_range(network.dhcp_range or subnets.default_range(subnet), subnet)
         network.domain = dhcp.check_domain(network.domain)
-        if network.subnet6:
-            network.subnet6 = str(subnets.parse_subnet6(network.subnet6))
-        if network.mtu and not 1280 <= network.mtu <= 65535:
-            raise InvalidOption(f"mtu {network.mtu} is not one that a network can have", hint="Give 1280 to 65535.")
+        subnets.settle(network, self._taken(network, others), int(network.interface[3:], 16))
+
+    def is_up(self, network: Network) -> bool:
+        return bool(network.interface) and os.path.exists(self._notes_path(network))
 
     def _taken(self, network: Network, others: t.Iterable[Network]) -> list[subnets.Taken]:
         """What of the address space is in use by something else than the network."""
@@ -149,6 +140,8 @@ class HostNetworks(Networks):
     def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
         self._forget()
         notes = self._notes(network)
+        if not notes:
+            self._note(network, notes)
         if self._link_drift(network, hosts):
             self._apply_link(network, hosts)
         if self._firewall_drift(network, hosts):
@@ -176,6 +169,16 @@ class HostNetworks(Networks):
         firewall.distrust(self.runtime, ruleset, network.interface)
         remove_path(self._notes_path(network))
         self._forget()
+
+    def forwards(self, network: Network, address: str) -> list[PortForward]:
+        """The ports of the host that lead to an address of a network now."""
+        table = firewall.table_name(network.interface)
+        return [port for where, port, to in self._look_ruleset().forwards if (where, to) == (table, address)]
+
+    def forwarded_elsewhere(self, interface: str) -> list[PortForward]:
+        """The ports of the host that lead to other networks than that of a bridge, of whichever data directory."""
+        table = firewall.table_name(interface)
+        return [port for where, port, dummy in self._look_ruleset().forwards if where != table]
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -223,7 +226,9 @@ class HostNetworks(Networks):
         lacking = set(self._wanted_addresses(network)) - set(bridge.addresses)
         found += [f"The bridge {network.interface} lacks the address {address}." for address in sorted(lacking)]
         if not lacking:  # the kernel takes IPv6 addresses away with the setting
-            found += [f"The bridge {network.interface} has the address {each}." for each in self._strange(network, bridge)]
+            found += [
+                f"The bridge {network.interface} has the address {each}." for each in self._strange(network, bridge)
+            ]
         for key, value in self._settings(network).items():
             if links.read_sysctl(key) not in (value, None):
                 found.append(f"The kernel setting net.{key.replace('/', '.')} is not {value}.")
@@ -310,7 +315,7 @@ class HostNetworks(Networks):
 
     def _served(self, network: Network) -> dhcp.Served:
         subnet = subnets.parse_subnet(network.subnet)
-        first, dash, last = network.dhcp_range.partition("-")
+        first, dummy, last = network.dhcp_range.partition("-")
         return dhcp.Served(
             interface=network.interface,
             gateway=subnets.gateway(subnet),
@@ -337,7 +342,7 @@ class HostNetworks(Networks):
             return ["The server of addresses and names (dnsmasq) does not run."]
         found = []
         bridge = self._look_links().get(network.interface)
-        if notes.get("config") != firewall.digest(config) or bridge is None or notes.get("ifindex") != bridge.index:
+        if notes.get("config") != firewall.digest(config) or bridge is None or notes.get("ifindex") != bridge.number:
             found.append("The server of addresses and names (dnsmasq) runs with other settings.")
         if notes.get("hosts") != firewall.digest(dhcp_hosts + dns_hosts):
             found.append("The server of addresses and names (dnsmasq) does not know the network's instances.")
@@ -346,7 +351,7 @@ class HostNetworks(Networks):
     def _apply_server(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
         server = self._server(network)
         config, dhcp_hosts, dns_hosts = self._texts(network, hosts)
-        index = self._look_links()[network.interface].index
+        index = self._look_links()[network.interface].number
         runs = server.pid() and notes.get("config") == firewall.digest(config) and notes.get("ifindex") == index
         owners = {host.addresses[0]: host.mac.lower() for host in hosts if host.addresses}
         server.write_hosts(dhcp_hosts, dns_hosts)
@@ -362,9 +367,7 @@ class HostNetworks(Networks):
             server.stop()
             server.forget_offline(lambda mac, address: owners.get(address, mac) == mac)
             server.start(self._served(network))
-        notes.update(
-            config=firewall.digest(config), hosts=firewall.digest(dhcp_hosts + dns_hosts), ifindex=index
-        )
+        notes.update(config=firewall.digest(config), hosts=firewall.digest(dhcp_hosts + dns_hosts), ifindex=index)
         self._note(network, notes)
         self.runtime.report.step("served")
 

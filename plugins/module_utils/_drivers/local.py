@@ -15,12 +15,25 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DEFAULT_NETWORK,
+    RUNNING,
+    USER_NETWORK,
+    Image,
+    Instance,
+    Observed,
+    PortForward,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 
 # Files in the directory of an instance.
 DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
@@ -40,6 +53,40 @@ class LocalDriver(Driver):
     def path(self, instance: Instance, name: str) -> str:
         """The path of a file of an instance."""
         return os.path.join(self.scope.directory(instance.name), name)
+
+    @property
+    def default_network(self) -> str:
+        return DEFAULT_NETWORK if os.geteuid() == 0 and sys.platform.startswith("linux") else USER_NETWORK
+
+    def networks(self) -> HostNetworks | None:
+        if self.default_network == USER_NETWORK:
+            return None
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+
+        return HostNetworks(self.runtime, self.scope)
+
+    def addresses(self, instance: Instance) -> dict[str, tuple[str, ...]]:
+        """The addresses that a running instance has now, by the MAC of its interfaces."""
+        names = {nic.network for nic in instance.nics if nic.network != USER_NETWORK}
+        given: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            given.update(leases.active(leases.read_leases(self.scope.networks.directory(name))))
+        met = leases.neighbours() if names else {}
+        found = {}
+        for nic in instance.nics:
+            mac = nic.mac.lower()
+            # Who has no address from us may have one that it gave itself.
+            addresses = given.get(mac) or met.get(mac)
+            if addresses and nic.network != USER_NETWORK:
+                found[nic.mac] = addresses
+        return found
+
+    def running(self, instance: Instance) -> Observed:
+        """What is to be seen of an instance that runs."""
+        if instance.user_mode:
+            return Observed(RUNNING, ("127.0.0.1",))
+        by_mac = self.addresses(instance)
+        return Observed(RUNNING, tuple(address for each in by_mac.values() for address in each), by_mac)
 
     def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
         self._actions().require(arch, firmware)
@@ -72,7 +119,16 @@ class LocalDriver(Driver):
         self._actions().delete(instance)
 
     def endpoint(self, instance: Instance) -> tuple[str, int]:
-        return "127.0.0.1", instance.ssh_port
+        if instance.user_mode:
+            return "127.0.0.1", instance.ssh_port
+        by_mac = self.addresses(instance) if instance.owner else {}
+        for nic in instance.nics:
+            kept = nic.address or nic.lease
+            now = by_mac.get(nic.mac, ())
+            # An address that was changed while it ran reaches the guest when it asks for it.
+            if kept or now:
+                return (kept if kept in now or not now else now[0]), 22
+        return "", 22
 
     def console_log(self, instance: Instance) -> str:
         return self.path(instance, CONSOLE)

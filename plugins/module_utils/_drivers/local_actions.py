@@ -12,6 +12,7 @@ import contextlib
 import os
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
     CONSOLE,
     DISK,
@@ -19,13 +20,17 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.local imp
     SEED,
     LocalDriver,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Network, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
     make_dir,
     remove_path,
     write_file,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
@@ -82,7 +87,35 @@ class LocalActions:
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 
-        ports.settle(instance, self.scope.instances()[0], held)
+        elsewhere: t.Sequence[PortForward] = ()
+        if not instance.user_mode:
+            network, networks = self._main_network(instance)
+            elsewhere = networks.forwarded_elsewhere(network.interface if network else "")
+        ports.settle(instance, self.scope.instances()[0], held, elsewhere, with_ssh=instance.user_mode)
+
+    def _main_network(self, instance: Instance) -> tuple[Network | None, HostNetworks]:
+        """The network whose firewall forwards ports to an instance, and what makes it."""
+        networks = self.driver.networks()
+        if networks is None:
+            raise MissingRequirement(
+                f"the networks of {instance.name} cannot be had", "only root makes them", "Run as root (become: true)."
+            )
+        nic = main_nic(instance)
+        return (self.scope.networks.read(nic.network) if nic else None), networks
+
+    def network_forwards(self, instance: Instance) -> list[PortForward]:
+        """The ports of the host that networks forward to an instance now."""
+        network, networks = self._main_network(instance)
+        nic = main_nic(instance)
+        return networks.forwards(network, nic.address or nic.lease) if network and nic else []
+
+    def forward_by_network(self, instance: Instance) -> None:
+        """Have the network forward the ports that the record of a running instance has."""
+        network, networks = self._main_network(instance)
+        if network:
+            with self.scope.networks.lock(network.name, report=self.runtime.report):
+                others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
+                networks.apply(network, hosts_of(network, [*others, instance]))
 
     def rotate_console(self, instance: Instance) -> None:
         """Make room for the console of a new start; the last few are kept."""

@@ -22,7 +22,6 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    RUNNING,
     STOPPED,
     Instance,
     Observed,
@@ -46,9 +45,7 @@ class QemuDriver(LocalDriver):
         return self._actions().probe()
 
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
-        return [
-            Observed(RUNNING, ("127.0.0.1",)) if self.alive(instance) else Observed(STOPPED) for instance in instances
-        ]
+        return [self.running(instance) if self.alive(instance) else Observed(STOPPED) for instance in instances]
 
     def alive(self, instance: Instance) -> bool:
         try:

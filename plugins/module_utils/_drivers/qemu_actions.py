@@ -28,6 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    USER_NETWORK,
     Instance,
     PortForward,
 )
@@ -147,12 +148,36 @@ class QemuActions(LocalActions):
                 listener.bind(address)
                 os.chmod(monitor, 0o600)
                 listener.listen(8)
-                handles.append(os.dup(listener.fileno()))
+                monitor_fd = os.dup(listener.fileno())
+                handles.append(monitor_fd)
+        taps = self._open_taps(instance, handles)
         argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self, instance), program]
-        argv += qemu_machine.command_line(instance, accelerator, fds, handles[-1])
+        argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, taps)
         self.runtime.report.step("spawn")
         self.runtime.check(argv, f"QEMU could not be started for {instance.name}", cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
+
+    def _open_taps(self, instance: Instance, handles: list[int]) -> dict[str, int]:
+        """An open tap for each interface that is on a network of this host, by MAC. They end with QEMU."""
+        taps: dict[str, int] = {}
+        commands = []
+        for nic in instance.nics:
+            if nic.network == USER_NETWORK:
+                continue
+            from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+
+            network = self.scope.networks.read(nic.network)
+            if network is None:
+                raise HypervisorError(f"{instance.name} cannot be started", f"the network {nic.network} is gone")
+            name = links.tap_name(network.interface, nic.mac)
+            taps[nic.mac] = links.open_tap(name)
+            handles.append(taps[nic.mac])
+            mtu = f" mtu {network.mtu}" if network.mtu else ""
+            commands.append(f"link set dev {name} master {network.interface} addrgenmode none{mtu} up")
+        if commands:
+            links.change(self.runtime, commands, f"{instance.name} could not be put on its networks")
+            self.runtime.report.step("taps")
+        return taps
 
     def _take_run_lock(self, instance: Instance) -> int:
         with explained(f"the lock of {instance.name} could not be opened"):
@@ -181,10 +206,15 @@ class QemuActions(LocalActions):
             ) from exc
 
     def forwards(self, instance: Instance) -> list[PortForward]:
+        if not instance.user_mode:
+            return self.network_forwards(instance)
         with self._monitor(instance) as qmp:
             return usernet.forwards(qmp.monitor, instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
+        if not instance.user_mode:
+            self.forward_by_network(instance)
+            return
         with self._monitor(instance) as qmp:
             usernet.change_forwards(qmp.monitor, "net0", instance, before)
 

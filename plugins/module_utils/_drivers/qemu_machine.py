@@ -179,12 +179,18 @@ def _cpu_virtualises() -> bool:
     return False
 
 
-def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[str, int], monitor_fd: int) -> list[str]:
+def command_line(
+    instance: Instance,
+    accelerator: Accelerator,
+    fds: t.Mapping[str, int],
+    monitor_fd: int,
+    taps: t.Mapping[str, int] | None = None,
+) -> list[str]:
     """The arguments of QEMU for an instance, without the program.
 
     All files are handed over open (fds: base, disk, seed, console, and for a machine with UEFI code and nvram;
-    monitor_fd: a listening socket), so the process needs no right to any file, and no path in its arguments leads
-    anywhere.
+    monitor_fd: a listening socket; taps, by MAC: the ends of the interfaces that are on networks of this host), so
+    the process needs no right to any file, and no path in its arguments leads anywhere.
     """
     arch = ARCHITECTURES[instance.arch]
     sets = {name: number for number, name in enumerate(fds, start=1)}
@@ -214,11 +220,14 @@ def command_line(instance: Instance, accelerator: Accelerator, fds: t.Mapping[st
             *_node("nvram", "raw"),
         ]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-blk-pci,drive=seed"]
-    forwards = [f"hostfwd=tcp:127.0.0.1:{instance.ssh_port}-:22"] + [
-        f"hostfwd={forward_rule(port)}" for port in instance.ports
-    ]
-    argv += ["-netdev", ",".join(["user", "id=net0", *forwards])]
-    argv += ["-device", f"virtio-net-pci,netdev=net0,mac={instance.nics[0].mac}"]
+    for number, nic in enumerate(instance.nics):
+        if taps and nic.mac in taps:
+            argv += ["-netdev", f"tap,id=net{number},fd={taps[nic.mac]}"]
+        else:
+            forwards = [f"hostfwd=tcp:127.0.0.1:{instance.ssh_port}-:22"] if number == 0 else []
+            forwards += [f"hostfwd={forward_rule(port)}" for port in instance.ports] if number == 0 else []
+            argv += ["-netdev", ",".join(["user", f"id=net{number}", *forwards])]
+        argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac}"]
     argv += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
     argv += ["-chardev", f"file,id=console,path=/dev/fdset/{sets['console']},append=on", "-serial", "chardev:console"]
     argv += ["-chardev", f"socket,id=monitor,fd={monitor_fd},server=on,wait=off"]

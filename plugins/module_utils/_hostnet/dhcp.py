@@ -75,7 +75,7 @@ def check_domain(text: str) -> str:
     if not _DOMAIN.match(domain):
         raise InvalidOption(
             f"domain {text!r} is not one that names can end with",
-            hint="It consists of letters, digits and hyphens, with dots between its parts, such as minicloud or lab.internal.",
+            hint="It has letters, digits and hyphens, with dots between its parts, such as minicloud or lab.internal.",
         )
     return domain
 
@@ -181,7 +181,7 @@ class Server:
         if search and not self._is_ours(pid):
             pid = next((each for each in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(each)), 0)
         with contextlib.suppress(OSError):
-            handle = os.pidfd_open(pid) if pid > 0 else -1  # type: ignore[attr-defined]
+            handle = os.pidfd_open(pid) if pid > 0 else -1
         try:
             # Ours is who was started with this very file, and has not ended since the handle was there.
             ours = handle >= 0 and self._is_ours(pid) and not select.select([handle], [], [], 0)[0]
@@ -220,7 +220,7 @@ class Server:
         with self._process() as found:
             if found:
                 with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(found[1], signal.SIGHUP)  # type: ignore[attr-defined]
+                    signal.pidfd_send_signal(found[1], signal.SIGHUP)
 
     def start(self, served: Served) -> None:
         """Start the server, instead of the one that runs. InUse where another holds its port."""
@@ -260,7 +260,7 @@ class Server:
                 return
             for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
                 with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(found[1], number)  # type: ignore[attr-defined]
+                    signal.pidfd_send_signal(found[1], number)
                 if select.select([found[1]], [], [], Deadline(seconds).left())[0]:
                     remove_path(self._path(_PID))
                     return

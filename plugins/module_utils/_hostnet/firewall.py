@@ -122,12 +122,12 @@ class Ruleset(t.NamedTuple):
     """What the kernel has of nftables that concerns us.
 
     tables -- fingerprints of the tables of this host's networks, by name; firewalld -- its table as text, empty: none
-    forwards -- the ports of the host that networks of any data directory forward: table, protocol and port
+    forwards -- the ports of the host that networks of any data directory forward: table, port, and address of the guest
     """
 
     tables: dict[str, str]
     firewalld: str
-    forwards: tuple[tuple[str, str, int], ...]
+    forwards: tuple[tuple[str, PortForward, str], ...]
 
 
 def read_ruleset(runtime: Runtime) -> Ruleset:
@@ -143,19 +143,25 @@ def read_ruleset(runtime: Runtime) -> Ruleset:
         value.pop("handle", None)
         parts.setdefault(table, []).append(entry)
         if kind == "rule" and table.startswith(_PREFIX) and value["chain"] == "inside":
-            forwards += [(table, *port) for port in _ports(value["expr"])]
+            forwards += [(table, *found) for found in _forward(value["expr"])]
     ours = {
         name: digest(json.dumps(entries, sort_keys=True)) for name, entries in parts.items() if name.startswith(_PREFIX)
     }
     return Ruleset(ours, json.dumps(parts.get("firewalld", "")).strip('"'), tuple(forwards))
 
 
-def _ports(expressions: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[tuple[str, int]]:
+def _forward(expressions: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[tuple[PortForward, str]]:
+    """What a rule of ours forwards, and to which address."""
+    ip, protocol, number = "0.0.0.0", "", 0
     for each in expressions:
         left = each.get("match", {}).get("left")
         payload = left.get("payload", {}) if isinstance(left, dict) else {}
-        if payload.get("field") == "dport":
-            yield payload["protocol"], int(each["match"]["right"])
+        if payload.get("field") == "daddr":
+            ip = each["match"]["right"]
+        elif payload.get("field") == "dport":
+            protocol, number = payload["protocol"], int(each["match"]["right"])
+        elif "dnat" in each:
+            yield PortForward(ip, number, int(each["dnat"]["port"]), protocol), each["dnat"]["addr"]
 
 
 def put_table(runtime: Runtime, rules: Rules) -> None:

@@ -27,7 +27,7 @@ class Link(t.NamedTuple):
     """An interface. kind -- bridge, tun, veth …, empty of a physical one; addresses -- with their prefix lengths."""
 
     name: str
-    index: int
+    number: int
     kind: str
     master: str
     mtu: int
@@ -59,7 +59,7 @@ def read_links(runtime: Runtime) -> dict[str, Link]:
         flags = entry.get("flags", ())
         link = Link(
             name=entry["ifname"],
-            index=entry["ifindex"],
+            number=entry["ifindex"],
             kind=entry.get("linkinfo", {}).get("info_kind", ""),
             master=entry.get("master", ""),
             mtu=entry.get("mtu", 0),
@@ -122,7 +122,9 @@ def open_tap(name: str) -> int:
     except OSError as exc:
         os.close(handle)
         if exc.errno == errno.EBUSY:
-            raise InUse(f"the interface {name} is in use", "another process has it", "Stop the instance first.") from exc
+            raise InUse(
+                f"the interface {name} is in use", "another process has it", "Stop the instance first."
+            ) from exc
         raise HypervisorError(
             f"the interface {name} could not be made", exc.strerror or str(exc), "Run as root."
         ) from exc

@@ -73,25 +73,37 @@ def holder(port: int, protocol: str = "tcp") -> str:
     return ""
 
 
-def settle(instance: Instance, others: t.Iterable[Instance], held: t.Sequence[PortForward] | None = None) -> None:
+def settle(
+    instance: Instance,
+    others: t.Iterable[Instance],
+    held: t.Sequence[PortForward] | None = None,
+    elsewhere: t.Sequence[PortForward] = (),
+    with_ssh: bool = True,
+) -> None:
     """Choose in the record of an instance the ports of the host that lead to it: see Driver.choose_ports.
 
     others -- instances whose ports are left to them, whether they run or not
+    elsewhere -- ports that firewall rules lead to networks that are none of this one's; nobody listens on those
+    with_ssh -- whether it needs one for ssh as well
     """
     others = [other for other in others if other.uuid != instance.uuid]
     reserved = {other.ssh_port for other in others}
     reserved.update(port.host_port for other in others for port in other.ports)
+    reserved.update(port.host_port for port in elsewhere)
     asked = {port.host_port for port in instance.ports if port.host_port}
     ours = {(port.host_port, port.protocol) for port in held or ()}
     chosen, picked = [], []
     for port in instance.ports:
         asked_for = port.host_port and port.host_port not in instance.chosen_ports
-        kept = (port.host_port, port.protocol) in ours or (port.host_port and _may_have(port))
+        led_away = any(_clash(port, other) for other in elsewhere)
+        kept = (port.host_port, port.protocol) in ours or (port.host_port and not led_away and _may_have(port))
         if not kept and asked_for:
-            culprit = holder(port.host_port, port.protocol)
+            culprit = "" if led_away else holder(port.host_port, port.protocol)
             raise InUse(
                 f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
-                f"{culprit} listens on it" if culprit else "another process of this host listens on it",
+                "an instance of another network has it"
+                if led_away
+                else f"{culprit or 'another process of this host'} listens on it",
                 "Choose another host port, or end what holds it.",
                 port=port.host_port,
             )
@@ -105,10 +117,15 @@ def settle(instance: Instance, others: t.Iterable[Instance], held: t.Sequence[Po
     ours_still = {port.host_port for port in chosen} & set(instance.chosen_ports)
     instance.chosen_ports = sorted({*ours_still, *picked})
     ssh = instance.ssh_port
-    if held is not None:
+    if held is not None or not with_ssh:
         return
     if not ssh or ssh in asked or ssh in reserved or not is_free("127.0.0.1", ssh):
         instance.ssh_port = choose("127.0.0.1", "tcp", reserved | asked)
+
+
+def _clash(port: PortForward, other: PortForward) -> bool:
+    same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
+    return same and (port.host_ip == other.host_ip or "0.0.0.0" in (port.host_ip, other.host_ip))
 
 
 def _may_have(port: PortForward) -> bool:

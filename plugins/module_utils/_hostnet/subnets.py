@@ -12,6 +12,7 @@ import ipaddress
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 
 Subnet = ipaddress.IPv4Network
 Subnet6 = ipaddress.IPv6Network
@@ -23,6 +24,9 @@ _POOLS = ("10.128.0.0/9", "10.0.0.0/9", "172.16.0.0/12", "192.168.0.0/16")
 _WIDEST_ROUTE = 7
 
 _LARGEST, _SMALLEST = 8, 29
+
+# What IPv6 asks for.
+_SMALLEST_MTU = 1280
 
 
 class Taken(t.NamedTuple):
@@ -144,6 +148,27 @@ def choose_subnet(taken: t.Sequence[Taken], start: int) -> Subnet:
         "the routes and interfaces of this host cover all private ranges",
         "Give the option subnet.",
     )
+
+
+def settle(network: Network, taken: t.Sequence[Taken], start: int) -> None:
+    """Check subnets, dhcp_range and mtu in a network's record, and choose those that nobody asked for.
+
+    taken -- what of the address space is in use by something else; start -- as of choose_subnet
+    """
+    if network.subnet:
+        subnet = parse_subnet(network.subnet)
+        if network.phase == "creating":
+            check_free(subnet, taken)
+    else:
+        subnet = choose_subnet(taken, start)
+    network.subnet = str(subnet)
+    network.dhcp_range = normal_range(network.dhcp_range or default_range(subnet), subnet)
+    if network.subnet6:
+        network.subnet6 = str(parse_subnet6(network.subnet6))
+    if network.mtu and not _SMALLEST_MTU <= network.mtu <= 65535:
+        raise InvalidOption(
+            f"mtu {network.mtu} is not one that a network can have", hint=f"Give {_SMALLEST_MTU} to 65535."
+        )
 
 
 def parse_address(text: str, subnet: Subnet, option: str = "address") -> str:

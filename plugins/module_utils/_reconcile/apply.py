@@ -16,6 +16,7 @@ import typing as t
 import uuid
 from dataclasses import replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
@@ -32,9 +33,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     KINDS,
     Image,
     Instance,
-    Nic,
     format_size,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import surroundings
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     RECONFIGURING,
     Plan,
@@ -71,6 +73,13 @@ class Applier:
             after = plan.after
             self.driver.require(after.arch, after.image.get("firmware", ""), after.instance_type)
             self._check_memory(plan.after)
+        if {"create", "start", "set_networks"}.intersection(plan.steps):
+            Attachment(self._acting(plan), self.runtime, self.data).check(plan.after)
+
+    def _acting(self, plan: Plan) -> Driver:
+        """Whoever deals with the instance as it will be."""
+        made = plan.after is None or "create" in plan.steps
+        return self.driver if made or plan.after is None else self.crew.starter(plan.after)
 
     def login_user(self, image: Image | None) -> str:
         """Whom one logs in as in an instance made from the image; empty where only the guest can tell."""
@@ -117,7 +126,7 @@ class Applier:
                 observed = None
                 if current and current.phase == "ready":
                     observed = self.crew.of(current).observe([current])[0]
-                plan = make_plan(self.wish, current, observed, image, self.host_arch, self.driver.name)
+                plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
                 if "fetch_image" not in plan.steps:
                     current = self._apply(plan, current, image, deadline)
                     break
@@ -149,6 +158,8 @@ class Applier:
                     current = after = self.power.start(t.cast(Instance, after))
             elif step == "grow_disk":
                 self.crew.of(t.cast(Instance, after)).grow_disk(t.cast(Instance, after))
+            elif step == "set_networks":
+                after = self._set_networks(t.cast(Instance, after), "start" in plan.steps)
             elif step == "set_ports":
                 self._set_ports(t.cast(Instance, after), "start" in plan.steps)
         if after is not None and RECONFIGURING.intersection(plan.steps) and "start" not in plan.steps:
@@ -234,13 +245,15 @@ class Applier:
             disk=disk_size(self.wish, image),
             image=image_of(image),
             user=self.login_user(image),
-            nics=[Nic(nic.network, self._new_mac()) for nic in planned.nics],
+            nics=[replace(nic, mac=nic.mac or self._new_mac()) for nic in planned.nics],
             handles={self.driver.name: self.driver.handle()},
         )
         self._store(instance)
         self.runtime.report.step("record")
         try:
             self._check_image(image)
+            instance = Attachment(self.driver, self.runtime, self.data).settle(instance)
+            self.runtime.report.step("settled")
             self._make_parts(instance, image)
         except MinicloudError:
             # Nothing has run in it yet: leave nothing half-made.
@@ -292,6 +305,21 @@ class Applier:
             driver.forward_ports(instance, held)
             self._store(instance)
 
+    def _set_networks(self, instance: Instance, starts: bool) -> Instance:
+        """Other interfaces or addresses; where it is started anyway, its start tells the networks."""
+        nics = [replace(nic, mac=nic.mac or self._new_mac()) for nic in instance.nics]
+        driver = self.crew.of(instance)
+        attachment = Attachment(driver, self.runtime, self.data)
+        before = self.scope.read(instance.name)
+        instance = attachment.settle(replace(instance, nics=nics))
+        if not starts:
+            if driver.alive(instance):
+                attachment.connect(instance)
+                self.power.pin(instance)
+            if before:
+                attachment.disconnect(before)
+        return instance
+
     def _delete(self, instance: Instance) -> None:
         """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""
         # On a full disk nothing can be noted, and removing is what makes room.
@@ -300,6 +328,7 @@ class Applier:
         self.runtime.report.step("removing")
         for driver in self.crew.all_of(instance):
             driver.delete(instance)
+        Attachment(self.driver, self.runtime, self.data).disconnect(instance)
         with contextlib.suppress(NoSpace):
             known_hosts.unpin(self.data.known_hosts, instance.alias)
         self.scope.remove(instance.name)

@@ -13,6 +13,7 @@ import re
 import typing as t
 from dataclasses import replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     Crew,
     load,
@@ -37,7 +38,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     parse_port,
     parse_size,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import Plan, Wish, comparable, make_plan
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    Plan,
+    Surroundings,
+    Wish,
+    comparable,
+    make_plan,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -88,6 +95,10 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     if params.get("ports") is not None:
         wish.ports = [parse_port(port) for port in params["ports"]]
         _check_ports(wish)
+    if params.get("networks") is not None:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
+
+        wish.networks = parse_nics(params["networks"])
     for option in _ORIGIN:
         if params.get(option) is not None:
             from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import fingerprint
@@ -143,7 +154,7 @@ def reconcile_instance(
 
     current, observed = _observe(wish, crew)
     image = _cached_image(wish, current, runtime, data, host_arch)
-    plan = make_plan(wish, current, observed, image, host_arch, driver.name)
+    plan = make_plan(wish, current, observed, image, surroundings(driver, host_arch))
     for text in plan.drift:
         runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
     if observed and wish.state != ABSENT:
@@ -161,7 +172,8 @@ def reconcile_instance(
             applier.foresee_image(plan)
             current = _predicted(plan, crew, applier.login_user(image))
             addresses = observed.addresses if observed and plan.state == RUNNING else ()
-            observed = Observed(plan.state, addresses) if current else None
+            by_mac = observed.by_mac if addresses and observed else {}
+            observed = Observed(plan.state, addresses, by_mac) if current else None
         else:
             plan, current = applier.carry_out(plan)
             observed = crew.of(current).observe([current])[0] if current else None
@@ -170,6 +182,11 @@ def reconcile_instance(
     view = instance_view(current, observed, crew.of(current), data) if current and observed else None
     after = comparable(current, observed.state if observed else ABSENT)
     return Outcome(plan.changes, plan.steps, view, before, after)
+
+
+def surroundings(driver: Driver, host_arch: str) -> Surroundings:
+    """What a plan for an instance of a driver depends on besides the instance."""
+    return Surroundings(host_arch, driver.name, driver.default_network, driver.scope.networks.names())
 
 
 def _observe(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:

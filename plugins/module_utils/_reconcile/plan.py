@@ -19,9 +19,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_DISK,
     DEFAULT_IMAGE,
     DEFAULT_MEMORY,
+    DEFAULT_NETWORK,
     DEFAULT_TYPE,
     RUNNING,
     STOPPED,
+    USER_NETWORK,
     Image,
     Instance,
     Nic,
@@ -66,6 +68,7 @@ class Wish:
     autostart: bool | None = None
     tags: dict[str, t.Any] | None = None
     ports: list[PortForward] | None = None
+    networks: list[Nic] | None = None
     ssh_authorized_keys: list[str] | None = None
     cloud_init: t.Any = None
     vendor_data: t.Any = None
@@ -105,8 +108,20 @@ class Plan:
         return any(step not in _PASSIVE for step in self.steps)
 
 
+class Surroundings(t.NamedTuple):
+    """What a plan depends on besides the instance.
+
+    default_network -- of a first interface; networks -- that there are, by what names are compared by
+    """
+
+    host_arch: str
+    driver: str
+    default_network: str = USER_NETWORK
+    networks: t.Collection[str] = ()
+
+
 def make_plan(
-    wish: Wish, current: Instance | None, observed: Observed | None, image: Image | None, host_arch: str, driver: str
+    wish: Wish, current: Instance | None, observed: Observed | None, image: Image | None, around: Surroundings
 ) -> Plan:
     """The way from what is (current and observed; None: there is none) to what is wished.
 
@@ -118,23 +133,23 @@ def make_plan(
     if wish.state == "absent":
         return Plan(["delete"] if current else [], None, "absent")
     if current is None or leftovers or observed is None:
-        return _creation(wish, image, host_arch, driver, ["remove_leftovers"] if leftovers else [])
+        return _creation(wish, image, around, ["remove_leftovers"] if leftovers else [])
 
     drift = _drift(wish, current, image)
     if drift and wish.recreate:
-        return _creation(wish, image, host_arch, driver, ["delete"])
-    return _change(wish, current, observed, drift, _cold_options(current, driver))
+        return _creation(wish, image, around, ["delete"])
+    return _change(wish, current, observed, drift, around)
 
 
-def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str, making_room: list[str]) -> Plan:
+def _creation(wish: Wish, image: Image | None, around: Surroundings, making_room: list[str]) -> Plan:
     after = Instance(
         name=wish.name,
         uuid="",
         scope="",
-        driver=driver,
-        owner=driver if wish.wants_running else "",
+        driver=around.driver,
+        owner=around.driver if wish.wants_running else "",
         created="",
-        arch=wish.arch or host_arch,
+        arch=wish.arch or around.host_arch,
         cpus=wish.cpus or DEFAULT_CPUS,
         memory=wish.memory or DEFAULT_MEMORY,
         disk=disk_size(wish, image),
@@ -144,11 +159,14 @@ def _creation(wish: Wish, image: Image | None, host_arch: str, driver: str, maki
         image=image_of(image) if image else {"name": wish.image or DEFAULT_IMAGE},
         tags=dict(wish.tags or {}),
         ports=list(wish.ports or []),
-        nics=[Nic("user", "")],
+        nics=list(wish.networks or [Nic(around.default_network, "")]),
         origin=dict(wish.origin),
     )
     # What is there goes only once the image is at hand.
-    steps = [*([] if image else ["fetch_image"]), *making_room, "create"]
+    lacking = (
+        any(key_of(nic.network) == DEFAULT_NETWORK for nic in after.nics) and DEFAULT_NETWORK not in around.networks
+    )
+    steps = [*([] if image else ["fetch_image"]), *making_room, *(["ensure_network"] if lacking else []), "create"]
     if wish.wants_running:
         steps.append("start")
         if wish.wait:
@@ -201,7 +219,7 @@ def _cold_options(current: Instance, driver: str) -> tuple[str, ...]:
     return () if live else _COLD
 
 
-def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str], colds: t.Sequence[str]) -> Plan:
+def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str], around: Surroundings) -> Plan:
     after = replace(current)
     running = observed.state == RUNNING
     changes = []
@@ -220,7 +238,16 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
         after.ports = keep_chosen(wish.ports, current.ports)
         changes.append("ports")
 
+    if wish.networks is not None:
+        after.nics = keep_nics(wish.networks, current.nics)
+        if after.nics != current.nics:
+            changes.append("networks")
+
+    colds = _cold_options(current, around.driver)
     cold = [option for option in colds if option in changes]
+    # What it is attached to is the machine's; which address it has there is the network's.
+    if "networks" in changes and _attachments(after.nics) != _attachments(current.nics):
+        cold.append("networks")
     goes_down = wish.state in (STOPPED, "restarted")
     if cold and running and not goes_down and not wish.allow_restart:
         what = ", ".join(f"{option} from {_shown(option, current)} to {_shown(option, after)}" for option in cold)
@@ -249,6 +276,8 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
 
 
 def _shown(option: str, instance: Instance) -> str:
+    if option == "networks":
+        return ", ".join(nic.network for nic in instance.nics)
     value = getattr(instance, option)
     return str(value) if option == "cpus" else format_size(value)
 
@@ -270,6 +299,27 @@ def keep_chosen(wanted: t.Sequence[PortForward], actual: t.Sequence[PortForward]
     return kept
 
 
+def _attachments(nics: t.Iterable[Nic]) -> list[tuple[str, str]]:
+    return [(key_of(nic.network), nic.mac.lower()) for nic in nics]
+
+
+def keep_nics(wanted: t.Sequence[Nic], actual: t.Sequence[Nic]) -> list[Nic]:
+    """The wanted interfaces, with the MAC and the address that those have which are there already."""
+    left = list(actual)
+    kept = []
+    for nic in wanted:
+        match = next(
+            (each for each in left if key_of(each.network) == key_of(nic.network) and nic.mac in ("", each.mac)), None
+        )
+        if match:
+            left.remove(match)
+            # An address that is no longer asked for is as good as any other that the network may choose.
+            lease = (match.lease or match.address) if nic.mode == "auto" and not nic.address else ""
+            nic = replace(nic, network=match.network, mac=match.mac, lease=lease)
+        kept.append(nic)
+    return kept
+
+
 def comparable(instance: Instance | None, state: str) -> dict[str, t.Any]:
     """An instance for a diff: what a task can ask for, without what only describes it."""
     if instance is None:
@@ -285,5 +335,6 @@ def comparable(instance: Instance | None, state: str) -> dict[str, t.Any]:
         "disk": instance.disk,
         "autostart": instance.autostart,
         "ports": [str(port) for port in instance.ports],
+        "networks": [{"name": nic.network, "address": nic.address, "mode": nic.mode} for nic in instance.nics],
         "tags": instance.tags,
     }

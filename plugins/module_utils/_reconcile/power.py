@@ -15,6 +15,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, LaunchError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -31,20 +32,27 @@ class Power:
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> Instance:
         """Have its owner stop an instance that runs."""
-        self.crew.of(instance).stop(instance, deadline, force)
-        return self._store(replace(instance, owner="", ready=False))
+        driver = self.crew.of(instance)
+        driver.stop(instance, deadline, force)
+        instance = self._store(replace(instance, owner="", ready=False))
+        if instance.ports and not instance.user_mode:
+            Attachment(driver, self.runtime, self.data).disconnect(instance)
+        return instance
 
     def start(self, instance: Instance) -> Instance:
         """Start an instance that nobody runs, under the driver that the task names."""
         driver = self.crew.starter(instance)
         self._check_nobody_runs(instance)
+        attachment = Attachment(driver, self.runtime, self.data)
+        instance = attachment.settle(instance)
         # Ports are chosen one run at a time, so that two starts do not settle on the same one.
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             driver.choose_ports(instance)
             handles = {**instance.handles, driver.name: driver.handle()}
             instance = self._store(replace(instance, owner=driver.name, ready=False, handles=handles))
             self.runtime.report.step("ports")
-        self._pin(instance)
+        attachment.connect(instance)
+        self.pin(instance)
         self.runtime.report.step("pinned")
         driver.start(instance)
         return instance
@@ -70,7 +78,8 @@ class Power:
                     f"Stop it first: state: stopped with driver: {other.name}.",
                 )
 
-    def _pin(self, instance: Instance) -> None:
+    def pin(self, instance: Instance) -> None:
+        """Have ssh know the host key of an instance at the address that it has now."""
         host, port = self.crew.of(instance).endpoint(instance)
         addresses = [known_hosts.host_pattern(host, port)] if host else []
         known_hosts.pin(self.data.known_hosts, instance.alias, addresses, instance.host_keys)
@@ -79,7 +88,7 @@ class Power:
         """Where the ssh server of a starting instance is, from the moment on that this is known."""
         host, port = self.crew.of(instance).endpoint(instance)
         if host:
-            self._pin(instance)
+            self.pin(instance)
         return host, port
 
     def wait_ready(self, instance: Instance, deadline: Deadline, cloud_init_errors: str) -> Instance:

@@ -63,7 +63,13 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "disk": instance.disk,
         "addresses": list(observed.addresses),
         "networks": [
-            {"name": nic.network, "mac": nic.mac, "addresses": [nic.address] if nic.address else []}
+            {
+                "name": nic.network,
+                "mac": nic.mac,
+                "mode": nic.mode,
+                "address": nic.address or nic.lease,
+                "addresses": list(observed.by_mac.get(nic.mac, ())),
+            }
             for nic in instance.nics
         ],
         "ports": [port._asdict() for port in instance.ports],

@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     Plan,
+    Surroundings,
     Wish,
     comparable,
     disk_size,
@@ -79,7 +80,7 @@ def plan_for(situation="absent", have=IMAGE, **wishes):
     if have is IMAGE and wishes.get("image") == "26.04":
         have = Image(**{**IMAGE.to_dict(), "name": "26.04", "hash": "cd" * 32})
     current, observed = SITUATIONS[situation] if isinstance(situation, str) else situation
-    return make_plan(Wish("web", **wishes), current, observed, have, "x86_64", "qemu")
+    return make_plan(Wish("web", **wishes), current, observed, have, Surroundings("x86_64", "qemu"))
 
 
 def running(**changes):
@@ -209,7 +210,7 @@ class TestCreation:
 
     def test_the_plan_does_not_hold_the_wish(self):
         wish = Wish("web", tags={"a": 1}, ports=[parse_port("80")], origin={"user": "x"})
-        after = make_plan(wish, None, None, IMAGE, "x86_64", "qemu").after
+        after = make_plan(wish, None, None, IMAGE, Surroundings("x86_64", "qemu")).after
         after.tags["b"] = 2
         after.ports.append(parse_port("81"))
         after.origin["b"] = "y"
@@ -254,7 +255,9 @@ class TestRemovedByOtherMeans:
         ],
     )
     def test_it_is_made_anew_or_forgotten(self, state, steps):
-        plan = make_plan(Wish("web", state=state), an_instance(), Observed(ABSENT), IMAGE, "x86_64", "qemu")
+        plan = make_plan(
+            Wish("web", state=state), an_instance(), Observed(ABSENT), IMAGE, Surroundings("x86_64", "qemu")
+        )
         assert plan.steps == steps
         assert plan.changes
 
@@ -309,13 +312,13 @@ class TestChanges:
         current = an_instance(instance_type=kind)
         wish = Wish("web", state=state, cpus=4, memory=GIB, disk=20 * GIB)
         if live:
-            plan = make_plan(wish, current, Observed(RUNNING), None, "x86_64", "qemu")
+            plan = make_plan(wish, current, Observed(RUNNING), None, Surroundings("x86_64", "qemu"))
             assert plan.steps == ["set_cpus", "set_memory", "grow_disk"]
             assert plan.state == RUNNING
             assert (plan.after.cpus, plan.after.owner, plan.after.ready) == (4, "qemu", True)
         else:
             with pytest.raises(RestartRequired):
-                make_plan(wish, current, Observed(RUNNING), None, "x86_64", "qemu")
+                make_plan(wish, current, Observed(RUNNING), None, Surroundings("x86_64", "qemu"))
 
     @pytest.mark.parametrize("allowed", [True, False])
     @pytest.mark.parametrize("state", ["running", "present"])

@@ -1,0 +1,40 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What a network is told of the instances that are on it."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, key_of
+
+
+def hosts_of(network: Network, instances: t.Iterable[Instance]) -> list[Host]:
+    """The interfaces on a network, of those instances that are not being removed."""
+    found = []
+    for instance in instances:
+        if instance.phase == "removing":
+            continue
+        main = main_nic(instance)
+        for nic in instance.nics:
+            if key_of(nic.network) == key_of(network.name):
+                addresses = (nic.address or nic.lease,) if nic.address or nic.lease else ()
+                forwards = tuple(instance.ports) if nic is main and instance.owner else ()
+                found.append(Host(instance.name, nic.mac, addresses, forwards))
+    return found
+
+
+def main_nic(instance: Instance) -> Nic | None:
+    """The interface at which this host reaches an instance: the first that has an address on a network of the host."""
+    return next((nic for nic in instance.nics if nic.address or nic.lease), None)
+
+
+def users_of(network: Network, instances: t.Iterable[Instance]) -> list[str]:
+    """The names of the instances that have an interface on a network."""
+    name = key_of(network.name)
+    return [each.name for each in instances if any(key_of(nic.network) == name for nic in each.nics)]

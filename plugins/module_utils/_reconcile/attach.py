@@ -1,0 +1,210 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Instances and their networks: which addresses are kept for them, and that the networks are there when they start."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DEFAULT_NETWORK,
+    USER_NETWORK,
+    Instance,
+    Network,
+    Nic,
+    key_of,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+class Attachment:
+    """What ties the instances of a driver to the networks of its scope."""
+
+    def __init__(self, driver: Driver, runtime: Runtime, data: DataDirectory) -> None:
+        self.driver = driver
+        self.runtime = runtime
+        self.data = data
+        self.scope = driver.scope
+
+    def check(self, instance: Instance) -> None:
+        """Raise if an instance's interfaces cannot be had; nothing is changed."""
+        for nic in instance.nics:
+            if nic.network == USER_NETWORK:
+                continue
+            networks = self._networks(nic)
+            network = self._read(nic)
+            networks.require(network or self._new_default())
+            others = [other for other in self.scope.instances()[0] if key_of(other.name) != key_of(instance.name)]
+            if nic.address and network and network.subnet:
+                subnet = subnets.parse_subnet(network.subnet)
+                address = subnets.parse_address(nic.address, subnet)
+                self._check_unused(instance, address, network, others, networks)
+            elif nic.address and network is None:
+                raise InvalidOption(
+                    f"address {nic.address} cannot be given to {instance.name} yet",
+                    f"the network {nic.network} gets its subnet when it is made, which is now",
+                    "Make the network first, with minicloud.local.network and the subnet that you want.",
+                )
+            if nic.mac:
+                self._check_mac(instance, nic.mac)
+
+    def settle(self, instance: Instance) -> Instance:
+        """The record of an instance with an address for each interface that has none, stored."""
+        nics: list[Nic] = []
+        for nic in instance.nics:
+            if nic.network != USER_NETWORK and nic.mode == "auto":
+                networks = self._networks(nic)
+                with self._lock(nic.network):
+                    network = self._read(nic) or self._make_default(networks)
+                    nic = self._with_address(instance, nic, network, networks)
+                    # Stored before anybody else looks for a free address.
+                    instance = replace(instance, nics=[*nics, nic, *instance.nics[len(nics) + 1 :]])
+                    self.scope.write(instance)
+            nics.append(nic)
+        return instance
+
+    def connect(self, instance: Instance) -> None:
+        """Have the networks of an instance be there, and know it as its record has it now."""
+        for name in self._names(instance):
+            networks = self.driver.networks()
+            with self._lock(name):
+                network = self.scope.networks.read(name)
+                if network and networks:
+                    self.runtime.report.step(f"network {network.name}")
+                    networks.apply(network, hosts_of(network, self.scope.instances()[0]))
+                    for text in networks.problems(network):
+                        self.runtime.report.warn(f"network {network.name}: {text}")
+
+    def disconnect(self, instance: Instance) -> None:
+        """Have the networks of an instance, as far as they are there, know that it has stopped or goes.
+
+        One that was made because an instance needed it leaves the host with the last one.
+        """
+        for name in self._names(instance):
+            networks = self.driver.networks()
+            # On a full disk nothing can be noted, and removing is what makes room.
+            with contextlib.suppress(NoSpace), self._lock(name):
+                network = self.scope.networks.read(name)
+                if network is None or networks is None or not networks.is_up(network):
+                    continue
+                instances = [each for each in self.scope.instances()[0] if each.phase != "removing"]
+                if network.on_demand and not users_of(network, instances):
+                    networks.remove(network)
+                else:
+                    networks.apply(network, hosts_of(network, instances))
+
+    def _names(self, instance: Instance) -> list[str]:
+        return list(dict.fromkeys(key_of(nic.network) for nic in instance.nics if nic.network != USER_NETWORK))
+
+    def _lock(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self.scope.networks.lock(name, Deadline(120), self.runtime.report)
+
+    def _networks(self, nic: Nic) -> Networks:
+        networks = self.driver.networks()
+        if networks is None:
+            raise InvalidOption(
+                f"networks has {nic.network!r}, which this instance cannot be on",
+                f"the driver {self.driver.name} makes networks for root only"
+                if self.driver.default_network == USER_NETWORK
+                else f"the driver {self.driver.name} makes no networks",
+                "Run as root (become: true), or leave the option networks out.",
+            )
+        return networks
+
+    def _read(self, nic: Nic) -> Network | None:
+        """The record of an interface's network; None only of the default one that is still to be made."""
+        network = self.scope.networks.read(nic.network)
+        if network is None and key_of(nic.network) != DEFAULT_NETWORK:
+            known = ", ".join(each.name for each in self.scope.networks.all()[0]) or "none yet"
+            raise InvalidOption(
+                f"there is no network {nic.network!r}",
+                hint=f"Make it with minicloud.local.network, or name one that is there: {known}.",
+            )
+        return network
+
+    def _new_default(self) -> Network:
+        return Network(
+            DEFAULT_NETWORK,
+            self.scope.name,
+            self.driver.name,
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            on_demand=True,
+            handles={self.driver.name: self.driver.handle()},
+        )
+
+    def _make_default(self, networks: Networks) -> Network:
+        """The record of the default network, stored; on the host it comes when an instance starts."""
+        network = self._new_default()
+        # Two that choose at once would choose alike.
+        with self.data.lock("subnets", Deadline(60), self.runtime.report):
+            networks.settle(network, all_networks(self.data))
+            network.phase = "ready"
+            self.scope.networks.write(network)
+        self.runtime.report.step("network_record")
+        return network
+
+    def _with_address(self, instance: Instance, nic: Nic, network: Network, networks: Networks) -> Nic:
+        if not network.subnet or (nic.lease and not nic.address):
+            return nic
+        subnet = subnets.parse_subnet(network.subnet)
+        others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
+        if nic.address:
+            address = subnets.parse_address(nic.address, subnet)
+            self._check_unused(instance, address, network, others, networks)
+            return replace(nic, address=address, lease="")
+        used = {other.address or other.lease for each in (*others, instance) for other in each.nics}
+        for mac, addresses in networks.leases([network]).items():
+            if mac != nic.mac.lower():
+                used.update(addresses)
+        return replace(nic, lease=subnets.choose_address(network.dhcp_range, subnet, used))
+
+    @staticmethod
+    def _check_unused(
+        instance: Instance, address: str, network: Network, others: t.Sequence[Instance], networks: Networks
+    ) -> None:
+        macs = {}
+        for other in others:
+            for nic in other.nics:
+                macs[nic.mac.lower()] = other
+                if key_of(nic.network) == key_of(network.name) and address in (nic.address, nic.lease):
+                    raise InUse(
+                        f"address {address} cannot be given to {instance.name}",
+                        f"it is kept for {other.name}",
+                        "Take another, or give that instance another one first.",
+                    )
+        for mac, addresses in networks.leases([network]).items():
+            holder = macs.get(mac)
+            if address in addresses and holder is not None and holder.owner:
+                raise InUse(
+                    f"address {address} cannot be given to {instance.name}",
+                    f"{holder.name} has it still, until it asks for its new one",
+                    "Try again in a few minutes, or restart that instance.",
+                )
+
+    def _check_mac(self, instance: Instance, mac: str) -> None:
+        for scope in self.data.scopes():
+            for other in scope.instances()[0]:
+                same = scope.name == self.scope.name and key_of(other.name) == key_of(instance.name)
+                if not same and any(nic.mac.lower() == mac for nic in other.nics):
+                    raise InUse(
+                        f"mac {mac} cannot be given to {instance.name}",
+                        f"{other.name} (scope {scope.name}) has it",
+                        "Give another, or leave it out to have one chosen.",
+                    )
+
+
+def all_networks(data: DataDirectory) -> list[Network]:
+    """The networks of all scopes."""
+    return [network for scope in data.scopes() for network in scope.networks.all()[0]]
