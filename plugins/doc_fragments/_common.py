@@ -17,7 +17,7 @@ options:
       - The technology that runs the instances.
       - By default the active driver of the data directory; until one was made active, V(qemu).
     type: str
-    choices: [qemu]
+    choices: [qemu, libvirt]
   driver_options:
     description:
       - What only one driver needs, by key. A key that the driver does not know is refused.
@@ -25,6 +25,9 @@ options:
         hypervisor of the host where it really works, else they are emulated, and a warning says why.'
       - 'V(qemu): C(run_as) is the unprivileged user that QEMU runs as when root starts it. The default is the first of
         V(minicloud), V(libvirt-qemu), V(qemu) and V(nobody) that exists. QEMU never runs as root.'
+      - 'V(libvirt): C(uri) is where libvirt is reached. The default is V(qemu:///system) for root, V(qemu:///session)
+        for others.'
+      - 'V(libvirt): C(accelerator) is V(auto) (default), V(kvm) or V(tcg), with the same meaning as for V(qemu).'
     type: dict
   data_dir:
     description:

@@ -37,6 +37,8 @@ if t.TYPE_CHECKING:
 
 # Files in the directory of an instance.
 DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
+# A link to the copy of NVRAM that a hypervisor works on, where it wants one in a place of its own.
+NVRAM_COPY = "nvram.copy"
 
 # The size at which the console of a running instance is cut.
 _CONSOLE_LIMIT = 16 << 20

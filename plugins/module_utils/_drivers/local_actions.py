@@ -17,6 +17,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.local imp
     CONSOLE,
     DISK,
     NVRAM,
+    NVRAM_COPY,
     SEED,
     LocalDriver,
 )
@@ -56,7 +57,8 @@ class LocalActions:
         self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
         with explained(f"{disk} could not be made private"):
             os.chmod(disk, 0o600)
-        remove_path(os.path.join(directory, NVRAM))
+        for name in (NVRAM, NVRAM_COPY):
+            remove_path(os.path.join(directory, name))
         self.firmware(instance)
         self.runtime.report.step("seed")
         write_file(os.path.join(directory, SEED), iso_image(seed, "cidata"))
@@ -72,7 +74,18 @@ class LocalActions:
         if not os.path.exists(nvram):
             self.runtime.report.step("nvram")
             _copy_sparse(firmware.variables, nvram)
+        self._fetch_nvram(nvram, self.driver.path(instance, NVRAM_COPY))
         return firmware.code
+
+    @staticmethod
+    def _fetch_nvram(nvram: str, copy: str) -> None:
+        """Take over what the machine has written into a copy of its variables since the last start."""
+        try:
+            newer = os.stat(copy).st_mtime_ns > os.stat(nvram).st_mtime_ns and os.access(copy, os.R_OK)
+        except OSError:
+            return
+        if newer:
+            _copy_sparse(os.path.realpath(copy), nvram)
 
     def export_disk(self, instance: Instance, target: str, format_: str) -> None:
         argv = [self._qemu_img(), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]

@@ -161,10 +161,15 @@ def _obstacle_to_native(native: str, arch: str, uid: int, groups: t.Container[in
     if arch == "x86_64" and not _cpu_virtualises():
         # A /dev/kvm that a hypervisor below provides in software opens, and then hangs the guest for ever.
         return "there is a /dev/kvm, but the processor offers neither vmx nor svm, so it would not work"
-    bits = device.st_mode >> (6 if device.st_uid == uid else 3 if device.st_gid in groups else 0) & 0o6
-    if uid != 0 and bits != 0o6:
+    if not may_open(device, uid, groups):
         return "the user that QEMU runs as may not open /dev/kvm: make it readable and writable for the group kvm"
     return ""
+
+
+def may_open(device: os.stat_result, uid: int, groups: t.Container[int]) -> bool:
+    """Whether a user may read and write a device."""
+    bits = device.st_mode >> (6 if device.st_uid == uid else 3 if device.st_gid in groups else 0) & 0o6
+    return uid == 0 or bits == 0o6
 
 
 def _cpu_virtualises() -> bool:

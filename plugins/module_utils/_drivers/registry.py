@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 # The capabilities, by driver: known without importing the driver.
 CAPABILITIES: dict[str, frozenset[str]] = {
     "qemu": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
+    "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
 }
 DRIVERS = tuple(CAPABILITIES)
 
@@ -38,7 +39,7 @@ CAPABILITY_TEXTS: dict[str, str] = {
 }
 
 # Drivers that share the scope of another.
-_SCOPES: dict[str, str] = {}
+_SCOPES: dict[str, str] = {"libvirt": "qemu"}
 
 
 def default_driver() -> str:
@@ -85,6 +86,10 @@ def load(
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 
         return QemuDriver(runtime, scope, options, shared)
+    if name == "libvirt":
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
+
+        return LibvirtDriver(runtime, scope, options, shared)
     raise InvalidOption(f"there is no driver {name!r}", hint=f"Choose one of: {', '.join(DRIVERS)}.")
 
 

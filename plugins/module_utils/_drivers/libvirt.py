@@ -1,0 +1,278 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The driver for QEMU under libvirt. It shares its scope, and every file of an instance, with the driver qemu.
+
+The domain of an instance has the instance's uuid, and metadata that tie it to its record and note how it was defined.
+So a domain that somebody has changed is told from its own definition alone, and one that is not ours is left alone.
+
+Looking is done here; whatever changes something is in libvirt_actions.py, which a run that only looks does not import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    RUNNING,
+    STOPPED,
+    Instance,
+    Observed,
+    format_size,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt_actions import LibvirtActions
+    from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+
+# The XML namespace of the metadata of our domains, and the one of libvirt for arguments of QEMU.
+NAMESPACE = "urn:minicloud:local:1"
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+
+class Shape(t.NamedTuple):
+    """What is compared of two definitions of a domain. memory -- bytes; disks -- their files, in order"""
+
+    memory: int
+    cpus: int
+    disks: tuple[str, ...]
+    macs: tuple[str, ...]
+
+
+class Domain(t.NamedTuple):
+    """A domain as its XML describes it.
+
+    owner -- the attributes of our metadata: instance, scope, data_dir; empty of a domain that is not ours
+    defined -- its shape when it was defined by us; None of a domain that is not ours
+    """
+
+    name: str
+    shape: Shape
+    owner: dict[str, str]
+    defined: Shape | None
+
+
+def parse_domain(xml: str) -> Domain:
+    """A domain from its XML, as libvirt tells it."""
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(xml)
+    vcpu = root.find("vcpu")
+    cpus = 0 if vcpu is None else int(vcpu.get("current") or vcpu.text or 0)
+    disks = [source.get("file") or source.get("dev") or "" for source in root.iterfind("devices/disk/source")]
+    macs = [mac.get("address", "") for mac in root.iterfind("devices/interface/mac")]
+    for argument in root.iterfind(f"{{{QEMU_NAMESPACE}}}commandline/{{{QEMU_NAMESPACE}}}arg"):
+        macs += [word[4:] for word in argument.get("value", "").split(",") if word.startswith("mac=")]
+    # libvirt always tells sizes in KiB.
+    memory = int(root.findtext("currentMemory") or root.findtext("memory") or 0) << 10
+    ours = root.find(f"metadata/{{{NAMESPACE}}}instance")
+    defined = None
+    if ours is not None:
+        defined = Shape(
+            int(ours.get("memory", "0")),
+            int(ours.get("cpus", "0")),
+            tuple(disk.get("file", "") for disk in ours.iterfind(f"{{{NAMESPACE}}}disk")),
+            tuple(nic.get("mac", "") for nic in ours.iterfind(f"{{{NAMESPACE}}}nic")),
+        )
+    shape = Shape(memory, cpus, tuple(disks), tuple(macs))
+    owner = {} if ours is None else {key: ours.get(key, "") for key in ("name", "scope", "data_dir")}
+    return Domain(root.findtext("name") or "", shape, owner, defined)
+
+
+def names(instance: Instance) -> tuple[str, str]:
+    """The names that the domain of an instance can have: the instance's, or where another domain has that a longer."""
+    return instance.name, f"{instance.name}-{instance.uuid[:8]}"
+
+
+def drift(domain: Domain, instance: Instance) -> tuple[str, ...]:
+    """What somebody else has changed in a domain of ours since it was defined."""
+    found = []
+    actual, defined = domain.shape, domain.defined or domain.shape
+    if domain.name not in names(instance):
+        found.append(f"its name in libvirt is {domain.name}")
+    if actual.memory != defined.memory:
+        found.append(f"its memory in libvirt is {format_size(actual.memory)}, not {format_size(defined.memory)}")
+    if actual.cpus != defined.cpus:
+        found.append(f"its cpus in libvirt are {actual.cpus}, not {defined.cpus}")
+    for what, here, there in (
+        ("disks", actual.disks, defined.disks),
+        ("network interfaces", actual.macs, defined.macs),
+    ):
+        if sorted(here) != sorted(there):
+            found.append(f"its {what} in libvirt are {', '.join(here) or 'none'}, not {', '.join(there) or 'none'}")
+    return tuple(f"{text}: somebody has changed its domain" for text in found)
+
+
+class LibvirtDriver(LocalDriver):
+    """See Driver."""
+
+    name = "libvirt"
+    scope_name = "qemu"
+    option_names = ("uri", "accelerator")
+
+    def __init__(
+        self, runtime: Runtime, scope: Scope, options: t.Mapping[str, t.Any] | None = None, shared: bool = False
+    ) -> None:
+        super().__init__(runtime, scope, options, shared)
+        self.uri = str(self.options.get("uri") or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session"))
+        self._connection: t.Any = None
+
+    def handle(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+    def probe(self) -> dict[str, str]:
+        return self._actions().probe()
+
+    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
+        # One call tells which domains there are and which of them run. Their definitions libvirt has at hand: a tenth
+        # of a millisecond each, and no hypervisor is asked, as it would be for bulk statistics.
+        with self.explained("the domains of libvirt cannot be listed"):
+            domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
+            return [self._observe(instance, domains.get(instance.uuid)) for instance in instances]
+
+    def _observe(self, instance: Instance, domain: t.Any) -> Observed:
+        found = None if domain is None else self._described(domain)
+        if found is None:
+            gone = self.name in instance.handles
+            return Observed(STOPPED, drift=("its domain was removed from libvirt",) if gone else ())
+        if not self.is_ours(found, instance):
+            return Observed(STOPPED, drift=(foreign(found),))
+        if domain.ID() < 0:
+            return Observed(STOPPED, drift=drift(found, instance))
+        changes = drift(found, instance)
+        if not domain.isPersistent():
+            changes += ("its domain was undefined while it runs",)
+        return Observed(RUNNING, ("127.0.0.1",), drift=changes)
+
+    def _described(self, domain: t.Any) -> Domain | None:
+        """A domain as it is now; None if it has just gone."""
+        library = self.library()
+        try:
+            return parse_domain(domain.XMLDesc())
+        except library.libvirtError as exc:
+            if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def alive(self, instance: Instance) -> bool:
+        with self.explained(f"whether {instance.name} runs cannot be told"):
+            domain = self.domain(instance)
+            return domain is not None and bool(domain.isActive())
+
+    def reconfigure(self, instance: Instance) -> None:
+        self._actions().reconfigure(instance)
+
+    def log(self, instance: Instance) -> str:
+        return self._actions().log(instance)
+
+    # What the actions need too
+
+    def library(self) -> t.Any:
+        """The module libvirt, or MissingRequirement."""
+        try:
+            import libvirt
+        except ImportError as exc:
+            raise MissingRequirement(
+                f"the Python library libvirt is missing for {sys.executable} on {platform.node()}",
+                str(exc),
+                "Install the package python3-libvirt (Debian, Ubuntu, Fedora) or libvirt-python (pip) for that Python,"
+                " or set ansible_python_interpreter to one that has it.",
+                missing_library="libvirt-python",
+            ) from exc
+        return libvirt
+
+    def connection(self) -> t.Any:
+        """The connection to libvirt: opened when it is first needed, and again after libvirt was restarted."""
+        if self._connection is None or not self._connection.isAlive():
+            library = self.library()
+            # Errors are raised; the library would print them as well.
+            library.registerErrorHandler(lambda *dummy: None, None)
+            try:
+                self._connection = library.open(self.uri)
+            except library.libvirtError as exc:
+                raise self._unreachable(exc) from exc
+        return self._connection
+
+    def _unreachable(self, exc: t.Any) -> MissingRequirement:
+        why = str(exc)
+        library = self.library()
+        refusals = (library.VIR_ERR_AUTH_FAILED, library.VIR_ERR_AUTH_CANCELLED, library.VIR_ERR_AUTH_UNAVAILABLE)
+        if exc.get_error_code() in refusals or "Permission denied" in why:
+            hint = "Run as root, or add the user of this run to the group libvirt and log in anew."
+        elif "No such file or directory" in why or "Connection refused" in why:
+            hint = (
+                "Install libvirt (libvirt-daemon-system on Debian and Ubuntu, libvirt-daemon-kvm on Fedora) and start"
+                " libvirtd or virtqemud, or set driver_options.uri to where it runs."
+            )
+        else:
+            hint = "Check driver_options.uri, and that libvirtd or virtqemud runs there."
+        return MissingRequirement(f"libvirt cannot be reached at {self.uri}", why, hint)
+
+    @contextlib.contextmanager
+    def explained(self, what: str, hint: str = "") -> t.Iterator[None]:
+        """Turn an error of libvirt into one that says what failed."""
+        library = self.library()
+        try:
+            yield
+        except library.libvirtError as exc:
+            if exc.get_error_code() == library.VIR_ERR_RPC or not self._connected():
+                hint = "The connection to libvirt has ended: see that libvirtd or virtqemud runs, and run this again."
+            raise HypervisorError(what, str(exc), hint) from exc
+
+    def _connected(self) -> bool:
+        return self._connection is not None and bool(self._connection.isAlive())
+
+    def domain(self, instance: Instance) -> t.Any:
+        """The domain of an instance, or None where it has none. HypervisorError where its uuid is somebody else's."""
+        library = self.library()
+        for last in (False, True):
+            try:
+                domain = self.connection().lookupByUUIDString(instance.uuid)
+                found = self._described(domain)
+            except library.libvirtError as exc:
+                if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                    return None
+                # libvirt was restarted since the last look.
+                if last or self._connected():
+                    raise
+                continue
+            if found is None:
+                return None
+            if not self.is_ours(found, instance):
+                raise HypervisorError(
+                    f"{instance.name} cannot be used under libvirt",
+                    foreign(found),
+                    f"If nothing else needs that domain, remove it: virsh -c {self.uri} undefine {found.name}.",
+                )
+            return domain
+        return None
+
+    def is_ours(self, domain: Domain, instance: Instance) -> bool:
+        """Whether a domain with an instance's uuid was made for this very instance."""
+        return domain.owner == self.owner(instance)
+
+    def owner(self, instance: Instance) -> dict[str, str]:
+        """What ties a domain to the record of an instance."""
+        data_dir = os.path.realpath(self.scope.data.path)
+        return {"name": instance.name, "scope": instance.scope, "data_dir": data_dir}
+
+    def _actions(self) -> LibvirtActions:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt_actions import LibvirtActions
+
+        return LibvirtActions(self)
+
+
+def foreign(domain: Domain) -> str:
+    """What is said of a domain that has an instance's uuid and is not of that instance."""
+    whose = f"it belongs to the data directory {domain.owner['data_dir']}" if domain.owner else "its metadata are gone"
+    return f"the domain {domain.name} of libvirt has its uuid, but {whose}"

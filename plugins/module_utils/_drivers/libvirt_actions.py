@@ -1,0 +1,465 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What the libvirt driver does to an instance: its domain, and with it its machine. See libvirt.py.
+
+The data directory is private, and QEMU of the system's libvirt runs as a user of its own. So disk, backing image and
+seed are handed to libvirt open: no right to a file is widened, and libvirt has no reason to change whose a file is.
+What is handed over counts as long as the connection, so only the run that starts a domain can start it: for virsh, its
+files are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import typing as t
+from urllib.parse import urlsplit
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import libvirt_domain, qemu_machine, usernet
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver, names, parse_domain
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
+    CONSOLE,
+    DISK,
+    NVRAM,
+    NVRAM_COPY,
+    SEED,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local_actions import LocalActions
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InvalidOption,
+    MissingRequirement,
+    NotSupported,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, remove_path
+
+# The first libvirt that takes the files of a domain open.
+_LEAST_VERSION = 9_000_000
+
+# Whom QEMU runs as under the system's libvirt, by distribution.
+_QEMU_USERS = ("libvirt-qemu", "qemu")
+
+_LOG_DIRECTORIES = {"system": "/var/log/libvirt/qemu", "session": "~/.cache/libvirt/qemu/log"}
+_ACCELERATORS = ("auto", "kvm", "tcg")
+
+_LOG_LIMIT = 64 << 10
+
+# A guest that is still booting does not hear the power button.
+_PRESS_AGAIN = 10.0
+
+
+class LibvirtActions(LocalActions):
+    """The methods of LibvirtDriver that change something; see Driver."""
+
+    def __init__(self, driver: LibvirtDriver) -> None:
+        super().__init__(driver)
+        self.driver: LibvirtDriver = driver
+        self.library = driver.library()
+
+    # What the host has
+
+    def probe(self) -> dict[str, str]:
+        arch = qemu_machine.host_arch()
+        accelerator = self._require(arch)
+        with self.driver.explained("libvirt does not tell its version"):
+            connection = self.driver.connection()
+            version = f"libvirt {_version(connection.getLibVersion())}, QEMU {_version(connection.getVersion())}"
+        return {
+            "version": version,
+            "accelerator": accelerator.name,
+            "accelerator_reason": accelerator.reason,
+            "endpoint": self.driver.uri,
+            "uri": self.driver.uri,
+        }
+
+    def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
+        self._require(arch, firmware)
+
+    def _require(self, arch: str, firmware: str = "") -> qemu_machine.Accelerator:
+        if not hasattr(self.library.virDomain, "FDAssociate"):
+            raise MissingRequirement(
+                f"the Python library libvirt {_version(self.library.getVersion())} is too old",
+                "it cannot hand open files to libvirt",
+                "Install version 9.0 or newer (python3-libvirt or libvirt-python).",
+                missing_library="libvirt-python",
+            )
+        with self.driver.explained("libvirt does not tell what it is"):
+            connection = self.driver.connection()
+            if connection.getType().lower() != "qemu":
+                raise InvalidOption(
+                    f"driver_options.uri {self.driver.uri!r} does not lead to QEMU",
+                    f"it leads to {connection.getType()}",
+                    "Use qemu:///system, qemu:///session or another URI that begins with qemu.",
+                )
+            version = connection.getLibVersion()
+            if version < _LEAST_VERSION:
+                raise MissingRequirement(
+                    f"libvirt {_version(version)} is too old", "it takes no open files", "Install version 9.0 or newer."
+                )
+        self._check_place()
+        qemu_machine.emulator(arch)
+        qemu_machine.firmware(arch, firmware)
+        self._qemu_img()
+        return self._accelerator(arch)
+
+    def _check_place(self) -> None:
+        """Raise where the files of instances cannot be used by the libvirt that the URI leads to."""
+        host = urlsplit(self.driver.uri).hostname
+        if not host:
+            return
+        with self.driver.explained("libvirt does not tell on which host it runs"):
+            connection = self.driver.connection()
+            there = connection.getHostname()
+            if there.partition(".")[0] == socket.gethostname().partition(".")[0]:
+                raise InvalidOption(
+                    f"driver_options.uri {self.driver.uri!r} leads to this very host by the network",
+                    "files cannot be handed over that way",
+                    "Use qemu:///system or qemu:///session.",
+                )
+            shared = self._has_storage(connection, os.path.realpath(self.scope.data.path))
+        if not shared:
+            raise MissingRequirement(
+                f"the disks of instances cannot be reached from {there}, where {self.driver.uri!r} leads",
+                f"no storage pool of that libvirt has the directory {self.scope.data.path} of this host",
+                "Run the task on that host itself, with a local URI.",
+            )
+        raise NotSupported(
+            f"instances cannot be run on {there}, where {self.driver.uri!r} leads",
+            "their ports and their consoles would be there and not here",
+            "Run the task on that host itself, with a local URI: the shared data directory can be used from both.",
+        )
+
+    def _has_storage(self, connection: t.Any, path: str) -> bool:
+        while path != "/":
+            with contextlib.suppress(self.library.libvirtError):
+                connection.storagePoolLookupByTargetPath(path)
+                return True
+            path = os.path.dirname(path)
+        return False
+
+    def _accelerator(self, arch: str) -> qemu_machine.Accelerator:
+        wanted = str(self.options.get("accelerator") or "auto")
+        if wanted not in _ACCELERATORS:
+            raise InvalidOption(
+                f"driver_options.accelerator {wanted!r} is not known",
+                hint=f"Choose one of: {', '.join(_ACCELERATORS)}.",
+            )
+        uid, groups = self._qemu_identity()
+        try:
+            chosen = qemu_machine.choose_accelerator(wanted, arch, uid, groups)
+        finally:
+            self._warn_of_slow_definitions(uid, groups)
+        if chosen.name == "kvm" and not self._offers_kvm(arch):
+            obstacle = "libvirt does not offer KVM here: see that QEMU's user may open /dev/kvm, and restart libvirtd"
+            if wanted == "kvm":
+                raise MissingRequirement("the accelerator kvm cannot be used", obstacle, "Use auto or tcg.")
+            return qemu_machine.Accelerator("tcg", obstacle)
+        return chosen
+
+    def _is_system(self) -> bool:
+        return urlsplit(self.driver.uri).path == "/system"
+
+    def _qemu_identity(self) -> tuple[int, frozenset[int]]:
+        """Whom QEMU runs as: the system's libvirt has a user for it, a session's is the user's own."""
+        if not self._is_system():
+            return os.geteuid(), frozenset({os.getegid(), *os.getgroups()})
+        import grp
+        import pwd
+
+        for name in _QEMU_USERS:
+            with contextlib.suppress(KeyError):
+                entry = pwd.getpwnam(name)
+                groups = {group.gr_gid for group in grp.getgrall() if name in group.gr_mem}
+                return entry.pw_uid, frozenset({entry.pw_gid, *groups})
+        return 0, frozenset()
+
+    def _warn_of_slow_definitions(self, uid: int, groups: t.Container[int]) -> None:
+        """libvirt sees a KVM that its QEMU may not use, does not believe it, and looks again at each definition."""
+        if self._is_system() and uid != 0:
+            with contextlib.suppress(OSError):
+                device = os.stat("/dev/kvm")
+                if not qemu_machine.may_open(device, uid, groups):
+                    self.runtime.report.warn(
+                        "libvirt may take half a minute to define a domain, because the user that its QEMU runs as may"
+                        " not open /dev/kvm: make that readable and writable for the group kvm (or for all), and"
+                        " restart libvirtd."
+                    )
+
+    def _offers_kvm(self, arch: str) -> bool:
+        from xml.etree import ElementTree
+
+        with self.driver.explained("libvirt does not tell its capabilities"):
+            capabilities = ElementTree.fromstring(self.driver.connection().getCapabilities())
+        return capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None
+
+    # Definition
+
+    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
+        super().create(instance, image, seed)
+        self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
+        self.runtime.report.step("defined")
+
+    def reconfigure(self, instance: Instance) -> None:
+        """Define the domain of a stopped instance as its record says now; a running one stays as it is."""
+        domain = self.driver.domain(instance)
+        if domain is None or not domain.isActive():
+            self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
+
+    def _define(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> t.Any:
+        """Have a domain that is as the record says, whatever there is, and return it.
+
+        code -- of the UEFI firmware, empty for none
+        """
+        self.runtime.report.step("define")
+        with self.driver.explained(f"the domain of {instance.name} could not be defined"):
+            connection = self.driver.connection()
+            domain = self.driver.domain(instance)
+            name = self._free_name(connection, instance)
+            if domain is not None and domain.name() != name:
+                # A definition cannot change the name.
+                self._undefine(domain)
+            parts = libvirt_domain.Parts(
+                name=name,
+                owner=self.driver.owner(instance),
+                accelerator=accelerator.name,
+                files={
+                    "base": os.path.realpath(instance.image["path"]),
+                    "disk": self.driver.path(instance, DISK),
+                    "seed": self.driver.path(instance, SEED),
+                    "console": self.driver.path(instance, CONSOLE),
+                },
+                code=code,
+                nvram=self.driver.path(instance, NVRAM),
+                own_nvram=not self._is_system(),
+            )
+            return connection.defineXML(libvirt_domain.domain_xml(instance, parts))
+
+    def _free_name(self, connection: t.Any, instance: Instance) -> str:
+        """The name for the domain of an instance: its own, unless another domain of that name is there."""
+        own, longer = names(instance)
+        try:
+            other = connection.lookupByName(own)
+        except self.library.libvirtError as exc:
+            if exc.get_error_code() != self.library.VIR_ERR_NO_DOMAIN:
+                raise
+            return own
+        return own if other.UUIDString() == instance.uuid else longer
+
+    def _undefine(self, domain: t.Any) -> None:
+        library = self.library
+        flags = (
+            library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        )
+        # The variables of a session's machine are the instance's own file, which another driver may need.
+        flags |= library.VIR_DOMAIN_UNDEFINE_NVRAM if self._is_system() else library.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        try:
+            domain.undefineFlags(flags)
+        except library.libvirtError as exc:
+            if exc.get_error_code() != library.VIR_ERR_NO_DOMAIN:
+                raise
+
+    # Running
+
+    def start(self, instance: Instance) -> None:
+        domain = self._domain(instance)
+        if domain is not None and domain.isActive():
+            raise HypervisorError(f"{instance.name} cannot be started", "its domain runs already")
+        self.rotate_console(instance)
+        accelerator = self._accelerator(instance.arch)
+        if accelerator.reason:
+            self.runtime.report.warn(
+                f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
+            )
+        code = self.firmware(instance)
+        domain = self._define(instance, accelerator, code)
+        self.runtime.report.step("defined")
+        copied = bool(code) and self._is_system()
+        try:
+            with self.driver.explained(f"libvirt could not start {instance.name}"):
+                if copied:
+                    self._note_nvram(instance, domain)
+                self._launch(instance, domain, copied)
+        except HypervisorError as exc:
+            exc.facts["hypervisor_log"] = self.log(instance)
+            raise
+        self.runtime.report.step("spawned")
+
+    def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
+        files = {
+            "base": (instance.image["path"], os.O_RDONLY),
+            "disk": (self.driver.path(instance, DISK), os.O_RDWR),
+            "seed": (self.driver.path(instance, SEED), os.O_RDONLY),
+        }
+        # Else virtlogd makes it, as root's.
+        console = os.open(
+            self.driver.console_log(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        handles = [console]
+        try:
+            with explained(f"the files of {instance.name} could not be opened"):
+                for group, (path, flags) in files.items():
+                    handles.append(os.open(path, flags | os.O_CLOEXEC))
+                    domain.FDAssociate(group, [handles[-1]], 0)
+            self.runtime.report.step("spawn")
+            # Memory that somebody has saved is of a disk that may have changed since.
+            flags = self.library.VIR_DOMAIN_START_FORCE_BOOT
+            if copied:
+                flags |= self.library.VIR_DOMAIN_START_RESET_NVRAM
+            try:
+                domain.createWithFlags(flags)
+            except self.library.libvirtError:
+                # A run that was killed has asked for the same, and libvirt has only now come to it. Nobody knows
+                # whether that machine is as the record says by now.
+                if not domain.isActive():
+                    raise
+                self._destroy(domain)
+                domain.createWithFlags(flags)
+        finally:
+            for handle in handles:
+                os.close(handle)
+
+    def _note_nvram(self, instance: Instance, domain: t.Any) -> None:
+        """Note where libvirt keeps its copy of the UEFI variables, for whoever starts the instance next."""
+        from xml.etree import ElementTree
+
+        copy = ElementTree.fromstring(domain.XMLDesc()).findtext("os/nvram") or ""
+        link = self.driver.path(instance, NVRAM_COPY)
+        with explained(f"{link} could not be made"):
+            remove_path(link)
+            if copy:
+                os.symlink(copy, link)
+
+    def forwards(self, instance: Instance) -> list[PortForward]:
+        return usernet.forwards(self._monitor(instance), instance)
+
+    def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
+        usernet.change_forwards(self._monitor(instance), libvirt_domain.NETDEV, instance, before)
+
+    def _monitor(self, instance: Instance) -> usernet.Monitor:
+        import libvirt_qemu
+
+        domain = self._domain(instance)
+
+        def ask(command: str) -> str:
+            with self.driver.explained(f"QEMU of {instance.name} does not answer on its monitor"):
+                flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+                return str(libvirt_qemu.qemuMonitorCommand(domain, command, flags)).strip()
+
+        return ask
+
+    def _domain(self, instance: Instance) -> t.Any:
+        with self.driver.explained(f"the domain of {instance.name} cannot be looked at"):
+            return self.driver.domain(instance)
+
+    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
+        domain = self._domain(instance)
+        if domain is None:
+            return
+        with self.driver.explained(f"{instance.name} could not be stopped"):
+            if force:
+                self._destroy(domain)
+                return
+            ended = self._shut_down(domain, deadline)
+        if not ended:
+            raise HypervisorError(
+                f"{instance.name} did not shut down within {deadline.seconds:g} seconds",
+                "the guest does not react to the power button, or takes longer",
+                "Use a longer timeout, or force: true, which is like pulling the plug.",
+            )
+
+    def _shut_down(self, domain: t.Any, deadline: Deadline) -> bool:
+        """Press the power button, now and then again, until libvirt tells that the domain has stopped."""
+        library = self.library
+        library.virEventRegisterDefaultImpl()
+        # A connection that was opened before this would tell of no events.
+        connection = library.open(self.driver.uri)
+        seen: list[int] = []
+
+        def on_event(dummy_connection: t.Any, dummy_domain: t.Any, event: int, *dummy: t.Any) -> None:
+            seen.append(event)
+
+        try:
+            watched = connection.lookupByUUIDString(domain.UUIDString())
+            callback = connection.domainEventRegisterAny(watched, library.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
+            timer = library.virEventAddTimeout(int(_PRESS_AGAIN * 1000), lambda *dummy: None, None)
+            try:
+                while watched.isActive() and not deadline.expired():
+                    if watched.state()[0] == library.VIR_DOMAIN_PAUSED:
+                        watched.resume()
+                    watched.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+                    self._await(seen, timer, min(_PRESS_AGAIN, deadline.left()))
+                return not watched.isActive()
+            finally:
+                library.virEventRemoveTimeout(timer)
+                connection.domainEventDeregisterAny(callback)
+        except library.libvirtError as exc:
+            # It has ended meanwhile, and somebody has undefined it or it was never defined for good.
+            if exc.get_error_code() in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
+                return not domain.isActive()
+            raise
+        finally:
+            connection.close()
+
+    def _await(self, seen: list[int], timer: int, seconds: float) -> None:
+        """Return when the domain has stopped, or after some seconds."""
+        library = self.library
+        pause = Deadline(seconds)
+        while library.VIR_DOMAIN_EVENT_STOPPED not in seen and not pause.expired():
+            library.virEventUpdateTimeout(timer, max(1, int(pause.left() * 1000)))
+            library.virEventRunDefaultImpl()
+
+    def _destroy(self, domain: t.Any) -> None:
+        try:
+            if domain.isActive():
+                domain.destroy()
+        except self.library.libvirtError as exc:
+            # It has just ended by itself.
+            if exc.get_error_code() not in (self.library.VIR_ERR_NO_DOMAIN, self.library.VIR_ERR_OPERATION_INVALID):
+                raise
+
+    def delete(self, instance: Instance) -> None:
+        with self.driver.explained(f"the domain of {instance.name} could not be removed"):
+            try:
+                domain = self.driver.connection().lookupByUUIDString(instance.uuid)
+                # Somebody else's domain is left alone: it is not what was made of this instance.
+                if not self.driver.is_ours(parse_domain(domain.XMLDesc()), instance):
+                    return
+            except self.library.libvirtError as exc:
+                if exc.get_error_code() == self.library.VIR_ERR_NO_DOMAIN:
+                    return
+                raise
+            self._destroy(domain)
+            self._undefine(domain)
+            self.runtime.report.step("undefined")
+
+    def log(self, instance: Instance) -> str:
+        """What QEMU has said since its last start, which libvirt notes with a line of its own."""
+        try:
+            with self.driver.explained("the domain cannot be looked at"):
+                domain = self.driver.domain(instance)
+                name = instance.name if domain is None else domain.name()
+            directory = _LOG_DIRECTORIES["system" if self._is_system() else "session"]
+            with open(os.path.join(os.path.expanduser(directory), f"{name}.log"), "rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - _LOG_LIMIT))
+                text = stream.read().decode(errors="replace")
+        except (OSError, HypervisorError):
+            return ""
+        lines = text.rpartition(": starting up libvirt version")[2].splitlines()
+        # The command line goes on over many lines; what QEMU says begins after it.
+        said = [line for line in lines[1:] if not line.endswith("\\") and not line.startswith(("-", "LC_ALL="))]
+        return "\n".join(said).strip()
+
+
+def _version(number: int) -> str:
+    """A version as libvirt tells it: 9000000 is 9.0.0."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

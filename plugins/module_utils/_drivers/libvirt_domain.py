@@ -1,0 +1,185 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The definition of a libvirt domain: the same virtual machine that qemu_machine.py describes on a command line."""
+
+from __future__ import annotations
+
+import typing as t
+from xml.etree import ElementTree
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import NAMESPACE, QEMU_NAMESPACE
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance
+
+# The network of QEMU's own, and what its back end is called.
+USER_NETWORK = "user"
+NETDEV = "usernet"
+
+# Files that are handed to libvirt open, by the name of their group: base, disk and seed.
+FD_GROUPS = ("base", "disk", "seed")
+
+Element = ElementTree.Element
+
+
+class Parts(t.NamedTuple):
+    """What a domain consists of besides what is in the instance's record.
+
+    name -- of the domain; owner -- what ties it to the record
+    accelerator -- kvm or tcg; files -- paths of base, disk, seed and console
+    open_files -- whether base, disk and seed are handed over open, so that QEMU needs no right to any path
+    code, nvram -- the firmware's code and this machine's variables; empty without UEFI
+    own_nvram -- whether QEMU may write to nvram itself; else libvirt makes a copy of its own from it at each start
+    bridges -- by the name of the network, the host's bridge for interfaces of networks other than `user`
+    """
+
+    name: str
+    owner: t.Mapping[str, str]
+    accelerator: str
+    files: t.Mapping[str, str]
+    open_files: bool = True
+    code: str = ""
+    nvram: str = ""
+    own_nvram: bool = False
+    bridges: t.Mapping[str, str] = {}
+
+
+def domain_xml(instance: Instance, parts: Parts) -> str:
+    """The definition of the domain of an instance."""
+    ElementTree.register_namespace("minicloud", NAMESPACE)
+    ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
+    arch = ARCHITECTURES[instance.arch]
+    root = Element("domain", type="kvm" if parts.accelerator == "kvm" else "qemu")
+    _text(root, "name", parts.name)
+    _text(root, "uuid", instance.uuid)
+    root.append(_metadata(instance, parts))
+    _text(root, "memory", str(_memory(instance) >> 10), unit="KiB")
+    _text(root, "currentMemory", str(_memory(instance) >> 10), unit="KiB")
+    _text(root, "vcpu", str(instance.cpus))
+    root.append(_os(instance, parts, arch.machine))
+    features = _child(root, "features")
+    _child(features, "acpi")
+    if instance.arch == "x86_64":
+        _child(features, "apic")
+    if parts.accelerator == "kvm":
+        _child(root, "cpu", mode="host-passthrough")
+    else:
+        _text(_child(features, "tcg"), "tb-cache", "512", unit="MiB")
+        _child(root, "cpu", mode="maximum")
+    _child(root, "clock", offset="utc")
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _text(root, f"on_{event}", action)
+    devices = _child(root, "devices")
+    _child(devices, "controller", type="usb", model="none")
+    _child(devices, "memballoon", model="none")
+    slots = iter(range(1, 31))
+    devices.append(_disk(parts, "disk", "vda", next(slots)))
+    devices.append(_disk(parts, "seed", "vdb", next(slots)))
+    arguments: list[str] = []
+    for nic in instance.nics:
+        if nic.network == USER_NETWORK:
+            arguments += _user_network(instance, nic.mac, next(slots))
+        else:
+            devices.append(_interface(parts.bridges[nic.network], nic.mac, next(slots)))
+    rng = _child(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+    _address(rng, next(slots))
+    serial = _child(devices, "serial", type="pty")
+    _child(serial, "log", file=parts.files["console"], append="on")
+    if arguments:
+        commandline = _child(root, f"{{{QEMU_NAMESPACE}}}commandline")
+        for argument in arguments:
+            _child(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _memory(instance: Instance) -> int:
+    """Bytes, whole MiB as QEMU counts them."""
+    return max(1, instance.memory // MIB) * MIB
+
+
+def _metadata(instance: Instance, parts: Parts) -> Element:
+    metadata = Element("metadata")
+    shape = {"memory": str(_memory(instance)), "cpus": str(instance.cpus)}
+    ours = _child(metadata, f"{{{NAMESPACE}}}instance", **parts.owner, **shape)
+    for disk in ("disk", "seed"):
+        _child(ours, f"{{{NAMESPACE}}}disk", file=parts.files[disk])
+    for nic in instance.nics:
+        _child(ours, f"{{{NAMESPACE}}}nic", network=nic.network, mac=nic.mac)
+    return metadata
+
+
+def _os(instance: Instance, parts: Parts, machine: str) -> Element:
+    element = Element("os")
+    _text(element, "type", "hvm", arch=instance.arch, machine=machine)
+    if parts.code:
+        _text(element, "loader", parts.code, readonly="yes", type="pflash")
+        if parts.own_nvram:
+            _text(element, "nvram", parts.nvram)
+        else:
+            _child(element, "nvram", template=parts.nvram)
+    return element
+
+
+def _disk(parts: Parts, which: str, target: str, slot: int) -> Element:
+    disk = Element("disk", type="file", device="disk")
+    if which == "disk":
+        _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+    else:
+        _child(disk, "driver", name="qemu", type="raw")
+    _source(disk, parts, which)
+    backing = _child(disk, "backingStore")
+    if which == "disk":
+        backing.set("type", "file")
+        _child(backing, "format", type="qcow2")
+        _source(backing, parts, "base")
+        _child(backing, "backingStore")
+    _child(disk, "target", dev=target, bus="virtio")
+    if which == "disk":
+        _child(disk, "boot", order="1")
+    else:
+        _child(disk, "readonly")
+    _address(disk, slot)
+    return disk
+
+
+def _source(parent: Element, parts: Parts, which: str) -> None:
+    source = _child(parent, "source", file=parts.files[which])
+    if parts.open_files:
+        source.set("fdgroup", which)
+
+
+def _interface(bridge: str, mac: str, slot: int) -> Element:
+    interface = Element("interface", type="bridge")
+    _child(interface, "mac", address=mac)
+    _child(interface, "source", bridge=bridge)
+    _child(interface, "model", type="virtio")
+    _address(interface, slot)
+    return interface
+
+
+def _user_network(instance: Instance, mac: str, slot: int) -> list[str]:
+    """Arguments of QEMU: libvirt has no port forwards for this kind of network."""
+    rules = [f"tcp:127.0.0.1:{instance.ssh_port}-:22", *map(forward_rule, instance.ports)] if instance.ssh_port else []
+    netdev = ",".join(["user", f"id={NETDEV}", *(f"hostfwd={rule}" for rule in rules)])
+    device = f"virtio-net-pci,netdev={NETDEV},mac={mac},bus=pcie.0,addr={slot:#x}"
+    return ["-netdev", netdev, "-device", device]
+
+
+def _address(device: Element, slot: int) -> None:
+    """Where QEMU puts it by itself: so the guest's interfaces have the same names under each driver."""
+    _child(device, "address", type="pci", domain="0", bus="0", slot=str(slot), function="0")
+
+
+def _child(parent: Element, tag: str, **attributes: str) -> Element:
+    return ElementTree.SubElement(parent, tag, attributes)
+
+
+def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
+    child = _child(parent, tag, **attributes)
+    child.text = text
+    return child
