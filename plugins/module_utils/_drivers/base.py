@@ -98,6 +98,7 @@ class Driver(abc.ABC):
     def reconfigure(self, instance: Instance) -> None:
         """Tell the hypervisor of a record that has changed while the instance is not started anew.
 
+        Of a stopped instance this also puts right what observe() reports as drift.
         That is autostart and tags where the hypervisor keeps them, and with the capability live_resize cpus and memory.
         """
         return

@@ -167,10 +167,20 @@ class LibvirtDriver(LocalDriver):
     def alive(self, instance: Instance) -> bool:
         with self.explained(f"whether {instance.name} runs cannot be told"):
             domain = self.domain(instance)
-            return domain is not None and bool(domain.isActive())
+            return domain is not None and self.is_active(domain)
 
     def reconfigure(self, instance: Instance) -> None:
         self._actions().reconfigure(instance)
+
+    def is_active(self, domain: t.Any) -> bool:
+        """Whether a domain runs now; one that has gone does not."""
+        library = self.library()
+        try:
+            return bool(domain.isActive())
+        except library.libvirtError as exc:
+            if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                return False
+            raise
 
     def log(self, instance: Instance) -> str:
         return self._actions().log(instance)

@@ -208,8 +208,9 @@ class LibvirtActions(LocalActions):
 
     def reconfigure(self, instance: Instance) -> None:
         """Define the domain of a stopped instance as its record says now; a running one stays as it is."""
-        domain = self.driver.domain(instance)
-        if domain is None or not domain.isActive():
+        domain = self._domain(instance)
+        known = domain is not None or self.driver.name in instance.handles
+        if known and (domain is None or not self.driver.is_active(domain)):
             self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
 
     def _define(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> t.Any:
@@ -271,7 +272,7 @@ class LibvirtActions(LocalActions):
 
     def start(self, instance: Instance) -> None:
         domain = self._domain(instance)
-        if domain is not None and domain.isActive():
+        if domain is not None and self.driver.is_active(domain):
             raise HypervisorError(f"{instance.name} cannot be started", "its domain runs already")
         self.rotate_console(instance)
         accelerator = self._accelerator(instance.arch)
@@ -319,7 +320,7 @@ class LibvirtActions(LocalActions):
             except self.library.libvirtError:
                 # A run that was killed has asked for the same, and libvirt has only now come to it. Nobody knows
                 # whether that machine is as the record says by now.
-                if not domain.isActive():
+                if not self.driver.is_active(domain):
                     raise
                 self._destroy(domain)
                 domain.createWithFlags(flags)
@@ -392,19 +393,19 @@ class LibvirtActions(LocalActions):
             callback = connection.domainEventRegisterAny(watched, library.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
             timer = library.virEventAddTimeout(int(_PRESS_AGAIN * 1000), lambda *dummy: None, None)
             try:
-                while watched.isActive() and not deadline.expired():
+                while self.driver.is_active(watched) and not deadline.expired():
                     if watched.state()[0] == library.VIR_DOMAIN_PAUSED:
                         watched.resume()
                     watched.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                     self._await(seen, timer, min(_PRESS_AGAIN, deadline.left()))
-                return not watched.isActive()
+                return not self.driver.is_active(watched)
             finally:
                 library.virEventRemoveTimeout(timer)
                 connection.domainEventDeregisterAny(callback)
         except library.libvirtError as exc:
             # It has ended meanwhile, and somebody has undefined it or it was never defined for good.
             if exc.get_error_code() in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
-                return not domain.isActive()
+                return not self.driver.is_active(domain)
             raise
         finally:
             connection.close()
@@ -419,7 +420,7 @@ class LibvirtActions(LocalActions):
 
     def _destroy(self, domain: t.Any) -> None:
         try:
-            if domain.isActive():
+            if self.driver.is_active(domain):
                 domain.destroy()
         except self.library.libvirtError as exc:
             # It has just ended by itself.

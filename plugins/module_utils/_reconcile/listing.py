@@ -65,7 +65,10 @@ def list_instances(
             whole = [instance for instance in instances if instance.phase == "ready"]
             for driver, owned in crew.group(whole, lambda instance: _reported(runtime, instance.owner)):
                 with _reported(runtime, driver.name):
-                    found += [Listed(instance, seen, driver) for instance, seen in zip(owned, driver.observe(owned))]
+                    for instance, seen in zip(owned, driver.observe(owned)):
+                        found.append(Listed(instance, seen, driver))
+                        for text in seen.drift:
+                            runtime.report.warn(f"{instance.name}: {text}.")
     return sorted(found, key=lambda entry: (entry.instance.name.lower(), entry.instance.scope))
 
 

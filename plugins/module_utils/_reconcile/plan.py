@@ -43,7 +43,7 @@ _IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
 _COLD = ("cpus", "memory", "disk")
 
 # Steps that a hypervisor is told of where nothing else tells it.
-RECONFIGURING = frozenset({"set_cpus", "set_memory", "set_autostart", "set_tags"})
+RECONFIGURING = frozenset({"set_cpus", "set_memory", "set_autostart", "set_tags", "reconfigure"})
 
 
 @dataclass
@@ -270,6 +270,9 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
         after.owner = ""
     elif stops:
         running = False
+    elif observed.drift and not running:
+        # Nothing else puts it right.
+        steps.append("reconfigure")
     if wish.wait and not after.ready and (wish.wants_running or "start" in steps):
         steps.append("wait_ready")
     return Plan(steps, after, RUNNING if running else STOPPED, drift)
