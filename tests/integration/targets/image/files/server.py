@@ -5,7 +5,8 @@
 """An image host of the test's own: server.py DIRECTORY
 
 A simplestreams server on the loopback address, whose port is in DIRECTORY/port and whose log in DIRECTORY/requests.
-It has a disk for 24.04, a newer one from the moment that /newer is asked for, and ends when /quit is.
+It has a disk for 24.04, a newer one from the moment that /newer is asked for, and ends when /quit is. For a container
+it has a root file system and its metadata under the same name, and both in one archive under /unified.tar.
 
     /slow/NAME  a disk that takes its time
     /cut/NAME   a disk whose first answer ends in the middle
@@ -15,11 +16,14 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
+import lzma
 import os
 import platform
 import random
 import sys
+import tarfile
 import threading
 import time
 
@@ -40,6 +44,26 @@ def disk(name: str) -> bytes:
         return DISKS[name]
 
 
+def archive(members: dict[str, bytes]) -> bytes:
+    """A tar archive, always the same for the same members."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), 1700000000
+            tar.addfile(member, io.BytesIO(content))
+    return target.getvalue()
+
+
+SYSTEM = {"etc/os-release": b"ID=debian\n", "usr/bin/init": b"#!/bin/sh\n"}
+METADATA = {"metadata.yaml": json.dumps({"architecture": platform.machine(), "creation_date": 1700000000}).encode()}
+CONTAINER = {
+    "/root.tar.xz": lzma.compress(archive(SYSTEM)),
+    "/lxd.tar.xz": lzma.compress(archive(METADATA)),
+    "/unified.tar": archive({**METADATA, **{f"rootfs/{name}": content for name, content in SYSTEM.items()}}),
+}
+
+
 def index() -> dict[str, object]:
     """What the server has, as simplestreams tells it."""
     return {
@@ -56,7 +80,14 @@ def products() -> dict[str, object]:
     for serial in SERIALS:
         content = disk(serial)
         item = {"ftype": "disk1.img", "path": f"disks/{serial}", "size": len(content)}
-        versions[serial] = {"items": {"disk1.img": {**item, "sha256": hashlib.sha256(content).hexdigest()}}}
+        items = {"disk1.img": {**item, "sha256": hashlib.sha256(content).hexdigest()}}
+        for name in ("root.tar.xz", "lxd.tar.xz"):
+            content = CONTAINER[f"/{name}"]
+            item = {"ftype": name, "path": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            items[name] = item
+        both = CONTAINER["/lxd.tar.xz"] + CONTAINER["/root.tar.xz"]
+        items["lxd.tar.xz"]["combined_rootxz_sha256"] = hashlib.sha256(both).hexdigest()
+        versions[serial] = {"items": items}
     product = {
         "aliases": "24.04,lts,noble",
         "arch": ARCH,
@@ -91,6 +122,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == "/quit":
             self.answer(b"")
             threading.Thread(target=self.server.shutdown).start()
+        elif self.path in CONTAINER:
+            self.answer(CONTAINER[self.path])
         elif self.path.startswith(("/disks/", "/slow/", "/cut/")):
             self.answer(disk(self.path.rpartition("/")[2]))
         else:
