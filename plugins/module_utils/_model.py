@@ -260,6 +260,8 @@ class Network:
     mode -- nat, isolated or bridged; subnet, subnet6 -- in CIDR form, empty where there is none
     dhcp_range -- first and last address of those that are given out, with a hyphen between
     domain -- that names in it end with; parent -- the host's interface or bridge of a bridged one
+    bridge_type -- how a bridged one uses its parent: bridge or macvtap
+    confirm_bridge -- whether the parent's own addresses may move to a bridge
     mtu -- bytes, 0 for the usual; interface -- the bridge of this host that it is
     on_demand -- made because an instance needed it: nothing of it stays on the host when the last one is removed
     phase -- creating, ready or removing
@@ -276,6 +278,8 @@ class Network:
     dhcp_range: str = ""
     domain: str = "minicloud"
     parent: str = ""
+    bridge_type: str = "bridge"
+    confirm_bridge: bool = False
     mtu: int = 0
     interface: str = ""
     autostart: bool = False

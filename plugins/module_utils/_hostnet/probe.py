@@ -1,0 +1,120 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Asking neighbours on a link whether they are there: over ARP, and over its counterpart of IPv6."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import select
+import socket
+import struct
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+
+_ETH_P_ARP = 0x0806
+_REQUEST, _REPLY = 1, 2
+_ARP = struct.Struct("!HHBBH6s4s6s4s")
+_SOLICIT, _ADVERTISE = 135, 136
+
+# How long one question waits for its answer before it is asked again, seconds.
+_PATIENCE = 1.0
+
+# More addresses than this are not asked one by one.
+LARGEST_SWEEP = 1024
+
+
+def answers(interface: str, mac: str, address: str, source: str, deadline: Deadline) -> bool:
+    """Whether a neighbour on an interface answers for an address, IPv4 or IPv6; OSError where it cannot be asked.
+
+    mac -- of the interface; source -- the IPv4 address that this host has there, empty where it has none
+    """
+    if ":" in address:
+        return _answers6(interface, mac, address, deadline)
+    return bool(find(interface, [address], source, deadline, enough=1))
+
+
+def find(
+    interface: str,
+    addresses: t.Sequence[str],
+    source: str,
+    deadline: Deadline,
+    macs: t.Container[str] | None = None,
+    enough: int = 0,
+) -> dict[str, str]:
+    """Who answers for some IPv4 addresses on an interface: address to MAC.
+
+    macs -- count only these; enough -- stop when so many have answered
+    """
+    wanted = set(addresses)
+    found: dict[str, str] = {}
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ARP)) as link:
+        link.bind((interface, _ETH_P_ARP))
+        own = link.getsockname()[4]
+        sender = socket.inet_aton(source or "0.0.0.0")
+        while not deadline.expired():
+            for address in wanted - set(found):
+                question = _ARP.pack(1, 0x0800, 6, 4, _REQUEST, own, sender, bytes(6), socket.inet_aton(address))
+                # A queue that is full now, or a link that comes up, is no answer; the next round asks again.
+                with contextlib.suppress(BlockingIOError, InterruptedError):
+                    link.sendto(question, (interface, _ETH_P_ARP, 0, 0, b"\xff" * 6))
+            patience = Deadline(min(_PATIENCE, deadline.left()))
+            while select.select([link], [], [], patience.left())[0]:
+                answer = link.recv(128)
+                if len(answer) < _ARP.size:
+                    continue
+                fields = _ARP.unpack(answer[: _ARP.size])
+                address, mac = socket.inet_ntoa(fields[6]), fields[5].hex(":")
+                # A question tells as well as an answer who asks it.
+                if address in wanted and mac != own.hex(":") and (macs is None or mac in macs):
+                    found[address] = mac
+                    if enough and len(found) >= enough:
+                        return found
+                if patience.expired():
+                    break
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def sweep(interface: str, subnets: t.Iterable[str], macs: t.Collection[str], seconds: float) -> dict[str, str]:
+    """The IPv4 addresses of some MACs, found by asking for each address of the subnets that this host has there.
+
+    subnets -- this host's addresses on the interface, with their prefix lengths; those of large subnets are left out
+    """
+    found: dict[str, str] = {}
+    for text in subnets:
+        own = ipaddress.ip_interface(text)
+        if own.version != 4 or own.network.num_addresses > LARGEST_SWEEP or len(set(found.values())) == len(macs):
+            continue
+        hosts = [str(host) for host in own.network.hosts() if host != own.ip]
+        found.update(find(interface, hosts, str(own.ip), Deadline(seconds), macs, enough=len(macs)))
+    return found
+
+
+def _answers6(interface: str, mac: str, address: str, deadline: Deadline) -> bool:
+    target = socket.inet_pton(socket.AF_INET6, address)
+    group = socket.inet_ntop(socket.AF_INET6, b"\xff\x02" + bytes(9) + b"\x01\xff" + target[-3:])
+    index = socket.if_nametoindex(interface)
+    own = bytes.fromhex(mac.replace(":", ""))
+    question = struct.pack("!BBHI", _SOLICIT, 0, 0, 0) + target + struct.pack("!BB6s", 1, 1, own)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        while not deadline.expired():
+            # While this host's own address is being tested for duplicates, it cannot ask.
+            with contextlib.suppress(OSError):
+                raw.sendto(question, (group, 0, 0, index))
+            patience = Deadline(min(_PATIENCE, deadline.left()))
+            while select.select([raw], [], [], patience.left())[0]:
+                answer, where = raw.recvfrom(256)
+                if answer[:1] == bytes([_ADVERTISE]) and answer[8:24] == target and where[3] in (0, index):
+                    return True
+                if patience.expired():
+                    break
+    return False

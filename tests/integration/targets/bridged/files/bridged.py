@@ -1,0 +1,494 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bridges of physical interfaces, tried in network namespaces that are made for it and go again.
+
+Namespace HOST has an interface with addresses and routes, like a host; LAN is the other end of its cable, with its
+gateway. Without arguments this makes both, runs itself within HOST, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import typing as t
+
+# The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InUse,
+    InvalidOption,
+    MinicloudError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import bridged, probe
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import read_interfaces
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.plugin_utils import _runner
+
+PORT = "uplink0"
+
+
+def ip(words: str) -> str:
+    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    host, lan = f"mch{os.getpid()}", f"mcl{os.getpid()}"
+    directory = tempfile.mkdtemp(prefix="minicloud-bridged-")
+    os.chmod(directory, 0o755)
+    try:
+        ip(f"netns add {host}")
+        ip(f"netns add {lan}")
+        done = subprocess.run(
+            ["ip", "netns", "exec", host, sys.executable, __file__, "within", lan, directory], check=False
+        )
+        if done.returncode:
+            sys.exit("the tests in the namespace failed")
+    finally:
+        for name in (host, lan):
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+        shutil.rmtree(directory)
+
+
+class Hooks(Reporter):
+    """Does something at a step, such as ending this process."""
+
+    def __init__(self, **at: t.Callable[[], None]) -> None:
+        super().__init__()
+        self.at = at
+        self.seen: list[str] = []
+
+    def step(self, name: str) -> None:
+        self.seen.append(name)
+        if name in self.at:
+            self.at[name]()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Test:
+    def __init__(self, lan: str, directory: str) -> None:
+        self.lan = lan
+        self.directory = directory
+
+    def cable(self) -> None:
+        """A host with a network card, and what is at the other end of its cable."""
+        ip(f"link add {PORT} type veth peer name gw0 netns {self.lan}")
+        for command in (
+            "link set lo up",
+            "link set gw0 up",
+            "addr add 10.77.0.1/24 dev gw0",
+            "addr add 10.77.0.3/24 dev gw0",
+        ):
+            ip(f"-n {self.lan} {command}")
+        ip(f"-n {self.lan} addr add fd77::1/64 dev gw0 nodad")
+        ip(f"link set {PORT} up")
+        ip(f"addr add 10.77.0.2/24 broadcast + dev {PORT}")
+        ip(f"addr add 10.78.0.2/24 dev {PORT} label {PORT}:two metric 70")
+        ip(f"addr add fd77::2/64 dev {PORT} nodad")
+        ip(f"addr add fd78::2/64 dev {PORT} nodad")
+        ip(f"route add default via 10.77.0.1 dev {PORT} proto static metric 100 src 10.77.0.2 mtu 1400")
+        ip(f"route add 10.50.0.0/16 via 10.99.0.1 dev {PORT} onlink table 77")
+        ip(f"route add 10.60.0.0/16 nexthop via 10.77.0.1 dev {PORT} weight 2 nexthop via 10.77.0.3 dev {PORT}")
+        ip(f"-6 route add default via fd77::1 dev {PORT} metric 512")
+        ip("link add other0 type bridge")
+        ip("link set other0 up")
+        # The same prefix on another interface must survive.
+        ip("addr add fd78::9/64 dev other0 nodad")
+
+    def uncable(self) -> None:
+        for name in (PORT, "other0", *[each for each in links() if each.startswith("mcb")]):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                ip(f"link delete {name}")
+        shutil.rmtree(os.path.join(self.directory, "net"), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def fresh(self, what: str) -> t.Iterator[None]:
+        self.cable()
+        try:
+            yield
+        finally:
+            self.uncable()
+        print(f"ok: {what}", flush=True)
+
+    def backend(self, report: Reporter | None = None, runner: t.Any = None, **kwargs: t.Any) -> bridged.Bridged:
+        runtime = Runtime(runner or _runner.run, report)
+        return bridged.Bridged(runtime, lambda name: os.path.join(self.directory, name), **kwargs)
+
+    def network(self, **values: t.Any) -> Network:
+        given = {"name": "net", "parent": PORT, "confirm_bridge": True, **values}
+        network = Network(scope="qemu", driver="qemu", created="", mode="bridged", **given)
+        self.backend().settle(network, [])
+        return network
+
+    def killed(self, method: str, network: Network, step: str) -> None:
+        """Apply or remove a network in a child that is killed at a step."""
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                getattr(self.backend(Hooks(**{step: die})), method)(network)
+            os._exit(7)
+        status = os.waitpid(pid, 0)[1]
+        check(os.WIFSIGNALED(status), f"a run ended with {status} that was to be killed")
+
+    # What is tried
+
+    def over_and_back(self) -> None:
+        with self.fresh("over, nothing to do, and back"):
+            before, other = snapshot(PORT), snapshot("other0")
+            mac = links()[PORT]["address"]
+            network = self.network()
+            self.backend().apply(network)
+            bridge = network.interface
+            check(snapshot(bridge) == before, f"the bridge has something else: {snapshot(bridge)} instead of {before}")
+            check(links()[bridge]["address"] == mac, "the bridge has another MAC")
+            check(links()[PORT].get("master") == bridge, "the interface is not in the bridge")
+            check(not snapshot(PORT)["addresses"], "the interface has addresses still")
+            check(not snapshot(PORT)["routes"], "the interface has routes still")
+            reach("10.77.0.1")
+            reach("fd77::1")
+            hooks = Hooks()
+            self.backend(hooks).apply(network)
+            check(not hooks.seen, f"the second run had something to do: {hooks.seen}")
+            check(not self.backend().drift(network), "there is drift after apply()")
+            self.backend().remove(network)
+            check(snapshot("other0") == other, "another interface lost something")
+            self.backend().remove(network)
+            check(snapshot(PORT) == before, f"afterwards: {snapshot(PORT)} instead of {before}")
+            check(snapshot("other0") == other, "another interface lost something")
+            check(bridge not in links(), "the bridge is left over")
+            reach("10.77.0.1")
+            reach("fd77::1")
+            left = os.listdir(os.path.join(self.directory, "net"))
+            check(not left, f"files are left over: {left}")
+
+    def gateway_lost(self) -> None:
+        with self.fresh("roll-back when the gateway does not answer through the bridge"):
+            before = snapshot(PORT)
+            network = self.network()
+            hooks = Hooks(uplink_moved=lambda: gone.append(ip(f"-n {self.lan} addr delete 10.77.0.1/24 dev gw0")))
+            gone: list[str] = []
+            failure = raised(HypervisorError, lambda: self.backend(hooks).apply(network))
+            check("gateway 10.77.0.1 answered before" in str(failure), f"another failure: {failure}")
+            check(gone == [""], "the gateway was not taken away")
+            check(snapshot(PORT) == before, f"not rolled back: {snapshot(PORT)}")
+            check(network.interface not in links(), "the bridge is left over")
+            check(not self.backend().is_up(network), "notes are left over")
+
+    def route_lost(self) -> None:
+        with self.fresh("roll-back when the default route is lost"):
+            before = snapshot(PORT)
+            network = self.network()
+            hooks = Hooks(uplink_moved=lambda: ip("route delete default") and None)
+            failure = raised(HypervisorError, lambda: self.backend(hooks).apply(network))
+            check("lost its IPv4 default route" in str(failure), f"another failure: {failure}")
+            check(snapshot(PORT) == before, f"not rolled back: {snapshot(PORT)}")
+            check(network.interface not in links(), "the bridge is left over")
+
+    def silent_gateway(self) -> None:
+        with self.fresh("a gateway that never answered is no reason to roll back"):
+            ip(f"-n {self.lan} addr delete 10.77.0.1/24 dev gw0")
+            network = self.network()
+            self.backend().apply(network)
+            check(not self.backend().drift(network), "it was not made")
+            self.backend().remove(network)
+
+    def refused_command(self) -> None:
+        with self.fresh("roll-back when a command fails halfway"):
+            before = snapshot(PORT)
+            network = self.network()
+
+            def sabotage(argv: t.Sequence[str], **kwargs: t.Any) -> t.Any:
+                text = kwargs.get("stdin") or b""
+                if b" master " in text:
+                    kwargs["stdin"] = text.replace(b"master ", b"master nowhere")
+                return _runner.run(argv, **kwargs)
+
+            raised(HypervisorError, lambda: self.backend(runner=sabotage).apply(network))
+            check(snapshot(PORT) == before, f"not rolled back: {snapshot(PORT)}")
+            check(network.interface not in links(), "the bridge is left over")
+
+    def killed_at_each_step(self) -> None:
+        with self.fresh("steps listed"):
+            network, hooks = self.network(), Hooks()
+            self.backend(hooks).apply(network)
+            steps = list(hooks.seen)
+            hooks = Hooks()
+            self.backend(hooks).remove(network)
+            back = list(hooks.seen)
+        check(len(steps) >= 5 and len(back) >= 4, f"hardly any step: {steps} {back}")
+        for step in steps:
+            for finish in (True, False):
+                with self.fresh(f"killed at {step}, then {'finished' if finish else 'removed'}"):
+                    before, network = snapshot(PORT), self.network()
+                    self.killed("apply", network, step)
+                    self.converge(network, before, finish)
+        for step in back:
+            for finish in (True, False):
+                with self.fresh(f"removal killed at {step}, then {'made again' if finish else 'removed'}"):
+                    before, network = snapshot(PORT), self.network()
+                    self.backend().apply(network)
+                    self.killed("remove", network, step)
+                    self.converge(network, before, finish)
+
+    def killed_in_the_batch(self) -> None:
+        """Only the first few commands of a batch come through, then the run dies; and its guard undoes or finishes."""
+        for method in ("apply", "remove"):
+            number, died = 1, True
+            while died:
+                with self.fresh(f"{method}: killed after {number} commands"):
+                    before, network = snapshot(PORT), self.network()
+                    if method == "remove":
+                        self.backend().apply(network)
+                    died = self.killed_after(method, network, number)
+                    # Nobody runs this again: the host must have its addresses and routes all the same.
+                    self.backend()._guard(network).wait()
+                    check(snapshot(PORT) == before, f"the guard left {snapshot(PORT)}")
+                    self.converge(network, before, finish=number % 2 == 0)
+                number += 1
+            check(number > 5, f"{method}: hardly any command")
+
+    def killed_after(self, method: str, network: Network, number: int) -> bool:
+        """Apply or remove a network in a child that dies after so many commands; whether there are as many."""
+
+        def cut(argv: t.Sequence[str], **kwargs: t.Any) -> t.Any:
+            lines = (kwargs.get("stdin") or b"").splitlines(keepends=True)
+            if not any(b"master" in line for line in lines):
+                return _runner.run(argv, **kwargs)
+            _runner.run(argv, **{**kwargs, "stdin": b"".join(lines[:number])})
+            if number <= len(lines):
+                die()
+            os._exit(0)
+
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                getattr(self.backend(runner=cut), method)(network)
+            os._exit(7)
+        status = os.waitpid(pid, 0)[1]
+        check(status in (0, signal.SIGKILL), f"a run ended with {status}")
+        return status != 0
+
+    def converge(self, network: Network, before: t.Any, finish: bool) -> None:
+        if finish:
+            self.backend().apply(network)
+            check(snapshot(network.interface) == before, f"the bridge has {snapshot(network.interface)}, not {before}")
+            check(not snapshot(PORT)["addresses"], "the interface has addresses still")
+            hooks = Hooks()
+            self.backend(hooks).apply(network)
+            check(not hooks.seen, f"the run after had something to do: {hooks.seen}")
+        self.backend().remove(network)
+        check(snapshot(PORT) == before, f"afterwards: {snapshot(PORT)} instead of {before}")
+        check(network.interface not in links(), "the bridge is left over")
+
+    def drift(self) -> None:
+        with self.fresh("a bridge deleted by hand comes back with its addresses"):
+            before, network = snapshot(PORT), self.network()
+            self.backend().apply(network)
+            ip(f"link delete {network.interface}")
+            check(self.backend().drift(network), "nothing noticed")
+            self.backend().apply(network)
+            check(snapshot(network.interface) == before, f"it has {snapshot(network.interface)}")
+            self.backend().remove(network)
+            check(snapshot(PORT) == before, f"afterwards {snapshot(PORT)}")
+        with self.fresh("an interface taken out of its bridge by hand goes in again"):
+            before, network = snapshot(PORT), self.network()
+            self.backend().apply(network)
+            ip(f"link set {PORT} nomaster")
+            self.backend().apply(network)
+            check(snapshot(network.interface) == before, f"it has {snapshot(network.interface)}")
+            check(not self.backend().drift(network), "there is drift still")
+        with self.fresh("after a restart of the host, what it has then is moved"):
+            network = self.network()
+            self.backend().apply(network)
+            shutil.copytree(os.path.join(self.directory, "net"), os.path.join(self.directory, "kept"))
+            self.uncable()
+            os.rename(os.path.join(self.directory, "kept"), os.path.join(self.directory, "net"))
+            self.cable()
+            ip(f"addr add 10.79.0.2/24 dev {PORT}")
+            before = snapshot(PORT)
+            self.backend().apply(network)
+            check(snapshot(network.interface) == before, f"it has {snapshot(network.interface)}")
+            self.backend().remove(network)
+            check(snapshot(PORT) == before, f"afterwards {snapshot(PORT)}")
+        with self.fresh("what was changed on the bridge goes back to the interface"):
+            network = self.network()
+            self.backend().apply(network)
+            ip(f"addr add 10.79.0.2/24 dev {network.interface}")
+            ip(f"addr delete 10.78.0.2/24 dev {network.interface}")
+            now = snapshot(network.interface)
+            self.backend().remove(network)
+            check(snapshot(PORT) == now, f"afterwards {snapshot(PORT)} instead of {now}")
+        with self.fresh("an interface that was taken out of the host"):
+            network = self.network()
+            self.backend().apply(network)
+            ip(f"link delete {PORT}")
+            raised(HypervisorError, lambda: self.backend().apply(network))
+            check(self.backend().drift(network) == [f"The parent {PORT} is missing."], "nothing noticed")
+            self.backend().remove(network)
+            check(network.interface not in links(), "the bridge is left over")
+
+    def existing_bridge(self) -> None:
+        with self.fresh("a bridge that is there stays as it is"):
+            ip("link add br7 type bridge")
+            ip("link set br7 up")
+            ip("addr add 10.80.0.1/24 dev br7")
+            before = snapshot("br7"), snapshot(PORT), links()
+            network = self.network(parent="br7", confirm_bridge=False)
+            check(network.interface == "br7", "another interface was chosen")
+            self.backend().apply(network)
+            check(not self.backend().drift(network), "there is drift")
+            check(not self.backend().is_up(network), "something is noted")
+            self.backend().remove(network)
+            check((snapshot("br7"), snapshot(PORT), links()) == before, "something was changed")
+            ip("link delete br7")
+            raised(HypervisorError, lambda: self.backend().apply(network))
+
+    def macvtap(self) -> None:
+        with self.fresh("macvtap changes nothing on the host"):
+            before = snapshot(PORT), links()
+            network = self.network(bridge_type="macvtap", confirm_bridge=False)
+            check(network.interface == PORT, "another interface was chosen")
+            self.backend().apply(network)
+            check(not self.backend().drift(network), "there is drift")
+            self.backend().remove(network)
+            check((snapshot(PORT), links()) == before, "something was changed")
+
+    def refusals(self) -> None:
+        with self.fresh("what cannot be is refused, and says why"):
+            for error, words, values in (
+                (InvalidOption, "confirm_bridge: true", {"confirm_bridge": False}),
+                (InvalidOption, "loopback", {"parent": "lo"}),
+                (InvalidOption, f"{PORT} (bridge or macvtap)", {"parent": ""}),
+                (InvalidOption, "not an interface of this host", {"parent": "nowhere0"}),
+                (InvalidOption, "subnet cannot be given", {"subnet": "10.1.2.0/24"}),
+                (InvalidOption, "it has that of its parent", {"mtu": 9000}),
+            ):
+                failure = raised(error, functools.partial(self.network, **values))
+                check(words in str(failure), f"{values}: {failure}")
+            ip("link add br7 type bridge")
+            ip(f"link set {PORT} master br7")
+            failure = raised(InvalidOption, self.network)
+            check("in the bridge br7: use that instead" in str(failure), str(failure))
+            ip("link delete br7")
+            ip(f"link add link {PORT} name vtap7 type macvtap mode bridge")
+            failure = raised(InvalidOption, self.network)
+            check("excludes a bridge" in str(failure), str(failure))
+        with self.fresh("Wi-Fi is refused"):
+            sysfs = os.path.join(self.directory, "sys")
+            os.makedirs(os.path.join(sysfs, PORT, "phy80211"))
+            wifi = Network("net", "qemu", "qemu", "", mode="bridged", parent=PORT, confirm_bridge=True)
+            failure = raised(InvalidOption, lambda: self.backend(sysfs=sysfs).settle(wifi, []))
+            check("an access point takes frames only from the address of the station" in str(failure), str(failure))
+            shutil.rmtree(sysfs)
+        with self.fresh("an interface that a DHCP client looks after is refused"):
+            # All that counts of it is its name, its arguments and its network.
+            argv = ["dhclient", "-c", "read line", PORT]
+            with subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE) as client:
+                try:
+                    failure = raised(InUse, self.network)
+                    check(f"the DHCP client dhclient (process {client.pid})" in str(failure), str(failure))
+                finally:
+                    client.kill()
+
+    def neighbours(self) -> None:
+        with self.fresh("neighbours are found by their MAC"):
+            mac = json.loads(ip(f"-n {self.lan} -j link show gw0"))[0]["address"]
+            found = probe.sweep(PORT, ["10.77.0.2/24"], {mac}, 3)
+            check(set(found.values()) == {mac} and set(found) <= {"10.77.0.1", "10.77.0.3"}, f"found {found}")
+            check(probe.find(PORT, ["10.77.0.9"], "10.77.0.2", Deadline(0.5)) == {}, "an answer from nobody")
+            own = links()[PORT]["address"]
+            check(probe.answers(PORT, own, "fd77::1", "", Deadline(5)), "no answer over IPv6")
+            check(not probe.answers(PORT, own, "fd77::8", "", Deadline(0.5)), "an answer from nobody")
+            found_interfaces = read_interfaces(Runtime(_runner.run))
+            check(found_interfaces[PORT].default_route, "the default route is not seen")
+            check(found_interfaces[PORT].types == ("bridge", "macvtap"), f"{found_interfaces[PORT]}")
+
+
+def links() -> dict[str, dict[str, t.Any]]:
+    keys = ("ifname", "master", "address", "mtu")
+    entries = json.loads(ip("-j link"))
+    return {each["ifname"]: {key: each[key] for key in keys if key in each} for each in entries}
+
+
+def snapshot(name: str) -> dict[str, list[str]]:
+    """The addresses and routes of an interface, its name left out."""
+    if name not in links():
+        return {}
+    out = json.loads(ip(f"-j address show dev {name}"))[0]["addr_info"]
+    addresses = [each for each in out if each["scope"] != "link"]
+    routes = []
+    for family in (4, 6):
+        for route in json.loads(ip(f"-j -{family} route show table all")):
+            devices = [hop.get("dev") for hop in route.get("nexthops", [route])]
+            kernels = route["dst"] in ("fe80::/64", "ff00::/8") or route.get("table") == "local"
+            if name in devices and not kernels:
+                route["flags"] = [each for each in route["flags"] if each == "onlink"]
+                routes.append(route)
+    return {
+        "addresses": sorted(json.dumps(each).replace(name, "X") for each in addresses),
+        "routes": sorted(json.dumps(each).replace(name, "X") for each in routes),
+    }
+
+
+def reach(address: str) -> None:
+    """Whatever is there refuses the connection, and so has got it."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probing:
+        probing.settimeout(10)
+        try:
+            probing.connect((address, 9))
+        except ConnectionRefusedError:
+            return
+        except OSError as exc:
+            sys.exit(f"FAILED: {address} cannot be reached: {exc}")
+
+
+def raised(kind: type[MinicloudError], work: t.Callable[[], t.Any]) -> MinicloudError:
+    try:
+        work()
+    except kind as exc:
+        return exc
+    sys.exit(f"FAILED: nothing was raised, instead of {kind.__name__}")
+
+
+def check(holds: bool, what: str) -> None:
+    if not holds:
+        sys.exit(f"FAILED: {what}")
+
+
+def within(lan: str, directory: str) -> None:
+    bridged._ASK_AFTER = 4.0  # the gateway is at the other end of a short cable
+    bridged._ASK_BEFORE = 2.0
+    ip("link set lo up")
+    test = Test(lan, directory)
+    test.over_and_back()
+    test.existing_bridge()
+    test.macvtap()
+    test.refusals()
+    test.neighbours()
+    test.gateway_lost()
+    test.route_lost()
+    test.silent_gateway()
+    test.refused_command()
+    test.drift()
+    test.killed_at_each_step()
+    test.killed_in_the_batch()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["within"]:
+        within(*sys.argv[2:4])
+    else:
+        main()
