@@ -7,16 +7,17 @@ DEV = python3 tests/tools/dev.py
 
 .DEFAULT_GOAL := help
 IMAGE ?= bootstrap:bookworm
+DRIVER ?= qemu
 
 .PHONY: help demo demo-clean test lint docs sanity unit integration bench changelog format tools clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo:  ## launch an instance on this machine and run a play on it; IMAGE=24.04 takes another image
-	@python3 tests/tools/demo.py up --image '$(IMAGE)'
+demo:  ## launch an instance on this machine and run a play on it; DRIVER=lxd or libvirt, IMAGE=24.04 take others
+	@python3 tests/tools/demo.py up --driver '$(DRIVER)' --image '$(IMAGE)'
 
-demo-clean:  ## remove what the demo made
+demo-clean:  ## remove what demos made
 	@python3 tests/tools/demo.py down
 
 test:  ## everything that CI runs: lint, docs, sanity, unit, integration

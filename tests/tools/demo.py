@@ -4,8 +4,9 @@
 
 """`make demo` and `make demo-clean`: from a fresh machine to a play on an instance, and back.
 
-Needs Python 3.11 or newer. Ansible goes into .venv of this checkout, what the instance needs into the data directory,
-and the hypervisor comes from the distribution.
+Needs Python 3.11 or newer. Ansible and the drivers' libraries go into .venv of this checkout, what the instance needs
+into the data directory, and the hypervisor comes from the distribution. Each driver has a demo of its own beside those
+of others; `make demo-clean` removes all of them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ import typing as t
 import dev
 
 HERE = os.path.join(dev.BUILD, "demo")
-INVENTORY = os.path.join(HERE, "demo.minicloud.yml")
-STATE = os.path.join(HERE, "demo.json")
-PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "setpriv", "setsid", "mmdebstrap", "mke2fs", "newuidmap")
+# What has to be there, by driver; the role minicloud.local.host installs it.
+BASE = ("ssh", "setpriv", "setsid", "mmdebstrap", "mke2fs", "newuidmap")
+QEMU = ("qemu-system-x86_64", "qemu-img")
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "qemu": (*BASE, *QEMU),
+    "libvirt": (*BASE, *QEMU, "libvirtd", "virtlogd", "dnsmasq"),
+    "lxd": (*BASE, "lxd", "mkfs.btrfs", "dnsmasq"),
+}
 # What an ansible-core needs of Python.
 CORES = (((3, 12), ">=2.21,<2.22"), ((3, 11), ">=2.19,<2.20"))
 
@@ -64,10 +70,13 @@ def ansible() -> str:
 class Demo:
     """The demo on this machine.
 
-    image -- what to launch; name -- of the instance; data_dir -- empty: the default; made -- whether the demo made it
+    driver -- which runs the instance; image -- what to launch; name -- of the instance
+    data_dir -- empty: the default; made -- whether the demo made it
     """
 
-    def __init__(self, image: str, name: str, data_dir: str, made: bool = False) -> None:
+    def __init__(self, driver: str, image: str, name: str, data_dir: str, made: bool = False) -> None:
+        self.driver = driver
+        self.inventory = os.path.join(HERE, f"{driver}.minicloud.yml")
         self.image = image
         self.name = name
         self.data_dir = data_dir or default_data_dir()
@@ -88,38 +97,41 @@ class Demo:
     def up(self) -> None:
         """Launch, show, configure, and show that a second run changes nothing."""
         os.makedirs(HERE, exist_ok=True)
-        with open(INVENTORY, "w", encoding="utf-8") as file:
+        with open(self.inventory, "w", encoding="utf-8") as file:
             file.write(f"plugin: minicloud.local.instances\ndata_dir: {json.dumps(self.data_dir)}\n")
-        made = not os.path.exists(self.data_dir)
-        with contextlib.suppress(OSError, ValueError), open(STATE, encoding="utf-8") as file:
-            state = json.load(file)
-            made = made or (state["data_dir"] == self.data_dir and state["made"])
-        with open(STATE, "w", encoding="utf-8") as file:
-            json.dump({"image": self.image, "name": self.name, "data_dir": self.data_dir, "made": made}, file)
+            file.write(f"drivers: [{self.driver}]\n")
+        self.made = not os.path.exists(self.data_dir) or any(
+            state["data_dir"] == self.data_dir and state["made"] for state in states().values()
+        )
+        with open(os.path.join(HERE, f"{self.driver}.json"), "w", encoding="utf-8") as file:
+            names = ("driver", "image", "name", "data_dir", "made")
+            json.dump({name: getattr(self, name) for name in names}, file)
         start = time.monotonic()
-        self.say(f"Launching {self.name} from {self.image}; what it works on appears here")
+        self.say(f"Launching {self.name} from {self.image} with {self.driver}; what it works on appears here")
         self.play("demo", self.variables(), watch=True)
         self.say("The inventory has found it")
-        self.run(["ansible-inventory", "-i", INVENTORY, "--graph"])
+        self.run(["ansible-inventory", "-i", self.inventory, "--graph"])
         self.say("An ordinary play sets up a web server in it, and reads its page from this host")
-        self.play("demo_configure", {}, INVENTORY)
+        self.play("demo_configure", {}, self.inventory)
         self.say("A second run changes nothing")
-        for name, variables, inventory in (("demo", self.variables(), ""), ("demo_configure", {}, INVENTORY)):
+        for name, variables, inventory in (("demo", self.variables(), ""), ("demo_configure", {}, self.inventory)):
             changed = self.play(name, variables, inventory, quiet=True)
             if changed:
                 raise dev.Stop(f"The second run of {name} changed something, which it must not:\n{changed}")
             dev.say(f"{name}: changed=0")
         self.say(f"The instance runs. It took {time.monotonic() - start:.0f} s. Log in with")
         dev.say(self.login())
-        dev.say(f"\nYour own plays find it with -i {os.path.relpath(INVENTORY)}; `make demo-clean` removes everything.")
+        dev.say(
+            f"\nYour own plays find it with -i {os.path.relpath(self.inventory)}; `make demo-clean` removes everything."
+        )
 
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
         self.remove_data_dir()
-        for path in (HERE, os.path.join(dev.VENVS, "demo")):
-            shutil.rmtree(path, ignore_errors=True)
-        dev.say("Removed. Packages of the distribution that the demo installed stay.")
+        for name in (f"{self.driver}.json", f"{self.driver}.minicloud.yml"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(HERE, name))
 
     def remove_data_dir(self) -> None:
         """Remove the data directory if the demo has made it and nothing but the demo has used it."""
@@ -142,14 +154,19 @@ class Demo:
         return os.path.join(self.data_dir, name)
 
     def variables(self) -> dict[str, str]:
-        return {"demo_image": self.image, "demo_name": self.name, "demo_data_dir": self.data_dir}
+        return {
+            "demo_driver": self.driver,
+            "demo_image": self.image,
+            "demo_name": self.name,
+            "demo_data_dir": self.data_dir,
+        }
 
     def say(self, text: str) -> None:
         dev.say(f"\n=== {text}\n")
 
     def login(self) -> str:
         """The command that logs in, as the module returns it."""
-        argv = ["ansible-inventory", "-i", INVENTORY, "--host", self.name]
+        argv = ["ansible-inventory", "-i", self.inventory, "--host", self.name]
         found = subprocess.run(
             [os.path.join(self.bin, argv[0]), *argv[1:]], env=self.env, capture_output=True, text=True, check=True
         )
@@ -167,7 +184,8 @@ class Demo:
         argv = [os.path.join(self.bin, "ansible-playbook"), f"minicloud.local.{name}"]
         argv += ["-e", json.dumps(variables)] if variables else []
         argv += ["-i", inventory] if inventory else []
-        if name == "demo" and os.geteuid() != 0 and any(not program(each) for each in PROGRAMS) and needs_password():
+        lacks = any(not program(each) for each in PROGRAMS[self.driver])
+        if name == "demo" and lacks and os.geteuid() != 0 and needs_password():
             dev.say("Packages must be installed; sudo will ask for your password.")
             argv.append("--ask-become-pass")
         env = {**self.env, "ANSIBLE_CALLBACKS_ENABLED": "minicloud.local.progress"} if watch else self.env
@@ -183,6 +201,15 @@ class Demo:
             raise dev.Stop(f"The playbook {name} failed; the reason stands above. `make demo` goes on from here.")
         recap = [line for line in lines if " changed=" in line]
         return "".join(line for line in recap if " changed=0 " not in line)
+
+
+def states() -> dict[str, dict[str, t.Any]]:
+    """The demos that there are, by driver, each as the arguments of Demo."""
+    found = {}
+    for driver in PROGRAMS:
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(HERE, f"{driver}.json")) as file:
+            found[driver] = json.load(file)
+    return found
 
 
 def default_data_dir() -> str:
@@ -208,22 +235,35 @@ def needs_password() -> bool:
     )
 
 
+def down(driver: str) -> None:
+    """Remove the demo of a driver, or all of them."""
+    there = states()
+    for name, state in there.items():
+        if driver in ("", name):
+            Demo(**state).down()
+    if not there:
+        dev.say("There is no demo to remove.")
+    elif not states():
+        for path in (HERE, os.path.join(dev.VENVS, "demo")):
+            shutil.rmtree(path, ignore_errors=True)
+        dev.say("Removed. Packages of the distribution that the demo installed stay, and their daemons.")
+
+
 def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["up", "down"])
+    parser.add_argument("--driver", default="qemu", choices=list(PROGRAMS))
     parser.add_argument("--image", default="bootstrap:bookworm")
     parser.add_argument("--name", default="demo")
     parser.add_argument("--data-dir", default="")
+    parser.add_argument("--only", action="store_true", help="down: only the demo of --driver")
     args = parser.parse_args()
     try:
         if args.command == "up":
-            Demo(args.image, args.name, args.data_dir).up()
-        elif os.path.exists(STATE):
-            with open(STATE, encoding="utf-8") as file:
-                Demo(**json.load(file)).down()
+            Demo(args.driver, args.image, args.name, args.data_dir).up()
         else:
-            dev.say("There is no demo to remove.")
+            down(args.driver if args.only else "")
     except dev.Stop as stop:
         dev.say(f"\nSTOPPED: {stop}")
         return 2

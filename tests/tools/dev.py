@@ -28,6 +28,8 @@ import threading
 import time
 import typing as t
 
+import hypervisors
+
 # The oldest ansible-core that the collection supports, and the newest: (ansible-core, Pythons that can run it).
 CORES: dict[str, tuple[str, ...]] = {
     "2.21": ("3.13", "3.12", "3.14"),
@@ -42,6 +44,8 @@ UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.19": ("3
 # Integration targets that must exist, and those of them that run on the oldest ansible-core too.
 INTEGRATION_TARGETS: tuple[str, ...] = ("bridged", "conformance", "crash", "faults", "guest", "image", "owner")
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
+# Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.
+DEMO_DRIVERS: tuple[str, ...] = ("qemu",)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, ".build")
@@ -624,6 +628,13 @@ def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()
         close("integration")
         return
     install_packages()
+    with ready_hypervisors():
+        integration_on(tools, cores, found, only)
+    close("integration")
+
+
+def integration_on(tools: Tools, cores: t.Sequence[str], found: t.Sequence[str], only: t.Sequence[str]) -> None:
+    """The targets, once the hypervisors are ready."""
     variables = integration_variables()
     for core in cores:
         venv, top = tools.venv(f"ansible-{core}"), stage(core)
@@ -644,20 +655,37 @@ def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()
                 cwd=os.path.join(top, COLLECTION),
                 env=tools.environment(venv),
             )
-    close("integration")
+
+
+@contextlib.contextmanager
+def ready_hypervisors() -> t.Iterator[None]:
+    """Have the daemons of this machine's hypervisors run; what was started for that is ended afterwards."""
+    try:
+        with hypervisors.running(os.path.join(BUILD, "logs", "daemons"), say):
+            yield
+    except hypervisors.NotReady as exc:
+        raise Stop(str(exc)) from exc
 
 
 def demo(_tools: Tools, _cores: t.Sequence[str]) -> None:
-    """The demo from beginning to end, with a data directory and a name of its own."""
+    """The demo from beginning to end with each driver, with a data directory and a name of its own."""
     install_packages()
     script = [sys.executable, os.path.join(ROOT, "tests", "tools", "demo.py")]
-    data = os.path.join(BUILD, "integration", "demo")
-    up = [*script, "up", "--name", "demo-test", "--data-dir", data]
-    try:
-        step("demo up", up, lambda done: (done.rc == 0 and "The instance runs" in done.out, ""))
-    finally:
-        step("demo down", [*script, "down"], lambda done: (done.rc == 0 and not os.path.exists(data), ""))
+    with ready_hypervisors():
+        for driver in DEMO_DRIVERS:
+            data = os.path.join(BUILD, "integration", f"demo-{driver}")
+            up = [*script, "up", "--driver", driver, "--name", "demo-test", "--data-dir", data]
+            down = [*script, "down", "--driver", driver, "--only"]
+            try:
+                step(f"demo {driver} up", up, lambda done: (done.rc == 0 and "The instance runs" in done.out, ""))
+            finally:
+                step(f"demo {driver} down", down, not_there(data))
     close("demo")
+
+
+def not_there(path: str) -> t.Callable[[Command], tuple[bool, str]]:
+    """Judges a command well that has removed a path."""
+    return lambda done: (done.rc == 0 and not os.path.exists(path), f"{path} is left" if os.path.exists(path) else "")
 
 
 def integration_variables() -> dict[str, str]:
@@ -697,7 +725,9 @@ def bench(tools: Tools, _cores: t.Sequence[str], args: t.Sequence[str] = ()) -> 
     venv, top = tools.venv(f"ansible-{NEWEST}"), stage()
     argv = [os.path.join(venv, "bin", "python"), os.path.join(ROOT, "tests", "bench", "bench.py"), *args]
     argv += ["--peers", tools.venv("peers")]
-    sys.exit(subprocess.run(argv, cwd=ROOT, env=tools.environment(venv, top), check=False).returncode)
+    with ready_hypervisors():
+        done = subprocess.run(argv, cwd=ROOT, env=tools.environment(venv, top), check=False)
+    sys.exit(done.returncode)
 
 
 def changelog(tools: Tools, _cores: t.Sequence[str]) -> None:

@@ -1,0 +1,173 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes the hypervisors of this machine ready for tests, and ends afterwards what it has started.
+
+A daemon that runs already, whoever has started it, is used and left alone. One that does not is started as a service
+where systemd runs the machine, else by hand. Their packages must be installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import typing as t
+
+KVM = "/dev/kvm"
+# Seconds that a daemon may take to answer, and to end.
+PATIENCE = 60
+
+
+class NotReady(Exception):
+    """A daemon does not run and cannot be started; the text says why."""
+
+
+@contextlib.contextmanager
+def running(logs: str, say: t.Callable[[str], None]) -> t.Iterator[None]:
+    """Have the daemons of all drivers run meanwhile.
+
+    logs -- a directory for what daemons of ours say; say -- tells the user what is started
+    """
+    os.makedirs(logs, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for name, service, answers, by_hand in (
+            ("libvirt", "libvirtd", libvirt_answers, libvirt),
+            ("LXD", "lxd", lxd_answers, lxd),
+        ):
+            if answers():
+                continue
+            if os.geteuid() != 0:
+                say(f"{name} does not run, or not for this user: its tests will fail. As root it would be started.")
+                continue
+            say(f"==> starting {name} ...")
+            stack.enter_context(as_service(service) if os.path.isdir("/run/systemd/system") else by_hand(logs))
+            if not answers():
+                raise NotReady(f"{name} was started and does not answer; its logs are in {logs}.")
+        yield
+
+
+def libvirt_answers() -> bool:
+    """Whether libvirt can be used."""
+    return succeeds(["virsh", "-q", "-c", "qemu:///system", "uri"])
+
+
+def lxd_answers() -> bool:
+    """Whether LXD can be used. Its own client waits for a daemon that does not run; this does not."""
+    place = os.environ.get("LXD_DIR", "/var/lib/lxd")
+    return os.path.exists(os.path.join(place, "unix.socket")) and succeeds(["lxc", "query", "/1.0"])
+
+
+def succeeds(argv: t.Sequence[str]) -> bool:
+    """Whether a command ends well within the time that a daemon may take."""
+    try:
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@contextlib.contextmanager
+def as_service(name: str) -> t.Iterator[None]:
+    """A service of systemd."""
+    run(["systemctl", "start", name])
+    try:
+        yield
+    finally:
+        run(["systemctl", "stop", name])
+
+
+@contextlib.contextmanager
+def libvirt(logs: str) -> t.Iterator[None]:
+    """libvirtd and the daemon that keeps its guests' consoles. Each returns to us when it is ready."""
+    with kvm_for_all(), contextlib.ExitStack() as stack:
+        for name in ("virtlogd", "libvirtd"):
+            pid_file = os.path.join(logs, f"{name}.pid")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(pid_file)
+            log = f"3:file:{os.path.join(logs, name)}.log"
+            run([program(name), "--daemon", "--pid-file", pid_file], {"LIBVIRT_LOG_OUTPUTS": log})
+            with open(pid_file, encoding="ascii") as file:
+                stack.callback(end, int(file.read()))
+        yield
+
+
+@contextlib.contextmanager
+def kvm_for_all() -> t.Iterator[None]:
+    """Let libvirt's unprivileged user open KVM's device, whose mode is put back afterwards.
+
+    Where root can use KVM and that user cannot, libvirt asks QEMU anew what it can do at each definition of a guest,
+    which takes half a minute each time.
+    """
+    try:
+        before = stat.S_IMODE(os.stat(KVM).st_mode)
+    except OSError:
+        yield
+        return
+    os.chmod(KVM, before | 0o666)
+    try:
+        yield
+    finally:
+        os.chmod(KVM, before)
+
+
+@contextlib.contextmanager
+def lxd(logs: str) -> t.Iterator[None]:
+    """LXD. Its own shutdown ends its containers and networks too."""
+    argv = [program("lxd"), "--group", "root", "--logfile", os.path.join(logs, "lxd.log")]
+    with open(os.path.join(logs, "lxd.out"), "wb") as out:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        run([program("lxd"), "waitready", "--timeout", str(PATIENCE)])
+        yield
+    finally:
+        succeeds([program("lxd"), "shutdown", "--timeout", str(PATIENCE)])
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def end(pid: int) -> None:
+    """End a daemon, which is no child of ours, and wait until it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if select.select([handle], [], [], PATIENCE)[0]:
+                return
+    finally:
+        os.close(handle)
+
+
+def run(argv: t.Sequence[str], env: t.Mapping[str, str] | None = None) -> None:
+    """Run a command that must succeed. Its output may stay open in a daemon, so it is not waited for."""
+    done = subprocess.run(
+        argv,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise NotReady(f"`{' '.join(argv)}` ended with status {done.returncode}; run it by hand to see why.")
+
+
+def program(name: str) -> str:
+    """The path of a program, also from the system's directories."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
+    if path is None:
+        raise NotReady(f"There is no program {name}: its package is among those of tests/requirements/debian.txt.")
+    return path
