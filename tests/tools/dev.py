@@ -42,7 +42,16 @@ TARGET_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.19": ("3.11",)}
 
 # Integration targets that must exist, and those of them that run on the oldest ansible-core too.
-INTEGRATION_TARGETS: tuple[str, ...] = ("bridged", "conformance", "crash", "faults", "guest", "image", "owner", "switch")
+INTEGRATION_TARGETS: tuple[str, ...] = (
+    "bridged",
+    "conformance",
+    "crash",
+    "faults",
+    "guest",
+    "image",
+    "owner",
+    "switch",
+)
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.
 DEMO_DRIVERS: tuple[str, ...] = ("qemu",)
