@@ -32,6 +32,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "libvirt": (*BASE, *QEMU, "libvirtd", "virtlogd", "dnsmasq"),
     "lxd": (*BASE, "lxd", "mkfs.btrfs", "dnsmasq"),
 }
+# The project and the storage pool that the driver lxd makes.
+LXD_NAME = "minicloud"
 # What an ansible-core needs of Python.
 CORES = (((3, 12), ">=2.21,<2.22"), ((3, 11), ">=2.19,<2.20"))
 
@@ -72,10 +74,14 @@ class Demo:
 
     driver -- which runs the instance; image -- what to launch; name -- of the instance
     data_dir -- empty: the default; made -- whether the demo made it
+    made_lxd -- whether LXD had nothing of the collection before
     """
 
-    def __init__(self, driver: str, image: str, name: str, data_dir: str, made: bool = False) -> None:
+    def __init__(
+        self, driver: str, image: str, name: str, data_dir: str, made: bool = False, made_lxd: bool = False
+    ) -> None:
         self.driver = driver
+        self.made_lxd = made_lxd
         self.inventory = os.path.join(HERE, f"{driver}.minicloud.yml")
         self.image = image
         self.name = name
@@ -103,8 +109,10 @@ class Demo:
         self.made = not os.path.exists(self.data_dir) or any(
             state["data_dir"] == self.data_dir and state["made"] for state in states().values()
         )
+        if self.driver == "lxd":
+            self.made_lxd = states().get("lxd", {}).get("made_lxd", False) or not lxc("project", "show", LXD_NAME)
         with open(os.path.join(HERE, f"{self.driver}.json"), "w", encoding="utf-8") as file:
-            names = ("driver", "image", "name", "data_dir", "made")
+            names = ("driver", "image", "name", "data_dir", "made", "made_lxd")
             json.dump({name: getattr(self, name) for name in names}, file)
         start = time.monotonic()
         self.say(f"Launching {self.name} from {self.image} with {self.driver}; what it works on appears here")
@@ -128,6 +136,8 @@ class Demo:
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
+        if self.made_lxd:
+            remove_from_lxd()
         self.remove_data_dir()
         for name in (f"{self.driver}.json", f"{self.driver}.minicloud.yml"):
             with contextlib.suppress(FileNotFoundError):
@@ -201,6 +211,27 @@ class Demo:
             raise dev.Stop(f"The playbook {name} failed; the reason stands above. `make demo` goes on from here.")
         recap = [line for line in lines if " changed=" in line]
         return "".join(line for line in recap if " changed=0 " not in line)
+
+
+def lxc(*args: str) -> str:
+    """What LXD's client says; nothing where it fails."""
+    argv = [program("lxc") or "lxc", *args]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else ""
+    return ""
+
+
+def remove_from_lxd() -> None:
+    """Remove the collection's project and storage pool from LXD, unless somebody has an instance there."""
+    if lxc("list", "--project", LXD_NAME, "--format", "json").strip() != "[]":
+        return
+    for image in lxc("image", "list", "--project", LXD_NAME, "--format", "csv", "--columns", "F").split():
+        lxc("image", "delete", image, "--project", LXD_NAME)
+    lxc("profile", "device", "remove", "default", "root", "--project", LXD_NAME)
+    # LXD itself refuses to remove what is in use.
+    lxc("project", "delete", LXD_NAME)
+    lxc("storage", "delete", LXD_NAME)
 
 
 def states() -> dict[str, dict[str, t.Any]]:
