@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Image,
     Instance,
     Network,
+    Nic,
     Observed,
     PortForward,
 )
@@ -66,6 +67,10 @@ class Driver(abc.ABC):
     def networks(self) -> Networks | None:
         """How this driver makes networks; None where its instances have the hypervisor's user-mode network only."""
         return None
+
+    def interfaces(self, instance: Instance) -> list[Nic]:
+        """The interfaces that the guest sees: those of its record, and before them one of the driver's own, if any."""
+        return instance.nics
 
     @abc.abstractmethod
     def probe(self) -> dict[str, str]:

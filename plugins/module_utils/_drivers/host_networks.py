@@ -98,22 +98,7 @@ class HostNetworks(Networks):
 
     def _taken(self, network: Network, others: t.Iterable[Network]) -> list[subnets.Taken]:
         """What of the address space is in use by something else than the network."""
-        found = []
-        for other in others:
-            if other.subnet and other.interface != network.interface:
-                owner = f"the network {other.name} of the scope {other.scope}"
-                found.append(subnets.Taken(ipaddress.IPv4Network(other.subnet), owner))
-        for link in self._look_links().values():
-            if link.name != network.interface:
-                for text in link.addresses:
-                    if ":" not in text and not link.loopback:
-                        where = ipaddress.IPv4Interface(text).network
-                        found.append(subnets.Taken(where, f"the subnet of the interface {link.name}"))
-        for route in links.read_routes(self.runtime):
-            if route.destination != "default" and route.device != network.interface:
-                by = f"the route of {route.device}" if route.device else "a route of this host"
-                found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
-        return found
+        return links.taken(network, others, self._look_links().values(), links.read_routes(self.runtime))
 
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         found = list(self._link_drift(network, hosts))

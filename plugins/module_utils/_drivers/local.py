@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Image,
     Instance,
+    Nic,
     Observed,
     PortForward,
 )
@@ -34,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import writ
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.segment_networks import SegmentNetworks
 
 # Files in the directory of an instance.
 DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
@@ -58,14 +60,37 @@ class LocalDriver(Driver):
 
     @property
     def default_network(self) -> str:
-        return DEFAULT_NETWORK if os.geteuid() == 0 and sys.platform.startswith("linux") else USER_NETWORK
+        return DEFAULT_NETWORK if sys.platform.startswith("linux") else USER_NETWORK
 
-    def networks(self) -> HostNetworks | None:
+    def networks(self) -> HostNetworks | SegmentNetworks | None:
         if self.default_network == USER_NETWORK:
             return None
+        if os.geteuid() != 0:
+            from ansible_collections.minicloud.local.plugins.module_utils._drivers.segment_networks import (
+                SegmentNetworks,
+            )
+
+            return SegmentNetworks(self.runtime, self.scope)
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 
         return HostNetworks(self.runtime, self.scope)
+
+    def user_mode(self, instance: Instance) -> bool:
+        """Whether this host reaches an instance by forwarded ports of the hypervisor's user-mode network only."""
+        return instance.user_mode or os.geteuid() != 0
+
+    def uplink(self, instance: Instance) -> Nic | None:
+        """The interface that an instance has for ssh, ports and the way out where its networks have no such thing.
+
+        That is so where an ordinary user's networks connect guests with each other only.
+        """
+        if instance.user_mode or os.geteuid() == 0:
+            return None
+        return Nic(USER_NETWORK, f"52:55:{instance.uuid[:2]}:{instance.uuid[2:4]}:{instance.uuid[4:6]}:02")
+
+    def interfaces(self, instance: Instance) -> list[Nic]:
+        uplink = self.uplink(instance)
+        return [uplink, *instance.nics] if uplink else instance.nics
 
     def addresses(self, instance: Instance) -> dict[str, tuple[str, ...]]:
         """The addresses that a running instance has now, by the MAC of its interfaces."""
@@ -85,9 +110,9 @@ class LocalDriver(Driver):
 
     def running(self, instance: Instance) -> Observed:
         """What is to be seen of an instance that runs."""
-        if instance.user_mode:
-            return Observed(RUNNING, ("127.0.0.1",))
         by_mac = self.addresses(instance)
+        if instance.user_mode and not by_mac:
+            return Observed(RUNNING, ("127.0.0.1",))
         return Observed(RUNNING, tuple(address for each in by_mac.values() for address in each), by_mac)
 
     def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
@@ -121,7 +146,7 @@ class LocalDriver(Driver):
         self._actions().delete(instance)
 
     def endpoint(self, instance: Instance) -> tuple[str, int]:
-        if instance.user_mode:
+        if self.user_mode(instance):
             return "127.0.0.1", instance.ssh_port
         by_mac = self.addresses(instance) if instance.owner else {}
         for nic in instance.nics:

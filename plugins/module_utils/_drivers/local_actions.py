@@ -21,8 +21,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.local imp
     SEED,
     LocalDriver,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Network, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    USER_NETWORK,
+    Image,
+    Instance,
+    Network,
+    Nic,
+    PortForward,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
     make_dir,
@@ -101,14 +108,52 @@ class LocalActions:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 
         elsewhere: t.Sequence[PortForward] = ()
-        if not instance.user_mode:
+        user_mode = self.driver.user_mode(instance)
+        if not user_mode:
             network, networks = self._main_network(instance)
             elsewhere = networks.forwarded_elsewhere(network.interface if network else "")
-        ports.settle(instance, self.scope.instances()[0], held, elsewhere, with_ssh=instance.user_mode)
+        ports.settle(instance, self.scope.instances()[0], held, elsewhere, with_ssh=user_mode)
+
+    def joined(self, instance: Instance, handles: list[int]) -> dict[str, tuple[str, str]]:
+        """Join the networks of an ordinary user that an instance is on, which is about to start.
+
+        The paths of each interface's sockets by MAC, its own and the hub's; the hubs run on while handles are open.
+        """
+        networks = self.driver.networks()
+        found = {}
+        for network, nic in self.attached(instance):
+            handles.append(networks.join(network))
+            found[nic.mac] = networks.sockets(network, nic.mac)
+        return found
+
+    def attached(self, instance: Instance) -> list[tuple[Network, Nic]]:
+        """The interfaces of an instance that are on networks of its scope, each with the network."""
+        found = []
+        for nic in instance.nics:
+            if nic.network != USER_NETWORK:
+                network = self.scope.networks.read(nic.network)
+                if network is None:
+                    raise HypervisorError(f"{instance.name} cannot be started", f"the network {nic.network} is gone")
+                found.append((network, nic))
+        return found
+
+    def leads_out(self, instance: Instance) -> bool:
+        """Whether one of the networks of an instance is connected with the world."""
+        return any(network.mode != "isolated" for network, dummy in self.attached(instance))
+
+    def remove_sockets(self, instance: Instance) -> None:
+        """Take away what the interfaces of an instance that has ended left in networks of an ordinary user."""
+        networks = self.driver.networks()
+        if os.geteuid() == 0 or networks is None:
+            return
+        for nic in instance.nics:
+            network = self.scope.networks.read(nic.network) if nic.network != USER_NETWORK else None
+            if network:
+                remove_path(networks.sockets(network, nic.mac)[0])
 
     def _main_network(self, instance: Instance) -> tuple[Network | None, HostNetworks]:
         """The network whose firewall forwards ports to an instance, and what makes it."""
-        networks = self.driver.networks()
+        networks: HostNetworks | None = self.driver.networks()
         if networks is None:
             raise MissingRequirement(
                 f"the networks of {instance.name} cannot be had", "only root makes them", "Run as root (become: true)."

@@ -150,25 +150,45 @@ class QemuActions(LocalActions):
                 listener.listen(8)
                 monitor_fd = os.dup(listener.fileno())
                 handles.append(monitor_fd)
-        taps = self._open_taps(instance, handles)
+        backends = self._backends(instance, directory, handles)
+        interfaces = self.driver.interfaces(instance)
+        isolated = len(interfaces) > len(instance.nics) and not self.leads_out(instance)
+        nics = [nic for nic in interfaces if nic.network == USER_NETWORK or nic.mac in backends]
         argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self, instance), program]
-        argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, taps)
+        argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
         self.runtime.report.step("spawn")
         self.runtime.check(argv, f"QEMU could not be started for {instance.name}", cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
+
+    def _backends(self, instance: Instance, directory: str, handles: list[int]) -> dict[str, str]:
+        """What each interface that is on a network of its scope is on for QEMU, by MAC."""
+        if os.geteuid() == 0:
+            return {mac: f"tap,fd={tap}" for mac, tap in self._open_taps(instance, handles).items()}
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        backends: dict[str, str] = {}
+        program = qemu_machine.emulator(instance.arch)
+        if self.attached(instance):
+            told = self.runtime.check([program, "--version"], f"{program} does not run")
+            if not qemu_machine.has_datagrams(told):
+                self.runtime.report.warn(
+                    f"{instance.name} is on none of its networks, and reached by forwarded ports only: without root"
+                    f" that takes QEMU 7.2 or newer, and this is {qemu_machine.version(told)}."
+                )
+                return backends
+        for mac, paths in self.joined(instance, handles).items():
+            # Relative, for a socket's path is short: QEMU works in the instance's directory.
+            own, hub = (os.path.relpath(path, directory) for path in paths)
+            backends[mac] = f"dgram,local.type=unix,local.path={own},remote.type=unix,remote.path={hub}"
+        return backends
 
     def _open_taps(self, instance: Instance, handles: list[int]) -> dict[str, int]:
         """An open tap for each interface that is on a network of this host, by MAC. They end with QEMU."""
         taps: dict[str, int] = {}
         commands = []
-        for nic in instance.nics:
-            if nic.network == USER_NETWORK:
-                continue
+        for network, nic in self.attached(instance):
             from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
 
-            network = self.scope.networks.read(nic.network)
-            if network is None:
-                raise HypervisorError(f"{instance.name} cannot be started", f"the network {nic.network} is gone")
             name = links.tap_name(network.interface, nic.mac)
             taps[nic.mac] = links.open_tap(name)
             handles.append(taps[nic.mac])
@@ -206,13 +226,13 @@ class QemuActions(LocalActions):
             ) from exc
 
     def forwards(self, instance: Instance) -> list[PortForward]:
-        if not instance.user_mode:
+        if not self.driver.user_mode(instance):
             return self.network_forwards(instance)
         with self._monitor(instance) as qmp:
             return usernet.forwards(qmp.monitor, instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
-        if not instance.user_mode:
+        if not self.driver.user_mode(instance):
             self.forward_by_network(instance)
             return
         with self._monitor(instance) as qmp:
@@ -238,6 +258,7 @@ class QemuActions(LocalActions):
 
     def delete(self, instance: Instance) -> None:
         self._end(instance)
+        self.remove_sockets(instance)
 
     def _identity(self) -> Identity:
         return identity_for(str(self.options.get("run_as") or ""))

@@ -15,7 +15,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, Nic, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 
@@ -115,6 +115,12 @@ def version(told: str) -> str:
     return found[1] if found else ""
 
 
+def has_datagrams(told: str) -> bool:
+    """Whether a QEMU of that version, as `--version` writes it, can have an interface on a datagram socket."""
+    numbers = re.findall(r"\d+", version(told))
+    return not numbers or [int(number) for number in numbers[:2]] >= [7, 2]
+
+
 def firmware(arch: str, wanted: str) -> Firmware | None:
     """The firmware of a machine whose image wants `uefi` or nothing; None where QEMU brings it. MissingRequirement."""
     known = ARCHITECTURES[arch]
@@ -189,13 +195,18 @@ def command_line(
     accelerator: Accelerator,
     fds: t.Mapping[str, int],
     monitor_fd: int,
-    taps: t.Mapping[str, int] | None = None,
+    nics: t.Sequence[Nic] = (),
+    backends: t.Mapping[str, str] | None = None,
+    isolated: bool = False,
 ) -> list[str]:
     """The arguments of QEMU for an instance, without the program.
 
     All files are handed over open (fds: base, disk, seed, console, and for a machine with UEFI code and nvram;
-    monitor_fd: a listening socket; taps, by MAC: the ends of the interfaces that are on networks of this host), so
-    the process needs no right to any file, and no path in its arguments leads anywhere.
+    monitor_fd: a listening socket), so the process needs no right to any file, and no path in its arguments leads
+    anywhere but to the sockets of an ordinary user's networks.
+
+    nics -- the interfaces, unless they are those of the record; backends -- what those are on, by MAC, that are not on
+    the user-mode network; isolated -- whether this one does not lead out
     """
     arch = ARCHITECTURES[instance.arch]
     sets = {name: number for number, name in enumerate(fds, start=1)}
@@ -225,13 +236,15 @@ def command_line(
             *_node("nvram", "raw"),
         ]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-blk-pci,drive=seed"]
-    for number, nic in enumerate(instance.nics):
-        if taps and nic.mac in taps:
-            argv += ["-netdev", f"tap,id=net{number},fd={taps[nic.mac]}"]
+    closed = ["restrict=on"] if isolated else []
+    for number, nic in enumerate(nics or instance.nics):
+        if backends and nic.mac in backends:
+            kind, dummy, options = backends[nic.mac].partition(",")
+            argv += ["-netdev", f"{kind},id=net{number},{options}"]
         else:
             forwards = [f"hostfwd=tcp:127.0.0.1:{instance.ssh_port}-:22"] if number == 0 else []
             forwards += [f"hostfwd={forward_rule(port)}" for port in instance.ports] if number == 0 else []
-            argv += ["-netdev", ",".join(["user", f"id=net{number}", *forwards])]
+            argv += ["-netdev", ",".join(["user", f"id=net{number}", *closed, *forwards])]
         argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac}"]
     argv += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
     argv += ["-chardev", f"file,id=console,path=/dev/fdset/{sets['console']},append=on", "-serial", "chardev:console"]

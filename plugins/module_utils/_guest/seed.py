@@ -184,9 +184,11 @@ def network_config(nics: t.Sequence[Nic]) -> dict[str, t.Any]:
         if nic.mode != "auto":
             continue
         entry: dict[str, t.Any] = {"match": {"macaddress": nic.mac.lower()}, "dhcp4": True, "dhcp-identifier": "mac"}
+        # Names of the network are found without its domain, too.
+        entry["dhcp4-overrides"] = {"use-domains": True}
         if len(nics) > 1:
             # The first network has the default route.
-            entry["dhcp4-overrides"] = {"route-metric": 100 * (len(ethernets) + 1)}
+            entry["dhcp4-overrides"]["route-metric"] = 100 * (len(ethernets) + 1)
         if ethernets:
             entry["optional"] = True
         ethernets[f"eth{index}"] = entry

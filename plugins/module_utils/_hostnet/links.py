@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import ipaddress
 import json
 import os
 import struct
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network, key_of
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 # From linux/if_tun.h.
@@ -84,6 +87,32 @@ def read_routes(runtime: Runtime, family: int = 4) -> list[Route]:
                 Route(entry["dst"], entry.get("dev", ""), entry.get("gateway", ""), int(entry.get("metric", 0)))
             )
     return routes
+
+
+def taken(
+    network: Network, others: t.Iterable[Network], there: t.Iterable[Link], routes: t.Iterable[Route]
+) -> list[subnets.Taken]:
+    """What of the address space is in use by something else than a network.
+
+    others -- networks, it may be among them; there, routes -- all that this host has
+    """
+    found = []
+    for other in others:
+        itself = (other.scope, key_of(other.name)) == (network.scope, key_of(network.name))
+        if other.subnet and not itself:
+            owner = f"the network {other.name} of the scope {other.scope}"
+            found.append(subnets.Taken(ipaddress.IPv4Network(other.subnet), owner))
+    for link in there:
+        if link.name != network.interface:
+            for text in link.addresses:
+                if ":" not in text and not link.loopback:
+                    where = ipaddress.IPv4Interface(text).network
+                    found.append(subnets.Taken(where, f"the subnet of the interface {link.name}"))
+    for route in routes:
+        if route.destination != "default" and (not network.interface or route.device != network.interface):
+            by = f"the route of {route.device}" if route.device else "a route of this host"
+            found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
+    return found
 
 
 def change(runtime: Runtime, commands: t.Sequence[str], what: str) -> None:

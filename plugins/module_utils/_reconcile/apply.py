@@ -283,7 +283,8 @@ class Applier:
             instance.host_keys = keys.pinned_keys(self.runtime, directory, given.public, given.private)
         else:
             instance.host_keys = [host_key.public]
-        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], wishes, instance.nics)
+        nics = self.driver.interfaces(instance)
+        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], wishes, nics)
         self.driver.create(instance, image, files)
 
     def _new_mac(self) -> str:

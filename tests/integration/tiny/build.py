@@ -142,8 +142,11 @@ case $1 in
         ip addr add "$ip/${mask:-24}" dev "$interface"
         metric=$((100 + $(cat /sys/class/net/"$interface"/ifindex)))
         for gateway in $router; do ip route replace default via "$gateway" dev "$interface" metric $metric; done
+        # A network that has names knows all the others, too: its server goes first.
+        kind=b; [ -z "$domain" ] || kind=a
         { [ -z "$domain" ] || echo "search $domain"
-          for server in $dns; do echo "nameserver $server"; done; } > /etc/resolv.conf
+          for server in $dns; do echo "nameserver $server"; done; } > /run/resolv.$kind."$interface"
+        cat /run/resolv.a.* /run/resolv.b.* > /etc/resolv.conf 2>/dev/null
         ;;
     deconfig) ip addr flush dev "$interface" ;;
 esac

@@ -57,10 +57,9 @@ def test_plain_instance() -> None:
     assert sorted(made) == ["meta-data", "network-config", "user-data", "vendor-data"]
     assert json.loads(made["meta-data"]) == {"instance-id": "i-1", "local-hostname": "web", "public-keys": [KEY]}
     assert made["user-data"] == b"#cloud-config\n{}\n"
-    assert json.loads(made["network-config"]) == {
-        "version": 2,
-        "ethernets": {"eth0": {"match": {"macaddress": "52:54:00:aa:bb:cc"}, "dhcp4": True, "dhcp-identifier": "mac"}},
-    }
+    ethernet = {"match": {"macaddress": "52:54:00:aa:bb:cc"}, "dhcp4": True, "dhcp-identifier": "mac"}
+    ethernet["dhcp4-overrides"] = {"use-domains": True}
+    assert json.loads(made["network-config"]) == {"version": 2, "ethernets": {"eth0": ethernet}}
     ours = config_of(made["vendor-data"])
     assert ours["ssh_keys"] == {"ed25519_private": HOST.private, "ed25519_public": HOST.public}
     assert ours["ssh_deletekeys"] is True
@@ -209,8 +208,8 @@ def test_network_of_several_nics() -> None:
     nics = [Nic("a", "52:54:00:00:00:01"), Nic("b", "52:54:00:00:00:02", "manual"), Nic("c", "52:54:00:00:00:03")]
     ethernets = network_config(nics)["ethernets"]
     assert sorted(ethernets) == ["eth0", "eth2"]
-    assert ethernets["eth0"]["dhcp4-overrides"] == {"route-metric": 100}
-    assert ethernets["eth2"]["dhcp4-overrides"] == {"route-metric": 200}
+    assert ethernets["eth0"]["dhcp4-overrides"] == {"use-domains": True, "route-metric": 100}
+    assert ethernets["eth2"]["dhcp4-overrides"] == {"use-domains": True, "route-metric": 200}
     assert "optional" not in ethernets["eth0"]
     assert ethernets["eth2"]["optional"] is True
 
