@@ -303,9 +303,11 @@ class Observed(t.NamedTuple):
     state -- running or stopped; absent where the instance was removed at the hypervisor by other means
     addresses -- of the guest, as far as the driver knows them; by_mac -- the same by network interface
     drift -- what somebody changed at the hypervisor, as sentences; the next start puts it right
+    severed -- whether it runs, and a network that it is on does not work
     """
 
     state: str
     addresses: tuple[str, ...] = ()
     by_mac: t.Mapping[str, tuple[str, ...]] = {}
     drift: tuple[str, ...] = ()
+    severed: bool = False

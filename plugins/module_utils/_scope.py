@@ -284,6 +284,24 @@ def _holder(handle: int) -> str:
     return os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
 
 
+def is_locked(path: str, kind: int) -> bool:
+    """Whether somebody holds a lock (flock) on a file that excludes one of a kind: LOCK_SH or LOCK_EX.
+
+    Nobody does where there is no such file. OSError where it cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 Record = t.TypeVar("Record", Instance, Network)
 
 

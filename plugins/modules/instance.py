@@ -266,7 +266,7 @@ actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
     - C(fetch_image), C(create), C(start), C(wait_ready), C(stop), C(set_cpus), C(set_memory), C(grow_disk),
-      C(set_ports), C(set_tags), C(delete), C(remove_leftovers).
+      C(set_ports), C(set_tags), C(repair_networks), C(delete), C(remove_leftovers).
   type: list
   elements: str
   returned: success

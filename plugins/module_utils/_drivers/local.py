@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import fcntl
 import os
 import sys
 import typing as t
@@ -31,7 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
-from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
+from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked, write_file
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
@@ -41,6 +42,9 @@ if t.TYPE_CHECKING:
 DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
 # A link to the copy of NVRAM that a hypervisor works on, where it wants one in a place of its own.
 NVRAM_COPY = "nvram.copy"
+
+# In the directory of a network of an ordinary user: its hub holds a lock on it.
+HUB_LOCK = "hub.lock"
 
 # The size at which the console of a running instance is cut.
 _CONSOLE_LIMIT = 16 << 20
@@ -113,7 +117,14 @@ class LocalDriver(Driver):
         by_mac = self.addresses(instance)
         if instance.user_mode and not by_mac:
             return Observed(RUNNING, ("127.0.0.1",))
-        return Observed(RUNNING, tuple(address for each in by_mac.values() for address in each), by_mac)
+        addresses = tuple(address for each in by_mac.values() for address in each)
+        return Observed(RUNNING, addresses, by_mac, severed=self._is_severed(instance))
+
+    def _is_severed(self, instance: Instance) -> bool:
+        """Whether a network of a running instance, an ordinary user's, has lost its hub."""
+        names = {nic.network for nic in instance.nics if nic.network != USER_NETWORK} if os.geteuid() else ()
+        locks = (os.path.join(self.scope.networks.directory(name), HUB_LOCK) for name in names)
+        return any(os.path.exists(lock) and not is_locked(lock, fcntl.LOCK_SH) for lock in locks)
 
     def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
         self._actions().require(arch, firmware)

@@ -16,7 +16,6 @@ Looking is done here; whatever changes something is in qemu_actions.py, which a 
 from __future__ import annotations
 
 import fcntl
-import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
@@ -26,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import QemuActions
@@ -49,22 +49,13 @@ class QemuDriver(LocalDriver):
 
     def alive(self, instance: Instance) -> bool:
         try:
-            handle = os.open(self.path(instance, LOCK), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+            return is_locked(self.path(instance, LOCK), fcntl.LOCK_SH)
         except OSError as exc:
             raise HypervisorError(
                 f"whether {instance.name} runs cannot be told",
                 f"{exc.filename}: {exc.strerror}",
                 "Run as the user that the data directory belongs to.",
             ) from exc
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
 
     def log(self, instance: Instance) -> str:
         try:

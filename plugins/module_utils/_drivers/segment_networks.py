@@ -23,6 +23,7 @@ import typing as t
 import zlib
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import HUB_LOCK
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -36,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     Scope,
     explained,
+    is_locked,
     make_dir,
     remove_path,
     write_file,
@@ -124,7 +126,7 @@ class SegmentNetworks(Networks):
                 if name.endswith(hub.PORT_SUFFIX):
                     remove_path(os.path.join(directory, name))
         # The configuration last: it tells that there is something left.
-        for name in (hub.SOCKET, hub.PID, hub.LOG, hub.LEASES, hub.MEMBERS, hub.LOCK, hub.PROGRAM, hub.CONFIG):
+        for name in (hub.SOCKET, hub.PID, hub.LOG, hub.LEASES, hub.MEMBERS, HUB_LOCK, hub.PROGRAM, hub.CONFIG):
             remove_path(os.path.join(directory, name))
         self.runtime.report.step("no_hub")
 
@@ -166,11 +168,11 @@ class SegmentNetworks(Networks):
 
     def runs(self, network: Network) -> bool:
         """Whether the hub runs; cheap."""
-        return _is_locked(self._path(network, hub.LOCK), fcntl.LOCK_SH)
+        return is_locked(self._path(network, HUB_LOCK), fcntl.LOCK_SH)
 
     def used(self, network: Network) -> bool:
         """Whether a guest that runs is on the network."""
-        if _is_locked(self._path(network, hub.MEMBERS), fcntl.LOCK_EX):
+        if is_locked(self._path(network, hub.MEMBERS), fcntl.LOCK_EX):
             return True
         # One that another program has started has no handle of ours, but it has its socket.
         with contextlib.suppress(OSError):
@@ -204,7 +206,7 @@ class SegmentNetworks(Networks):
         """Have the hub run."""
         handles = []
         with explained(f"the hub of the network {network.name} could not be started"):
-            handles.append(os.open(self._path(network, hub.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            handles.append(os.open(self._path(network, HUB_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             try:
                 try:
                     fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,21 +260,6 @@ def _source() -> bytes:
     """The program of the hub, from wherever this code was imported."""
     loader: t.Any = hub.__spec__.loader if hub.__spec__ else None
     return str(loader.get_source(hub.__name__)).encode()
-
-
-def _is_locked(path: str, kind: int) -> bool:
-    """Whether somebody holds a lock on a file that excludes one of a kind."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _is_read(path: str) -> bool:

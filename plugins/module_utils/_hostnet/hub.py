@@ -35,9 +35,7 @@ import time
 import typing as t
 
 # Files in the directory of the network.
-SOCKET, CONFIG, LEASES, MEMBERS, LOCK, PID, LOG = (
-    "hub.sock", "hub.json", "leases", "members.lock", "hub.lock", "hub.pid", "hub.log",
-)  # fmt: skip
+SOCKET, CONFIG, LEASES, MEMBERS, PID, LOG = "hub.sock", "hub.json", "leases", "members.lock", "hub.pid", "hub.log"
 PROGRAM = "hub.py"
 PORT_SUFFIX = ".port"
 

@@ -162,6 +162,10 @@ class Applier:
                 after = self._set_networks(t.cast(Instance, after), "start" in plan.steps)
             elif step == "set_ports":
                 self._set_ports(t.cast(Instance, after), "start" in plan.steps)
+            elif step == "repair_networks":
+                Attachment(self.crew.of(t.cast(Instance, after)), self.runtime, self.data).connect(
+                    t.cast(Instance, after)
+                )
         if after is not None and RECONFIGURING.intersection(plan.steps) and "start" not in plan.steps:
             self.crew.of(after).reconfigure(after)
         if after is not None and plan.changes and after is not current:

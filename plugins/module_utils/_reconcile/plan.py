@@ -273,6 +273,8 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
     elif observed.drift and not running:
         # Nothing else puts it right.
         steps.append("reconfigure")
+    if observed.severed and running and "start" not in steps:
+        steps.append("repair_networks")
     if wish.wait and not after.ready and (wish.wants_running or "start" in steps):
         steps.append("wait_ready")
     return Plan(steps, after, RUNNING if running else STOPPED, drift)
