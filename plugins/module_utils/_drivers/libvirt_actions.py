@@ -46,6 +46,9 @@ _LEAST_VERSION = 9_000_000
 # Whom QEMU runs as under the system's libvirt, by distribution.
 _QEMU_USERS = ("libvirt-qemu", "qemu")
 
+# What the address of a socket has room for.
+_LONGEST_SOCKET = 107
+
 _LOG_DIRECTORIES = {"system": "/var/log/libvirt/qemu", "session": "~/.cache/libvirt/qemu/log"}
 _ACCELERATORS = ("auto", "kvm", "tcg")
 
@@ -239,8 +242,21 @@ class LibvirtActions(LocalActions):
                 code=code,
                 nvram=self.driver.path(instance, NVRAM),
                 own_nvram=not self._is_system(),
+                **self._wired(instance),
             )
             return connection.defineXML(libvirt_domain.domain_xml(instance, parts))
+
+    def _wired(self, instance: Instance) -> dict[str, t.Any]:
+        """What Parts has of the interfaces of an ordinary user's instance."""
+        if os.geteuid() == 0:
+            return {}
+        wiring = self.wiring(instance)
+        longest = max((len(os.fsencode(path)) for paths in wiring.sockets.values() for path in paths), default=0)
+        if wiring.sockets and self._is_system():
+            wiring = self.unwired(instance, "what qemu:///system runs may not open sockets of a user")
+        elif longest > _LONGEST_SOCKET:
+            wiring = self.unwired(instance, f"the path of a socket has at most {_LONGEST_SOCKET} characters")
+        return wiring._asdict()
 
     def _free_name(self, connection: t.Any, instance: Instance) -> str:
         """The name for the domain of an instance: its own, unless another domain of that name is there."""
@@ -306,6 +322,9 @@ class LibvirtActions(LocalActions):
         )
         handles = [console]
         try:
+            if os.geteuid() != 0 and not self._is_system():
+                # The hub sees by the sockets when the guest ends, for libvirt hands on no handle of ours.
+                self.join(instance, handles)
             with explained(f"the files of {instance.name} could not be opened"):
                 for group, (path, flags) in files.items():
                     handles.append(os.open(path, flags | os.O_CLOEXEC))

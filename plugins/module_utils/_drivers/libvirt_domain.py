@@ -14,10 +14,9 @@ from xml.etree import ElementTree
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import NAMESPACE, QEMU_NAMESPACE
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
-from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, USER_NETWORK, Instance, Nic
 
-# The network of QEMU's own, and what its back end is called.
-USER_NETWORK = "user"
+# What the back end of QEMU's own network is called.
 NETDEV = "usernet"
 
 # Files that are handed to libvirt open, by the name of their group: base, disk and seed.
@@ -35,6 +34,9 @@ class Parts(t.NamedTuple):
     code, nvram -- the firmware's code and this machine's variables; empty without UEFI
     own_nvram -- whether QEMU may write to nvram itself; else libvirt makes a copy of its own from it at each start
     bridges -- by the name of the network, the host's bridge for interfaces of networks other than `user`
+    nics -- the interfaces, unless they are those of the record
+    sockets -- of interfaces on networks of an ordinary user, by MAC: the interface's own, and the hub's
+    isolated -- whether the user-mode network does not lead out
     """
 
     name: str
@@ -46,6 +48,9 @@ class Parts(t.NamedTuple):
     nvram: str = ""
     own_nvram: bool = False
     bridges: t.Mapping[str, str] = {}
+    nics: t.Sequence[Nic] = ()
+    sockets: t.Mapping[str, tuple[str, str]] = {}
+    isolated: bool = False
 
 
 def domain_xml(instance: Instance, parts: Parts) -> str:
@@ -80,9 +85,11 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
     devices.append(_disk(parts, "disk", "vda", next(slots)))
     devices.append(_disk(parts, "seed", "vdb", next(slots)))
     arguments: list[str] = []
-    for nic in instance.nics:
+    for nic in parts.nics or instance.nics:
         if nic.network == USER_NETWORK:
-            arguments += _user_network(instance, nic.mac, next(slots))
+            arguments += _user_network(instance, nic.mac, next(slots), parts.isolated)
+        elif nic.mac in parts.sockets:
+            arguments += _socket_network(*parts.sockets[nic.mac], nic.mac, next(slots))
         else:
             devices.append(_interface(parts.bridges[nic.network], nic.mac, next(slots)))
     rng = _child(devices, "rng", model="virtio")
@@ -108,7 +115,7 @@ def _metadata(instance: Instance, parts: Parts) -> Element:
     ours = _child(metadata, f"{{{NAMESPACE}}}instance", **parts.owner, **shape)
     for disk in ("disk", "seed"):
         _child(ours, f"{{{NAMESPACE}}}disk", file=parts.files[disk])
-    for nic in instance.nics:
+    for nic in parts.nics or instance.nics:
         _child(ours, f"{{{NAMESPACE}}}nic", network=nic.network, mac=nic.mac)
     return metadata
 
@@ -162,12 +169,22 @@ def _interface(bridge: str, mac: str, slot: int) -> Element:
     return interface
 
 
-def _user_network(instance: Instance, mac: str, slot: int) -> list[str]:
+def _user_network(instance: Instance, mac: str, slot: int, isolated: bool) -> list[str]:
     """Arguments of QEMU: libvirt has no port forwards for this kind of network."""
     rules = [f"tcp:127.0.0.1:{instance.ssh_port}-:22", *map(forward_rule, instance.ports)] if instance.ssh_port else []
-    netdev = ",".join(["user", f"id={NETDEV}", *(f"hostfwd={rule}" for rule in rules)])
+    closed = ["restrict=on"] if isolated else []
+    netdev = ",".join(["user", f"id={NETDEV}", *closed, *(f"hostfwd={rule}" for rule in rules)])
     device = f"virtio-net-pci,netdev={NETDEV},mac={mac},bus=pcie.0,addr={slot:#x}"
     return ["-netdev", netdev, "-device", device]
+
+
+def _socket_network(own: str, hub: str, mac: str, slot: int) -> list[str]:
+    """Arguments of QEMU: libvirt knows no interface on a datagram socket with a path."""
+    identity = f"mc{mac.replace(':', '')}"
+    # A comma in a value is doubled.
+    local, remote = (path.replace(",", ",,") for path in (own, hub))
+    netdev = f"dgram,id={identity},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev={identity},mac={mac},bus=pcie.0,addr={slot:#x}"]
 
 
 def _address(device: Element, slot: int) -> None:

@@ -154,7 +154,9 @@ class LocalDriver(Driver):
         self._actions().stop(instance, deadline, force)
 
     def delete(self, instance: Instance) -> None:
-        self._actions().delete(instance)
+        actions = self._actions()
+        actions.delete(instance)
+        actions.remove_sockets(instance)
 
     def endpoint(self, instance: Instance) -> tuple[str, int]:
         if self.user_mode(instance):

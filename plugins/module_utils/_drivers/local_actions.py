@@ -44,6 +44,18 @@ if t.TYPE_CHECKING:
 _KEPT_CONSOLES = 3
 
 
+class Wiring(t.NamedTuple):
+    """How the interfaces of a guest are connected.
+
+    nics -- all that it has; sockets -- of those on networks of an ordinary user, by MAC: its own, and the hub's
+    isolated -- whether the user-mode network does not lead out
+    """
+
+    nics: t.Sequence[Nic]
+    sockets: t.Mapping[str, tuple[str, str]]
+    isolated: bool
+
+
 class LocalActions:
     """The methods of LocalDriver that change something and are the same for all of its kind; see Driver."""
 
@@ -114,17 +126,30 @@ class LocalActions:
             elsewhere = networks.forwarded_elsewhere(network.interface if network else "")
         ports.settle(instance, self.scope.instances()[0], held, elsewhere, with_ssh=user_mode)
 
-    def joined(self, instance: Instance, handles: list[int]) -> dict[str, tuple[str, str]]:
-        """Join the networks of an ordinary user that an instance is on, which is about to start.
-
-        The paths of each interface's sockets by MAC, its own and the hub's; the hubs run on while handles are open.
-        """
+    def wiring(self, instance: Instance) -> Wiring:
+        """How an instance of an ordinary user is connected; nothing is done for it yet."""
         networks = self.driver.networks()
-        found = {}
-        for network, nic in self.attached(instance):
+        interfaces = self.driver.interfaces(instance)
+        attached = self.attached(instance)
+        sockets = {nic.mac: networks.sockets(network, nic.mac) for network, nic in attached}
+        # The way out is the user-mode network, unless the record itself says what that is for.
+        isolated = len(interfaces) > len(instance.nics) and all(
+            network.mode == "isolated" for network, dummy in attached
+        )
+        return Wiring(interfaces, sockets, isolated)
+
+    def unwired(self, instance: Instance, why: str) -> Wiring:
+        """How it is connected where it can be on none of its networks; WHY is the end of a sentence."""
+        self.runtime.report.warn(
+            f"{instance.name} is on none of its networks, and only ssh and forwarded ports lead to it: {why}."
+        )
+        return Wiring([nic for nic in self.driver.interfaces(instance) if nic.network == USER_NETWORK], {}, False)
+
+    def join(self, instance: Instance, handles: list[int]) -> None:
+        """Join the networks of an ordinary user that an instance is on; their hubs run on while handles are open."""
+        networks = self.driver.networks()
+        for network, dummy in self.attached(instance):
             handles.append(networks.join(network))
-            found[nic.mac] = networks.sockets(network, nic.mac)
-        return found
 
     def attached(self, instance: Instance) -> list[tuple[Network, Nic]]:
         """The interfaces of an instance that are on networks of its scope, each with the network."""
@@ -136,10 +161,6 @@ class LocalActions:
                     raise HypervisorError(f"{instance.name} cannot be started", f"the network {nic.network} is gone")
                 found.append((network, nic))
         return found
-
-    def leads_out(self, instance: Instance) -> bool:
-        """Whether one of the networks of an instance is connected with the world."""
-        return any(network.mode != "isolated" for network, dummy in self.attached(instance))
 
     def remove_sockets(self, instance: Instance) -> None:
         """Take away what the interfaces of an instance that has ended left in networks of an ordinary user."""

@@ -19,7 +19,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import CONSOLE, DISK, NVRAM, SEED
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local_actions import LocalActions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.local_actions import LocalActions, Wiring
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import LOCK, LOG, QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
@@ -28,8 +28,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    USER_NETWORK,
     Instance,
+    Nic,
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
@@ -150,37 +150,46 @@ class QemuActions(LocalActions):
                 listener.listen(8)
                 monitor_fd = os.dup(listener.fileno())
                 handles.append(monitor_fd)
-        backends = self._backends(instance, directory, handles)
-        interfaces = self.driver.interfaces(instance)
-        isolated = len(interfaces) > len(instance.nics) and not self.leads_out(instance)
-        nics = [nic for nic in interfaces if nic.network == USER_NETWORK or nic.mac in backends]
+        nics, backends, isolated = self._connect(instance, directory, handles)
         argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self, instance), program]
         argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
         self.runtime.report.step("spawn")
         self.runtime.check(argv, f"QEMU could not be started for {instance.name}", cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
 
-    def _backends(self, instance: Instance, directory: str, handles: list[int]) -> dict[str, str]:
-        """What each interface that is on a network of its scope is on for QEMU, by MAC."""
+    def _connect(
+        self, instance: Instance, directory: str, handles: list[int]
+    ) -> tuple[t.Sequence[Nic], dict[str, str], bool]:
+        """See command_line: nics, backends, isolated."""
         if os.geteuid() == 0:
-            return {mac: f"tap,fd={tap}" for mac, tap in self._open_taps(instance, handles).items()}
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-
-        backends: dict[str, str] = {}
-        program = qemu_machine.emulator(instance.arch)
-        if self.attached(instance):
-            told = self.runtime.check([program, "--version"], f"{program} does not run")
-            if not qemu_machine.has_datagrams(told):
-                self.runtime.report.warn(
-                    f"{instance.name} is on none of its networks, and reached by forwarded ports only: without root"
-                    f" that takes QEMU 7.2 or newer, and this is {qemu_machine.version(told)}."
-                )
-                return backends
-        for mac, paths in self.joined(instance, handles).items():
+            return (
+                instance.nics,
+                {mac: f"tap,fd={tap}" for mac, tap in self._open_taps(instance, handles).items()},
+                False,
+            )
+        wiring = self.wiring(instance)
+        if wiring.sockets:
+            wiring = self._with_datagrams(instance, wiring)
+        if wiring.sockets:
+            self.join(instance, handles)
+        backends = {}
+        for mac, paths in wiring.sockets.items():
             # Relative, for a socket's path is short: QEMU works in the instance's directory.
             own, hub = (os.path.relpath(path, directory) for path in paths)
             backends[mac] = f"dgram,local.type=unix,local.path={own},remote.type=unix,remote.path={hub}"
-        return backends
+        return wiring.nics, backends, wiring.isolated
+
+    def _with_datagrams(self, instance: Instance, wiring: Wiring) -> Wiring:
+        """The wiring if this QEMU is up to it."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+
+        program = qemu_machine.emulator(instance.arch)
+        told = self.runtime.check([program, "--version"], f"{program} does not run")
+        if qemu_machine.has_datagrams(told):
+            return wiring
+        return self.unwired(
+            instance, f"without root that takes QEMU 7.2 or newer, and this is {qemu_machine.version(told)}"
+        )
 
     def _open_taps(self, instance: Instance, handles: list[int]) -> dict[str, int]:
         """An open tap for each interface that is on a network of this host, by MAC. They end with QEMU."""
@@ -258,7 +267,6 @@ class QemuActions(LocalActions):
 
     def delete(self, instance: Instance) -> None:
         self._end(instance)
-        self.remove_sockets(instance)
 
     def _identity(self) -> Identity:
         return identity_for(str(self.options.get("run_as") or ""))

@@ -26,7 +26,11 @@ def config(**changes):
     values = {
         "subnet": "10.20.30.0/24",
         "domain": "minicloud",
-        "hosts": {ONE: hub.Host("One", "10.20.30.64"), TWO: hub.Host("two", "10.20.30.65"), THREE: hub.Host("three", "")},
+        "hosts": {
+            ONE: hub.Host("One", "10.20.30.64"),
+            TWO: hub.Host("two", "10.20.30.65"),
+            THREE: hub.Host("three", ""),
+        },
     }
     return hub.Config(**{**values, **changes})
 
@@ -153,11 +157,15 @@ class TestDhcp:
     def test_the_mtu_is_told_where_it_is_not_the_usual(self):
         assert self.answer(1, settings=config(mtu=9000))[2][26] == struct.pack("!H", 9000)
 
-    @pytest.mark.parametrize("message", [b"", dhcp_message(1)[:240], dhcp_message(1)[:200], b"\2" + dhcp_message(1)[1:]])
+    @pytest.mark.parametrize(
+        "message",
+        [b"", dhcp_message(1)[:240], dhcp_message(1)[:200], b"\2" + dhcp_message(1)[1:]],
+        ids=["empty", "no options", "cut off", "an answer"],
+    )
     def test_what_is_no_question_gets_no_answer(self, message):
         assert hub.dhcp_answer(message, config()) is None
 
-    @pytest.mark.parametrize("data", [b"\x35", b"\x35\x05\1", b"\0\0\x35\1", b"\xff\x35\1\1"])
+    @pytest.mark.parametrize("data", [b"\x35", b"\x35\x05\1", b"\0\0\x35\1", b"\xff\x35\1\1"], ids=range(4))
     def test_options_that_are_cut_off_do_no_harm(self, data):
         assert set(hub.dhcp_options(data)) <= {0x35}
 
@@ -169,7 +177,7 @@ def query(name, kind=1, flags=0x0100, count=1):
 
 def told(answer):
     """The code of a reply, and the data of its only answer."""
-    identity, flags, questions, answers = struct.unpack_from("!HHHH", answer)
+    identity, flags, dummy, answers = struct.unpack_from("!HHHH", answer)
     assert identity == 0x1234 and flags & 0x8000 and answers <= 1
     data = None
     if answers:
@@ -207,6 +215,7 @@ class TestNames:
     @pytest.mark.parametrize(
         "message",
         [b"", b"\x12", query("one")[:15], query("one", count=2), query("one", flags=0x8000), query("a" * 63)[:40]],
+        ids=["empty", "a byte", "cut off", "two", "an answer", "cut off in a label"],
     )
     def test_what_is_no_question_is_refused(self, message):
         assert hub.dns_answer(message, config())[3] & 15 == 5
