@@ -34,6 +34,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 }
 # The project and the storage pool that the driver lxd makes.
 LXD_NAME = "minicloud"
+# The record of the network that its instances are on unless told otherwise.
+LXD_NETWORK = os.path.join("scopes", "lxd", "networks", "default", "network.json")
 # What an ansible-core needs of Python.
 CORES = (((3, 12), ">=2.21,<2.22"), ((3, 11), ">=2.19,<2.20"))
 
@@ -136,17 +138,37 @@ class Demo:
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
-        if self.made_lxd:
-            remove_from_lxd()
+        if self.driver == "lxd":
+            self.remove_from_lxd()
         self.remove_data_dir()
         for name in (f"{self.driver}.json", f"{self.driver}.minicloud.yml"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(HERE, name))
 
+    def remove_from_lxd(self) -> None:
+        """Remove the network of the data directory that the demo made, and project and pool if LXD had none before.
+
+        LXD itself refuses to remove what is in use.
+        """
+        if self.made:
+            with contextlib.suppress(OSError, ValueError), open(self.path(LXD_NETWORK), encoding="utf-8") as file:
+                lxc("network", "delete", json.load(file)["interface"])
+        if not self.made_lxd or lxc("list", "--project", LXD_NAME, "--format", "json").strip() != "[]":
+            return
+        for image in lxc("image", "list", "--project", LXD_NAME, "--format", "csv", "--columns", "F").split():
+            lxc("image", "delete", image, "--project", LXD_NAME)
+        lxc("profile", "device", "remove", "default", "root", "--project", LXD_NAME)
+        lxc("project", "delete", LXD_NAME)
+        lxc("storage", "delete", LXD_NAME)
+
     def remove_data_dir(self) -> None:
         """Remove the data directory if the demo has made it and nothing but the demo has used it."""
         scopes, vault = os.path.join(self.data_dir, "scopes"), os.path.join(self.data_dir, "vault")
-        used = any(entry[2] for entry in os.walk(scopes)) or os.path.exists(self.path("settings.json"))
+        # The network that instances are on unless told otherwise is made, and goes down, with them.
+        left = [entry[0] for entry in os.walk(scopes) if entry[2]]
+        used = any(not place.endswith(os.path.join("networks", "default")) for place in left) or os.path.exists(
+            self.path("settings.json")
+        )
         used = used or (os.path.isdir(vault) and any(len(name) == 64 for name in os.listdir(vault)))
         if used or not self.made:
             return
@@ -220,18 +242,6 @@ def lxc(*args: str) -> str:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         return done.stdout if done.returncode == 0 else ""
     return ""
-
-
-def remove_from_lxd() -> None:
-    """Remove the collection's project and storage pool from LXD, unless somebody has an instance there."""
-    if lxc("list", "--project", LXD_NAME, "--format", "json").strip() != "[]":
-        return
-    for image in lxc("image", "list", "--project", LXD_NAME, "--format", "csv", "--columns", "F").split():
-        lxc("image", "delete", image, "--project", LXD_NAME)
-    lxc("profile", "device", "remove", "default", "root", "--project", LXD_NAME)
-    # LXD itself refuses to remove what is in use.
-    lxc("project", "delete", LXD_NAME)
-    lxc("storage", "delete", LXD_NAME)
 
 
 def states() -> dict[str, dict[str, t.Any]]:
