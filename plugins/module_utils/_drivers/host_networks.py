@@ -19,12 +19,20 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
     InvalidOption,
     MissingRequirement,
     NotSupported,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp, firewall, leases, links, subnets
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
+    bridged,
+    dhcp,
+    firewall,
+    leases,
+    links,
+    subnets,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
@@ -47,6 +55,8 @@ class HostNetworks(Networks):
         self._links: dict[str, links.Link] | None = None
         self._ruleset: firewall.Ruleset | None = None
         self._docker: list[firewall.DockerChain] | None = None
+        self._routes: list[links.Route] | None = None
+        self._strict: list[str] | None = None
 
     # What is there; read once, and again after a change.
 
@@ -65,8 +75,18 @@ class HostNetworks(Networks):
             self._docker = firewall.docker_chains(self.runtime)
         return self._docker
 
+    def _look_routes(self) -> list[links.Route]:
+        if self._routes is None:
+            self._routes = links.read_routes(self.runtime)
+        return self._routes
+
+    def _look_strict(self) -> list[str]:
+        if self._strict is None:
+            self._strict = firewall.strict_forwarders(self.runtime)
+        return self._strict
+
     def _forget(self) -> None:
-        self._links = self._ruleset = self._docker = None
+        self._links = self._ruleset = self._docker = self._routes = self._strict = None
 
     # Contract
 
@@ -81,33 +101,94 @@ class HostNetworks(Networks):
             )
         links.ip_program(self.runtime)
         if network.mode == "bridged":
+            self._parent(network)
             return
         firewall.nft_program(self.runtime)
         dhcp.program(self.runtime)
 
+    def _parent(self, network: Network) -> links.Link:
+        """The interface that a network is bridged to; NotFound or InvalidOption where that cannot be."""
+        there = self._look_links()
+        link = there.get(network.parent)
+        if link and network.interface and link.master == network.interface:
+            return link
+        return bridged.parent_link(self.runtime, there, network.parent)
+
+    def confirm(self, network: Network) -> None:
+        link = self._parent(network)
+        if link.kind == "bridge" or (link.master and link.master == network.interface):
+            return
+        if bridged.is_needed(self.runtime, link):
+            raise InvalidOption(
+                f"{network.parent} is not made part of a bridge without being asked to",
+                f"the host's addresses {', '.join(link.addresses)} would move, which can cut it off",
+                "Set confirm_bridge: true, or name an existing bridge as parent.",
+            )
+
     def settle(self, network: Network, others: t.Sequence[Network]) -> None:
-        own = self._look_links()
-        if not network.interface:
-            while not network.interface or network.interface in own:
-                network.interface = f"mcb{random.SystemRandom().randrange(1 << 32):08x}"
+        if network.mode == "bridged":
+            self._settle_bridged(network, others)
+            return
+        network.interface = network.interface or self._new_interface()
         network.domain = dhcp.check_domain(network.domain)
         subnets.settle(network, self._taken(network, others), int(network.interface[3:], 16))
+
+    def _settle_bridged(self, network: Network, others: t.Sequence[Network]) -> None:
+        link = self._parent(network)
+        network.subnet = network.subnet6 = network.dhcp_range = ""
+        for other in others:
+            if other.parent == network.parent and link.kind != "bridge":
+                raise InUse(
+                    f"the network {network.name} cannot be bridged to {network.parent}",
+                    f"the network {other.name} of the scope {other.scope} is, over the bridge {other.interface}",
+                    f"Name {other.interface} as parent, or use that network.",
+                )
+        if link.kind == "bridge":
+            network.interface = network.parent
+        elif not network.interface:
+            network.interface = self._new_interface()
+        if network.mtu and network.mtu != link.mtu:
+            raise InvalidOption(
+                f"mtu {network.mtu} cannot be had on a network that is bridged to {network.parent}",
+                f"that one has {link.mtu}",
+                "Leave mtu out.",
+            )
+
+    def _new_interface(self) -> str:
+        there = self._look_links()
+        while True:
+            name = f"mcb{random.SystemRandom().randrange(1 << 32):08x}"
+            if name not in there:
+                return name
 
     def is_up(self, network: Network) -> bool:
         return bool(network.interface) and os.path.exists(self._notes_path(network))
 
     def _taken(self, network: Network, others: t.Iterable[Network]) -> list[subnets.Taken]:
         """What of the address space is in use by something else than the network."""
-        return links.taken(network, others, self._look_links().values(), links.read_routes(self.runtime))
+        return links.taken(network, others, self._look_links().values(), self._look_routes())
 
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        if network.mode == "bridged":
+            return self._bridged_drift(network, hosts)
         found = list(self._link_drift(network, hosts))
         found += self._firewall_drift(network, hosts)
         found += self._server_drift(network, hosts)
         return found
 
+    def _bridged_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        there = self._look_links()
+        found = [f"The interface {tap} of a guest is not on the bridge." for tap in self._stray_taps(network, hosts)]
+        parent = there.get(network.parent)
+        if network.interface != network.parent and parent and parent.master != network.interface:
+            found.append(f"{network.parent} is not part of the bridge {network.interface}.")
+        return found if network.interface in there or network.parent in there else []
+
     def problems(self, network: Network) -> list[str]:
         found = []
+        if network.mode == "bridged":
+            missing = network.parent not in self._look_links()
+            return [f"This host has no interface {network.parent} any more."] if missing else []
         subnet = subnets.parse_subnet(network.subnet)
         other = subnets.collision(subnet, self._taken(network, ()))
         if other:
@@ -118,15 +199,18 @@ class HostNetworks(Networks):
             found += [
                 f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to"
                 f" {network.interface}."
-                for chain in firewall.strict_forwarders(self.runtime)
+                for chain in self._look_strict()
             ]
         return found
 
     def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
         self._forget()
         notes = self._notes(network)
-        if not notes:
+        if not self.is_up(network):
             self._note(network, notes)
+        if network.mode == "bridged":
+            self._apply_bridged(network, hosts, notes)
+            return
         if self._link_drift(network, hosts):
             self._apply_link(network, hosts)
         if self._firewall_drift(network, hosts):
@@ -134,8 +218,44 @@ class HostNetworks(Networks):
         if self._server_drift(network, hosts):
             self._apply_server(network, hosts, notes)
 
+    def _apply_bridged(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
+        there = self._look_links()
+        parent = there.get(network.parent)
+        if network.interface != network.parent and parent and parent.master != network.interface:
+            moved = bridged.read_moved(self.runtime, network.parent, network.interface)
+            # What a run that was ended in the middle of this had read is more than is left to be read now.
+            if not moved.addresses and notes.get("moved"):
+                earlier = notes["moved"]
+                moved = moved._replace(addresses=tuple(earlier["addresses"]), routes=tuple(earlier["routes"]))
+            notes["moved"] = {"addresses": list(moved.addresses), "routes": list(moved.routes)}
+            self._note(network, notes)
+            directory = self.scope.networks.directory(network.name)
+            bridged.move(self.runtime, moved, parent, network.interface not in there, directory)
+            self._links = None
+        stray = [f"link set dev {tap} master {network.interface}" for tap in self._stray_taps(network, hosts)]
+        links.change(self.runtime, stray, f"guests could not be put on {network.interface}")
+
+    def _remove_bridged(self, network: Network) -> None:
+        there = self._look_links()
+        notes = self._notes(network)
+        if network.interface != network.parent and ("moved" in notes or network.interface in there):
+            moved = bridged.Moved(network.parent, network.interface, (), ())
+            if network.interface in there:
+                moved = bridged.read_moved(self.runtime, network.interface, network.parent)
+                moved = moved._replace(parent=network.parent, bridge=network.interface)
+            if not moved.addresses and notes.get("moved"):
+                earlier = notes["moved"]
+                moved = moved._replace(addresses=tuple(earlier["addresses"]), routes=tuple(earlier["routes"]))
+            bridged.put_back(self.runtime, moved)
+            self.runtime.report.step("put_back")
+        remove_path(self._notes_path(network))
+        self._forget()
+
     def remove(self, network: Network) -> None:
         self._forget()
+        if network.mode == "bridged":
+            self._remove_bridged(network)
+            return
         self._server(network).remove()
         self.runtime.report.step("no_dnsmasq")
         links_there = self._look_links()

@@ -51,7 +51,13 @@ class Attachment:
                 subnet = subnets.parse_subnet(network.subnet)
                 address = subnets.parse_address(nic.address, subnet)
                 self._check_unused(instance, address, network, others, networks)
-            elif nic.address and network is None:
+            elif nic.address and network:
+                raise InvalidOption(
+                    f"address {nic.address} cannot be given to {instance.name}",
+                    f"addresses on {network.name} are given by the network that {network.parent} is on",
+                    "Leave address out, or set it in cloud_init's network configuration.",
+                )
+            elif nic.address:
                 raise InvalidOption(
                     f"address {nic.address} cannot be given to {instance.name} yet",
                     f"the network {nic.network} gets its subnet when it is made, which is now",

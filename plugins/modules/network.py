@@ -1,0 +1,301 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: network
+short_description: Manage a network of local instances
+version_added: 1.0.0
+author:
+  - The minicloud.local authors (@minicloud)
+description:
+  - Makes a network that instances can be attached to, and keeps it as the task describes it from then on. What has gone
+    from the host or was changed there is put right.
+  - Instances on it have addresses that stay, reach each other and find each other by name. The outside cannot reach
+    them, except for ports that are forwarded to them.
+  - The network V(default) is made by itself when the first instance needs it, so this module is needed only for other
+    networks, or to have the default one otherwise.
+  - An option that is left out is not compared. To create a network, its documented default is used.
+  - Runs may be interrupted at any point, and several may run at once; the next run finishes what is left.
+notes:
+  - With the drivers V(qemu) and V(libvirt) a network is a bridge of this host with a DHCP and DNS server
+    (C(dnsmasq)) and a table of C(nftables) rules of its own. It needs root, C(ip) (iproute2), C(nft) and C(dnsmasq);
+    the role P(minicloud.local.host#role) installs them. Both drivers share their networks.
+  - The kernel is told to forward packets (C(net.ipv4.ip_forward)), and stays told when the network is removed, as
+    others may have come to need it.
+  - Rules of others are left alone. Where Docker is, rules for the network are added to the chain C(DOCKER-USER) that
+    Docker keeps for that; where firewalld is, the bridge is put into its zone C(trusted). Both are undone at removal.
+options:
+  name:
+    description:
+      - The network's name, of letters, digits and hyphens. Names are compared without case.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) is there and works.
+      - V(absent) is gone, with everything that it brought to the host. Refused while instances are on it.
+    type: str
+    choices: [present, absent]
+    default: present
+  mode:
+    description:
+      - V(nat) lets instances reach the outside, with the address of the host.
+      - V(isolated) lets them reach only each other and the host's DHCP and DNS server.
+      - V(bridged) attaches them to the network that O(parent) is on, as if they were machines beside this host.
+      - Unless given, a new network is V(nat). V(nat) and V(isolated) can be changed into each other at any time.
+    type: str
+    choices: [nat, isolated, bridged]
+  subnet:
+    description:
+      - The IPv4 subnet, such as V(10.20.30.0/24). The host has its first address.
+      - Unless given, one is chosen that collides with no route, interface or other network, and is kept.
+      - Can be changed while none of its instances runs.
+    type: str
+  subnet6:
+    description:
+      - An IPv6 subnet, a V(/64) such as V(fd12:3456:789a:1::/64). Guests choose their addresses in it themselves.
+      - Unless given, the network has IPv4 only.
+    type: str
+  dhcp_range:
+    description:
+      - The addresses that may be chosen for instances, as V(first-last). Static addresses may lie outside.
+      - Unless given, the last three quarters of the subnet.
+    type: str
+  domain:
+    description:
+      - What names end with. An instance is found as C(NAME) and as C(NAME.DOMAIN).
+      - Unless given, V(minicloud).
+    type: str
+  parent:
+    description:
+      - For O(mode=bridged), the host's bridge or interface that the network is bridged to.
+      - An existing bridge is used as it is. An interface becomes part of a bridge of its own, to which its addresses
+        and routes move; see O(confirm_bridge).
+    type: str
+  confirm_bridge:
+    description:
+      - Confirms that O(parent) may be an interface that the host itself may be reached by. Moving its addresses can
+        cut off the host; if the host has lost its default route afterwards, everything is put back and the task fails.
+    type: bool
+    default: false
+  mtu:
+    description:
+      - The largest packet, in bytes, told to guests by DHCP. Unless given, the usual 1500.
+    type: int
+  autostart:
+    description:
+      - Whether the network comes back when the host starts, by a unit of systemd. Otherwise it comes back with the next
+        run that needs it. Unless given, it does not.
+    type: bool
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+extends_documentation_fragment:
+  - minicloud.local._attributes
+  - minicloud.local._attributes.minicloud
+  - minicloud.local._common
+seealso:
+  - module: minicloud.local.network_info
+  - module: minicloud.local.instance
+"""
+
+EXAMPLES = r"""
+- name: Make a network with a subnet of our choice
+  minicloud.local.network:
+    name: lab
+    subnet: 10.20.30.0/24
+    domain: lab.internal
+
+- name: Launch an instance with a static address in it
+  minicloud.local.instance:
+    name: web
+    networks:
+      - name: lab
+        address: 10.20.30.10
+
+- name: Make a network whose instances cannot reach the outside
+  minicloud.local.network:
+    name: quarantine
+    mode: isolated
+
+- name: Attach instances to the network that the host's bridge br0 is on
+  minicloud.local.network:
+    name: office
+    mode: bridged
+    parent: br0
+
+- name: Remove a network
+  minicloud.local.network:
+    name: lab
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: The steps that were taken, or in check mode would be taken.
+  type: list
+  elements: str
+  returned: success
+  sample: [create]
+network:
+  description: The network as it is now, or in check mode would be; none when it is gone.
+  type: dict
+  returned: success
+  contains:
+    name:
+      description: The network's name.
+      type: str
+      returned: always
+      sample: lab
+    scope:
+      description: The scope that it belongs to. The drivers of a scope share its networks.
+      type: str
+      returned: always
+      sample: qemu
+    driver:
+      description: The driver that it was made with.
+      type: str
+      returned: always
+      sample: qemu
+    mode:
+      description: V(nat), V(isolated) or V(bridged).
+      type: str
+      returned: always
+      sample: nat
+    subnet:
+      description: Its IPv4 subnet; empty of one that is bridged.
+      type: str
+      returned: always
+      sample: 10.152.7.0/24
+    subnet6:
+      description: Its IPv6 subnet, empty where it has none.
+      type: str
+      returned: always
+      sample: fd12:3456:789a:1::/64
+    gateway:
+      description: The host's address in it; empty of one that is bridged.
+      type: str
+      returned: always
+      sample: 10.152.7.1
+    dhcp_range:
+      description: First and last of the addresses that are chosen for instances.
+      type: str
+      returned: always
+      sample: 10.152.7.64-10.152.7.254
+    domain:
+      description: What the names of instances in it end with.
+      type: str
+      returned: always
+      sample: minicloud
+    parent:
+      description: The interface or bridge of the host that it is bridged to.
+      type: str
+      returned: always
+      sample: ''
+    mtu:
+      description: The largest packet in bytes; V(0) for the usual size.
+      type: int
+      returned: always
+      sample: 0
+    interface:
+      description: The bridge of the host that the instances are attached to.
+      type: str
+      returned: always
+      sample: mcb0a1b2c3d
+    autostart:
+      description: Whether it comes back when the host starts.
+      type: bool
+      returned: always
+      sample: false
+    created:
+      description: When it was made, in UTC.
+      type: str
+      returned: always
+      sample: "2026-01-31T12:00:00Z"
+    instances:
+      description: The names of the instances that are on it, whether they run or not.
+      type: list
+      elements: str
+      returned: always
+      sample: [db, web]
+    drift:
+      description: >-
+        What on the host differs from what the network is to be, as sentences. A run of M(minicloud.local.network) puts
+        it right.
+      type: list
+      elements: str
+      returned: always
+      sample: [The firewall rules are missing.]
+    problems:
+      description: What keeps the network from working and cannot be put right by the collection, as sentences.
+      type: list
+      elements: str
+      returned: always
+      sample: []
+users:
+  description: The instances that keep a network from being removed.
+  type: list
+  elements: str
+  returned: when it is in use
+  sample: [web]
+error:
+  description: The kind of error, such as V(InvalidOption) or V(InUse).
+  type: str
+  returned: failure
+  sample: InvalidOption
+"""
+
+from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
+    parse_network,
+    reconcile_network,
+)
+
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "mode": {"type": "str", "choices": ["nat", "isolated", "bridged"]},
+    "subnet": {"type": "str"},
+    "subnet6": {"type": "str"},
+    "dhcp_range": {"type": "str"},
+    "domain": {"type": "str"},
+    "parent": {"type": "str"},
+    "confirm_bridge": {"type": "bool", "default": False},
+    "mtu": {"type": "int"},
+    "autostart": {"type": "bool"},
+}
+
+
+def run(context: ModuleContext) -> dict[str, object]:
+    params = context.params
+    outcome = reconcile_network(
+        parse_network(params),
+        context.runtime,
+        context.data,
+        params["driver"],
+        params["driver_options"],
+        context.check_mode,
+    )
+    return {
+        "changed": outcome.changed,
+        "actions": outcome.actions,
+        "network": outcome.view,
+        "diff": {"before": outcome.before, "after": outcome.after},
+    }
+
+
+def main() -> None:
+    run_module(run, ARGUMENTS, subject="name")
+
+
+if __name__ == "__main__":
+    main()
