@@ -77,6 +77,15 @@ options:
       - An existing bridge is used as it is. An interface becomes part of a bridge of its own, to which its addresses
         and routes move; see O(confirm_bridge).
     type: str
+  bridge_type:
+    description:
+      - For O(mode=bridged), how the parent is used.
+      - V(bridge) attaches instances to a bridge, which the parent is or becomes a part of.
+      - V(macvtap) gives each instance an interface of its own on top of the parent, which keeps its addresses. Such
+        instances reach everybody on the parent's network except this host.
+      - Unless given, V(bridge).
+    type: str
+    choices: [bridge, macvtap]
   confirm_bridge:
     description:
       - Confirms that O(parent) may be an interface that the host itself may be reached by. Moving its addresses can
@@ -201,6 +210,11 @@ network:
       type: str
       returned: always
       sample: ''
+    bridge_type:
+      description: V(bridge) or V(macvtap); empty of one that is not bridged.
+      type: str
+      returned: always
+      sample: ''
     mtu:
       description: The largest packet in bytes; V(0) for the usual size.
       type: int
@@ -269,6 +283,7 @@ ARGUMENTS = {
     "dhcp_range": {"type": "str"},
     "domain": {"type": "str"},
     "parent": {"type": "str"},
+    "bridge_type": {"type": "str", "choices": ["bridge", "macvtap"]},
     "confirm_bridge": {"type": "bool", "default": False},
     "mtu": {"type": "int"},
     "autostart": {"type": "bool"},

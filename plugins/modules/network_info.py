@@ -53,7 +53,7 @@ EXAMPLES = r"""
 
 - name: Show what a network can be bridged to
   ansible.builtin.debug:
-    msg: "{{ found.host_interfaces | selectattr('bridgeable') | map(attribute='name') | list }}"
+    msg: "{{ found.host_interfaces | selectattr('bridge_types') | map(attribute='name') | list }}"
 """
 
 RETURN = r"""
@@ -113,6 +113,11 @@ networks:
       type: str
       returned: always
       sample: ''
+    bridge_type:
+      description: V(bridge) or V(macvtap); empty of one that is not bridged.
+      type: str
+      returned: always
+      sample: ''
     mtu:
       description: The largest packet in bytes; V(0) for the usual size.
       type: int
@@ -154,7 +159,7 @@ networks:
       returned: always
       sample: []
 host_interfaces:
-  description: The interfaces and bridges of the host, sorted by name; those that the collection has made are left out.
+  description: The interfaces of the host, sorted by name.
   type: list
   elements: dict
   returned: when O(host_interfaces=true)
@@ -164,8 +169,8 @@ host_interfaces:
       type: str
       returned: always
       sample: eth0
-    type:
-      description: V(bridge), V(ethernet), V(wifi), or the kernel's name of another kind such as V(vlan) or V(bond).
+    kind:
+      description: V(ethernet), V(wifi), V(loopback), or the kernel's name of another kind, such as V(bridge).
       type: str
       returned: always
       sample: ethernet
@@ -184,6 +189,11 @@ host_interfaces:
       type: bool
       returned: always
       sample: true
+    bridge:
+      description: The bridge or bond that it is a part of, empty where it is of none.
+      type: str
+      returned: always
+      sample: ''
     addresses:
       description: The host's addresses there, with their prefix lengths.
       type: list
@@ -195,16 +205,17 @@ host_interfaces:
       type: bool
       returned: always
       sample: true
-    bridgeable:
-      description: Whether it can be the C(parent) of a bridged network.
-      type: bool
+    bridge_types:
+      description: Each O(minicloud.local.network#module:bridge_type) that a network can use it with as its parent.
+      type: list
+      elements: str
       returned: always
-      sample: true
+      sample: [bridge, macvtap]
     reason:
-      description: Why it cannot; or what to know before it becomes one.
+      description: Why these are not all; empty where they are.
       type: str
       returned: always
-      sample: The host's addresses would move to a bridge, so confirm_bridge is needed.
+      sample: ''
 error:
   description: The kind of error, such as V(InvalidOption) or V(InUse).
   type: str
@@ -234,7 +245,7 @@ def run(context: ModuleContext) -> dict[str, object]:
         "networks": list_networks(context.runtime, context.data, drivers, params["driver_options"], params["names"]),
     }
     if params["host_interfaces"]:
-        result["host_interfaces"] = list_host_interfaces(context.runtime)
+        result["host_interfaces"] = list_host_interfaces(context.runtime, context.data)
     return result
 
 

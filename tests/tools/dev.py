@@ -49,6 +49,7 @@ INTEGRATION_TARGETS: tuple[str, ...] = (
     "faults",
     "guest",
     "image",
+    "network",
     "owner",
     "switch",
 )

@@ -205,10 +205,6 @@ class Networks(abc.ABC):
         others -- the networks of all scopes. InUse where what was asked for is taken.
         """
 
-    def confirm(self, network: Network) -> None:
-        """Raise InvalidOption if making the network could cut the host off, which the user has not agreed to."""
-        return
-
     @abc.abstractmethod
     def is_up(self, network: Network) -> bool:
         """Whether apply() has made anything of the network that is not removed yet; cheap."""

@@ -19,7 +19,6 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
-    InUse,
     InvalidOption,
     MissingRequirement,
     NotSupported,
@@ -29,6 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     bridged,
     dhcp,
     firewall,
+    interfaces,
     leases,
     links,
     subnets,
@@ -52,6 +52,7 @@ class HostNetworks(Networks):
     def __init__(self, runtime: Runtime, scope: Scope) -> None:
         self.runtime = runtime
         self.scope = scope
+        self._bridged = bridged.Bridged(runtime, scope.networks.directory)
         self._links: dict[str, links.Link] | None = None
         self._ruleset: firewall.Ruleset | None = None
         self._docker: list[firewall.DockerChain] | None = None
@@ -101,58 +102,18 @@ class HostNetworks(Networks):
             )
         links.ip_program(self.runtime)
         if network.mode == "bridged":
-            self._parent(network)
+            self._bridged.require(network)
             return
         firewall.nft_program(self.runtime)
         dhcp.program(self.runtime)
 
-    def _parent(self, network: Network) -> links.Link:
-        """The interface that a network is bridged to; NotFound or InvalidOption where that cannot be."""
-        there = self._look_links()
-        link = there.get(network.parent)
-        if link and network.interface and link.master == network.interface:
-            return link
-        return bridged.parent_link(self.runtime, there, network.parent)
-
-    def confirm(self, network: Network) -> None:
-        link = self._parent(network)
-        if link.kind == "bridge" or (link.master and link.master == network.interface):
-            return
-        if bridged.is_needed(self.runtime, link):
-            raise InvalidOption(
-                f"{network.parent} is not made part of a bridge without being asked to",
-                f"the host's addresses {', '.join(link.addresses)} would move, which can cut it off",
-                "Set confirm_bridge: true, or name an existing bridge as parent.",
-            )
-
     def settle(self, network: Network, others: t.Sequence[Network]) -> None:
         if network.mode == "bridged":
-            self._settle_bridged(network, others)
+            self._bridged.settle(network, others)
             return
         network.interface = network.interface or self._new_interface()
         network.domain = dhcp.check_domain(network.domain)
         subnets.settle(network, self._taken(network, others), int(network.interface[3:], 16))
-
-    def _settle_bridged(self, network: Network, others: t.Sequence[Network]) -> None:
-        link = self._parent(network)
-        network.subnet = network.subnet6 = network.dhcp_range = ""
-        for other in others:
-            if other.parent == network.parent and link.kind != "bridge":
-                raise InUse(
-                    f"the network {network.name} cannot be bridged to {network.parent}",
-                    f"the network {other.name} of the scope {other.scope} is, over the bridge {other.interface}",
-                    f"Name {other.interface} as parent, or use that network.",
-                )
-        if link.kind == "bridge":
-            network.interface = network.parent
-        elif not network.interface:
-            network.interface = self._new_interface()
-        if network.mtu and network.mtu != link.mtu:
-            raise InvalidOption(
-                f"mtu {network.mtu} cannot be had on a network that is bridged to {network.parent}",
-                f"that one has {link.mtu}",
-                "Leave mtu out.",
-            )
 
     def _new_interface(self) -> str:
         there = self._look_links()
@@ -170,25 +131,17 @@ class HostNetworks(Networks):
 
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         if network.mode == "bridged":
-            return self._bridged_drift(network, hosts)
+            stray = self._stray_taps(network, hosts)
+            return self._bridged.drift(network) + [_not_on_bridge(tap) for tap in stray]
         found = list(self._link_drift(network, hosts))
         found += self._firewall_drift(network, hosts)
         found += self._server_drift(network, hosts)
         return found
 
-    def _bridged_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
-        there = self._look_links()
-        found = [f"The interface {tap} of a guest is not on the bridge." for tap in self._stray_taps(network, hosts)]
-        parent = there.get(network.parent)
-        if network.interface != network.parent and parent and parent.master != network.interface:
-            found.append(f"{network.parent} is not part of the bridge {network.interface}.")
-        return found if network.interface in there or network.parent in there else []
-
     def problems(self, network: Network) -> list[str]:
         found = []
         if network.mode == "bridged":
-            missing = network.parent not in self._look_links()
-            return [f"This host has no interface {network.parent} any more."] if missing else []
+            return self._bridged.problems(network)
         subnet = subnets.parse_subnet(network.subnet)
         other = subnets.collision(subnet, self._taken(network, ()))
         if other:
@@ -209,7 +162,10 @@ class HostNetworks(Networks):
         if not self.is_up(network):
             self._note(network, notes)
         if network.mode == "bridged":
-            self._apply_bridged(network, hosts, notes)
+            self._bridged.apply(network)
+            self._links = None
+            taps = [f"link set dev {tap} master {network.interface}" for tap in self._stray_taps(network, hosts)]
+            links.change(self.runtime, taps, f"guests could not be put on {network.interface}")
             return
         if self._link_drift(network, hosts):
             self._apply_link(network, hosts)
@@ -218,43 +174,12 @@ class HostNetworks(Networks):
         if self._server_drift(network, hosts):
             self._apply_server(network, hosts, notes)
 
-    def _apply_bridged(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
-        there = self._look_links()
-        parent = there.get(network.parent)
-        if network.interface != network.parent and parent and parent.master != network.interface:
-            moved = bridged.read_moved(self.runtime, network.parent, network.interface)
-            # What a run that was ended in the middle of this had read is more than is left to be read now.
-            if not moved.addresses and notes.get("moved"):
-                earlier = notes["moved"]
-                moved = moved._replace(addresses=tuple(earlier["addresses"]), routes=tuple(earlier["routes"]))
-            notes["moved"] = {"addresses": list(moved.addresses), "routes": list(moved.routes)}
-            self._note(network, notes)
-            directory = self.scope.networks.directory(network.name)
-            bridged.move(self.runtime, moved, parent, network.interface not in there, directory)
-            self._links = None
-        stray = [f"link set dev {tap} master {network.interface}" for tap in self._stray_taps(network, hosts)]
-        links.change(self.runtime, stray, f"guests could not be put on {network.interface}")
-
-    def _remove_bridged(self, network: Network) -> None:
-        there = self._look_links()
-        notes = self._notes(network)
-        if network.interface != network.parent and ("moved" in notes or network.interface in there):
-            moved = bridged.Moved(network.parent, network.interface, (), ())
-            if network.interface in there:
-                moved = bridged.read_moved(self.runtime, network.interface, network.parent)
-                moved = moved._replace(parent=network.parent, bridge=network.interface)
-            if not moved.addresses and notes.get("moved"):
-                earlier = notes["moved"]
-                moved = moved._replace(addresses=tuple(earlier["addresses"]), routes=tuple(earlier["routes"]))
-            bridged.put_back(self.runtime, moved)
-            self.runtime.report.step("put_back")
-        remove_path(self._notes_path(network))
-        self._forget()
-
     def remove(self, network: Network) -> None:
         self._forget()
         if network.mode == "bridged":
-            self._remove_bridged(network)
+            self._bridged.remove(network)
+            remove_path(self._notes_path(network))
+            self._forget()
             return
         self._server(network).remove()
         self.runtime.report.step("no_dnsmasq")
@@ -337,7 +262,7 @@ class HostNetworks(Networks):
         for key, value in self._settings(network).items():
             if links.read_sysctl(key) not in (value, None):
                 found.append(f"The kernel setting net.{key.replace('/', '.')} is not {value}.")
-        found += [f"The interface {tap} of a guest is not on the bridge." for tap in self._stray_taps(network, hosts)]
+        found += [_not_on_bridge(tap) for tap in self._stray_taps(network, hosts)]
         return found
 
     def _strange(self, network: Network, bridge: links.Link) -> list[str]:
@@ -346,6 +271,8 @@ class HostNetworks(Networks):
 
     def _stray_taps(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         there = self._look_links()
+        if network.bridge_type == interfaces.MACVTAP:
+            return []
         taps = (links.tap_name(network.interface, host.mac) for host in hosts)
         return [tap for tap in taps if tap in there and there[tap].master != network.interface]
 
@@ -490,3 +417,7 @@ class HostNetworks(Networks):
     def _note(self, network: Network, notes: dict[str, t.Any]) -> None:
         make_dir(self.scope.networks.directory(network.name))
         write_record(self._notes_path(network), notes)
+
+
+def _not_on_bridge(tap: str) -> str:
+    return f"The interface {tap} of a guest is not on the bridge."

@@ -60,21 +60,10 @@ def list_networks(
     return sorted(found, key=lambda each: (each["name"].lower(), each["scope"]))
 
 
-def list_host_interfaces(runtime: Runtime) -> list[dict[str, t.Any]]:
-    """The interfaces of this host that are not the collection's, as users see them."""
-    from ansible_collections.minicloud.local.plugins.module_utils._hostnet.bridged import host_interfaces
+def list_host_interfaces(runtime: Runtime, data: DataDirectory) -> list[dict[str, t.Any]]:
+    """The interfaces of this host as users see them, by name."""
+    from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import read_interfaces
 
-    return [
-        {
-            "name": each.link.name,
-            "type": each.type,
-            "mac": each.link.mac,
-            "mtu": each.link.mtu,
-            "up": each.link.up,
-            "addresses": list(each.link.addresses),
-            "default_route": each.default_route,
-            "bridgeable": each.bridgeable,
-            "reason": each.reason,
-        }
-        for each in host_interfaces(runtime)
-    ]
+    networks = [network for scope in data.scopes() for network in scope.networks.all()[0]]
+    own = {each.interface: each.name for each in networks if each.interface and each.interface != each.parent}
+    return [each.view() for dummy, each in sorted(read_interfaces(runtime, own).items())]

@@ -36,7 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Options that are compared, in the order of their steps.
-_OPTIONS = ("mode", "parent", "subnet", "subnet6", "dhcp_range", "domain", "mtu", "autostart")
+_OPTIONS = ("mode", "parent", "bridge_type", "subnet", "subnet6", "dhcp_range", "domain", "mtu", "autostart")
 
 # Options that mean nothing where the host only passes on what somebody else's network does.
 _ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain")
@@ -50,13 +50,14 @@ class NetworkWish:
     state: str = "present"
     mode: str | None = None
     parent: str | None = None
+    bridge_type: str | None = None
     subnet: str | None = None
     subnet6: str | None = None
     dhcp_range: str | None = None
     domain: str | None = None
     mtu: int | None = None
     autostart: bool | None = None
-    confirm_bridge: bool = False
+    confirm_bridge: bool | None = None
 
 
 class NetworkPlan(t.NamedTuple):
@@ -121,6 +122,7 @@ def plan_network(
         for option in _OPTIONS:
             if getattr(wish, option) is not None:
                 setattr(after, option, getattr(wish, option))
+        after.confirm_bridge = bool(wish.confirm_bridge)
         after.on_demand = False
         _check_mode(after, wish)
         return NetworkPlan(["create"], after)
@@ -134,12 +136,13 @@ def plan_network(
         if wanted is not None and wanted != getattr(current, option):
             setattr(after, option, wanted)
             steps.append(f"set_{option}")
-    if "bridged" in (current.mode, after.mode) and (current.mode, current.parent) != (after.mode, after.parent):
+    if "bridged" in (current.mode, after.mode) and _kind(current) != _kind(after):
         raise InvalidOption(
             f"the network {current.name} cannot become another: it is {_kind(current)}, not {_kind(after)}",
             hint="Remove it first, or give the new one another name.",
         )
     _check_mode(after, wish)
+    after.confirm_bridge = current.confirm_bridge or bool(wish.confirm_bridge)
     if "set_subnet" in steps and wish.dhcp_range is None:
         after.dhcp_range = ""
     if current.on_demand:
@@ -151,15 +154,16 @@ def plan_network(
 
 
 def _kind(network: Network) -> str:
-    return f"{network.mode} to {network.parent}" if network.mode == "bridged" else network.mode
+    return f"{network.mode} to {network.parent} ({network.bridge_type})" if network.mode == "bridged" else network.mode
 
 
 def _check_mode(network: Network, wish: NetworkWish) -> None:
     if network.mode != "bridged":
-        if network.parent:
+        if network.parent or network.bridge_type != "bridge":
             raise InvalidOption(
-                f"parent is given for the network {network.name}, which is {network.mode}",
-                hint="Set mode: bridged, or leave parent out.",
+                f"{'parent' if network.parent else 'bridge_type'} is given for the network {network.name}, which is"
+                f" {network.mode}",
+                hint="Set mode: bridged, or leave the option out.",
             )
         return
     if not network.parent:
@@ -281,8 +285,6 @@ class _Keeper:
     def _check(self, network: Network) -> None:
         """Have the driver check the record and fill in the rest; raise for what instances on it could not bear."""
         self.networks.require(network)
-        if network.mode == "bridged" and not self.wish.confirm_bridge:
-            self.networks.confirm(network)
         others = [other for other in all_networks(self.data) if not self._is_it(other)]
         current = self.scope.networks.read(network.name)
         moved = current is not None and current.phase == "ready" and current.subnet != network.subnet
@@ -368,6 +370,7 @@ def network_view(
         "dhcp_range": network.dhcp_range,
         "domain": network.domain if network.mode != "bridged" else "",
         "parent": network.parent,
+        "bridge_type": network.bridge_type if network.mode == "bridged" else "",
         "mtu": network.mtu,
         "interface": network.interface,
         "autostart": network.autostart,
