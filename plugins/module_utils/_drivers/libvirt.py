@@ -23,7 +23,6 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    RUNNING,
     STOPPED,
     Instance,
     Observed,
@@ -152,7 +151,7 @@ class LibvirtDriver(LocalDriver):
         changes = drift(found, instance)
         if not domain.isPersistent():
             changes += ("its domain was undefined while it runs",)
-        return Observed(RUNNING, ("127.0.0.1",), drift=changes)
+        return self.running(instance)._replace(drift=changes)
 
     def _described(self, domain: t.Any) -> Domain | None:
         """A domain as it is now; None if it has just gone."""

@@ -247,9 +247,11 @@ class LibvirtActions(LocalActions):
             return connection.defineXML(libvirt_domain.domain_xml(instance, parts))
 
     def _wired(self, instance: Instance) -> dict[str, t.Any]:
-        """What Parts has of the interfaces of an ordinary user's instance."""
+        """What Parts has of the interfaces of an instance."""
         if os.geteuid() == 0:
-            return {}
+            attached = self.attached(instance)
+            direct = {network.name for network, dummy in attached if network.bridge_type == "macvtap"}
+            return {"bridges": {nic.network: network.interface for network, nic in attached}, "direct": direct}
         wiring = self.wiring(instance)
         longest = max((len(os.fsencode(path)) for paths in wiring.sockets.values() for path in paths), default=0)
         if wiring.sockets and self._is_system():
@@ -359,9 +361,14 @@ class LibvirtActions(LocalActions):
                 os.symlink(copy, link)
 
     def forwards(self, instance: Instance) -> list[PortForward]:
+        if not self.driver.user_mode(instance):
+            return self.network_forwards(instance)
         return usernet.forwards(self._monitor(instance), instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
+        if not self.driver.user_mode(instance):
+            self.forward_by_network(instance)
+            return
         usernet.change_forwards(self._monitor(instance), libvirt_domain.NETDEV, instance, before)
 
     def _monitor(self, instance: Instance) -> usernet.Monitor:

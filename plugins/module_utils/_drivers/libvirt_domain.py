@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import NAMESPACE, QEMU_NAMESPACE
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import tap_name
 from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, USER_NETWORK, Instance, Nic
 
 # What the back end of QEMU's own network is called.
@@ -34,6 +35,7 @@ class Parts(t.NamedTuple):
     code, nvram -- the firmware's code and this machine's variables; empty without UEFI
     own_nvram -- whether QEMU may write to nvram itself; else libvirt makes a copy of its own from it at each start
     bridges -- by the name of the network, the host's bridge for interfaces of networks other than `user`
+    direct -- the names of those networks whose guests are not on a bridge but on top of that interface
     nics -- the interfaces, unless they are those of the record
     sockets -- of interfaces on networks of an ordinary user, by MAC: the interface's own, and the hub's
     isolated -- whether the user-mode network does not lead out
@@ -48,6 +50,7 @@ class Parts(t.NamedTuple):
     nvram: str = ""
     own_nvram: bool = False
     bridges: t.Mapping[str, str] = {}
+    direct: t.Collection[str] = ()
     nics: t.Sequence[Nic] = ()
     sockets: t.Mapping[str, tuple[str, str]] = {}
     isolated: bool = False
@@ -91,7 +94,7 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
         elif nic.mac in parts.sockets:
             arguments += _socket_network(*parts.sockets[nic.mac], nic.mac, next(slots))
         else:
-            devices.append(_interface(parts.bridges[nic.network], nic.mac, next(slots)))
+            devices.append(_interface(parts, nic.network, nic.mac, next(slots)))
     rng = _child(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     _address(rng, next(slots))
@@ -160,10 +163,17 @@ def _source(parent: Element, parts: Parts, which: str) -> None:
         source.set("fdgroup", which)
 
 
-def _interface(bridge: str, mac: str, slot: int) -> Element:
-    interface = Element("interface", type="bridge")
+def _interface(parts: Parts, network: str, mac: str, slot: int) -> Element:
+    bridge = parts.bridges[network]
+    direct = network in parts.direct
+    interface = Element("interface", type="direct" if direct else "bridge")
     _child(interface, "mac", address=mac)
-    _child(interface, "source", bridge=bridge)
+    if direct:
+        _child(interface, "source", dev=bridge, mode="bridge")
+    else:
+        _child(interface, "source", bridge=bridge)
+    # The name by which the network finds it again.
+    _child(interface, "target", dev=tap_name(bridge, mac))
     _child(interface, "model", type="virtio")
     _address(interface, slot)
     return interface

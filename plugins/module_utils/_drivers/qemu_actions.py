@@ -28,6 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    USER_NETWORK,
     Instance,
     Nic,
     PortForward,
@@ -199,6 +200,10 @@ class QemuActions(LocalActions):
             from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
 
             name = links.tap_name(network.interface, nic.mac)
+            if network.bridge_type == "macvtap":
+                taps[nic.mac] = links.open_macvtap(self.runtime, name, network.interface, nic.mac)
+                handles.append(taps[nic.mac])
+                continue
             taps[nic.mac] = links.open_tap(name)
             handles.append(taps[nic.mac])
             mtu = f" mtu {network.mtu}" if network.mtu else ""
@@ -207,6 +212,15 @@ class QemuActions(LocalActions):
             links.change(self.runtime, commands, f"{instance.name} could not be put on its networks")
             self.runtime.report.step("taps")
         return taps
+
+    def _remove_macvtaps(self, instance: Instance) -> None:
+        """Take away those interfaces of an instance that has ended which do not end with QEMU."""
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+
+        for nic in instance.nics if os.geteuid() == 0 else ():
+            network = self.scope.networks.read(nic.network) if nic.network != USER_NETWORK else None
+            if network and network.bridge_type == "macvtap":
+                links.remove_macvtap(self.runtime, links.tap_name(network.interface, nic.mac))
 
     def _take_run_lock(self, instance: Instance) -> int:
         with explained(f"the lock of {instance.name} could not be opened"):
@@ -250,6 +264,7 @@ class QemuActions(LocalActions):
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
             self._end(instance)
+            self._remove_macvtaps(instance)
             return
         with contextlib.suppress(ConnectionError, FileNotFoundError):  # it has just ended by itself
             with self._monitor(instance) as qmp:
@@ -264,9 +279,11 @@ class QemuActions(LocalActions):
                 "the guest does not react to the power button, or takes longer",
                 "Use a longer timeout, or force: true, which is like pulling the plug.",
             )
+        self._remove_macvtaps(instance)
 
     def delete(self, instance: Instance) -> None:
         self._end(instance)
+        self._remove_macvtaps(instance)
 
     def _identity(self) -> Identity:
         return identity_for(str(self.options.get("run_as") or ""))

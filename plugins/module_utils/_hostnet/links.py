@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import ipaddress
 import json
 import os
+import stat
 import struct
 import typing as t
 
@@ -158,6 +160,34 @@ def open_tap(name: str) -> int:
             f"the interface {name} could not be made", exc.strerror or str(exc), "Run as root."
         ) from exc
     return handle
+
+
+def open_macvtap(runtime: Runtime, name: str, parent: str, mac: str) -> int:
+    """Make an interface on top of another one and return the file that is its other end.
+
+    Unlike a tap it does not go by itself: whoever starts the guest again makes it anew, and remove_macvtap() ends it.
+    """
+    remove_macvtap(runtime, name)
+    add = f"link add link {parent} name {name} address {mac} type macvtap mode bridge"
+    change(runtime, [add, f"link set dev {name} up"], f"the interface {name} on top of {parent} could not be made")
+    runtime.report.step("macvtap")
+    found = json.loads(runtime.check([ip_program(runtime), "-j", "link", "show", "dev", name], f"{name} is not there"))
+    device = f"/dev/tap{found[0]['ifindex']}"
+    if not os.path.exists(device):
+        # Where nothing like udev makes devices.
+        with open(f"/sys/class/net/{name}/tap{found[0]['ifindex']}/dev", encoding="ascii") as stream:
+            major, minor = stream.read().strip().split(":")
+        os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(int(major), int(minor)))
+    return os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def remove_macvtap(runtime: Runtime, name: str) -> None:
+    """Remove an interface of a guest that is on top of another one; all the same if it is not there."""
+    found = runtime.run([ip_program(runtime), "-j", "link", "show", "dev", name])
+    if found.rc == 0:
+        change(runtime, [f"link delete dev {name} type macvtap"], f"the interface {name} could not be removed")
+        with contextlib.suppress(OSError):
+            os.unlink(f"/dev/tap{json.loads(found.out)[0]['ifindex']}")
 
 
 def read_sysctl(key: str) -> str | None:

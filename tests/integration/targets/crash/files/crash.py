@@ -94,6 +94,14 @@ class Test:
         check(not os.listdir(os.path.join(self.data.path, "locks")), "a lock is left over")
         with open(self.data.known_hosts, encoding="utf-8") as stream:
             check(f"-{NAME}" not in stream.read(), "a line in known_hosts is left over")
+        # The network was made for this instance, so it has gone with it.
+        network = self.data.scope("qemu").networks.read("default")
+        if network:
+            check(network.interface not in os.listdir("/sys/class/net"), "the bridge of the network is left over")
+            check(not os.path.exists(f"/run/minicloud/{network.interface}"), "files of the network are left over")
+            listed = run(["nft", "list", "tables"]).out
+            check(network.interface not in listed, "firewall rules of the network are left over")
+        check(servers(self.data.path) == 0, "a dnsmasq is left over")
 
     def at_every_step(self, what: str, **wish: t.Any) -> None:
         at = 1
@@ -119,6 +127,18 @@ def processes() -> int:
         except OSError:
             continue
         count += f"guest={NAME},debug-threads=off".encode() in arguments and b"qemu" in arguments[0]
+    return count
+
+
+def servers(data_dir: str) -> int:
+    """How many dnsmasq processes of the data directory there are."""
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as stream:
+                count += f"--conf-file={data_dir}/".encode() in stream.read()
+        except OSError:
+            continue
     return count
 
 
