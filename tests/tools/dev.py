@@ -51,6 +51,7 @@ INTEGRATION_TARGETS: tuple[str, ...] = (
     "image",
     "network",
     "owner",
+    "rootless",
     "switch",
 )
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)

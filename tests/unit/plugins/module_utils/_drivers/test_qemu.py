@@ -32,7 +32,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, Nic, Observed, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    Image,
+    Instance,
+    Network,
+    Nic,
+    Observed,
+    parse_port,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
 from ansible_collections.minicloud.local.tests.unit import processes
@@ -245,6 +252,80 @@ class TestRunning:
         assert [word for word in told["argv"] if data.path in word or instance.image["path"] in word] == []
         assert told["umask"] == 0o077
         driver.delete(instance)
+
+    @pytest.fixture
+    def ordinary(self, driver, instance, monkeypatch):
+        """The instance of an ordinary user, on a network."""
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        network = Network("lab", "qemu", "qemu", "", subnet="10.20.30.0/24", phase="ready")
+        driver.scope.networks.write(network)
+        instance.nics = [Nic("lab", "52:54:00:00:00:01", lease="10.20.30.64")]
+        instance.uuid = "0b9f7f4e-6c1e-4d0c-9a57-0d8b8f9f3a10"
+        driver.networks().apply(network, [])
+        yield network
+        driver.delete(instance)
+        driver.networks().remove(network)
+
+    @pytest.fixture
+    def told_version(self, driver, monkeypatch):
+        def answer(version):
+            def run_(argv, **kwargs):
+                return (
+                    Completed(0, f"QEMU emulator version {version}", "") if "--version" in argv else run(argv, **kwargs)
+                )
+
+            monkeypatch.setattr(driver.runtime, "run", run_)
+
+        return answer
+
+    @pytest.mark.parametrize("mode", ["nat", "isolated"])
+    def test_an_ordinary_users_is_on_its_networks_and_has_a_way_out_of_its_own(
+        self, driver, instance, ordinary, told_version, mode
+    ):
+        told_version("7.2.0")
+        ordinary.mode = mode
+        driver.scope.networks.write(ordinary)
+        driver.start(instance)
+        line = self.told(driver)["argv"]
+        out, lab = [line[at + 1] for at, word in enumerate(line) if word == "-netdev"]
+        assert out.startswith("user,id=net0,") and "hostfwd=tcp:127.0.0.1:40022-:22" in out
+        assert ("restrict=on" in out) == (mode == "isolated")
+        port, hub = "../../networks/lab/525400000001.port", "../../networks/lab/hub.sock"
+        assert lab == f"dgram,id=net1,local.type=unix,local.path={port},remote.type=unix,remote.path={hub}"
+        macs = [word.partition("mac=")[2] for word in line if word.startswith("virtio-net")]
+        assert macs == [nic.mac for nic in driver.interfaces(instance)] and macs[1] == "52:54:00:00:00:01"
+        assert driver.endpoint(instance) == ("127.0.0.1", 40022)
+        assert driver.forwards(instance) == []
+
+    def test_its_hub_runs_as_long_as_it_does(self, driver, instance, ordinary, told_version):
+        told_version("7.2.0")
+        driver.start(instance)
+        networks = driver.networks()
+        write_file(networks.sockets(ordinary, instance.nics[0].mac)[0], b"")
+        assert networks.runs(ordinary)
+        assert not driver.observe([instance])[0].severed
+        networks._end(ordinary)
+        assert driver.observe([instance])[0].severed
+        networks.apply(ordinary, [])
+        assert not driver.observe([instance])[0].severed
+        driver.delete(instance)
+        assert any(not networks.runs(ordinary) for dummy in Deadline(30).pauses())
+        assert not os.path.exists(networks.sockets(ordinary, instance.nics[0].mac)[0])
+
+    def test_a_qemu_that_is_too_old_for_networks_is_a_warning(self, driver, instance, ordinary, told_version):
+        told_version("6.2.0 (Debian 1:6.2+dfsg-2)")
+        driver.start(instance)
+        line = self.told(driver)["argv"]
+        assert [line[at + 1].partition(",")[0] for at, word in enumerate(line) if word == "-netdev"] == ["user"]
+        (warning,) = [each for each in driver.runtime.report.warnings if "networks" in each]
+        assert "7.2" in warning and "6.2.0" in warning
+        assert not driver.networks().runs(ordinary)
+
+    def test_an_ordinary_users_network_that_is_gone_is_told(self, driver, instance, ordinary):
+        instance.nics = [Nic("nowhere", "52:54:00:00:00:01")]
+        with pytest.raises(HypervisorError, match="nowhere"):
+            driver.start(instance)
+        assert not driver.alive(instance)
 
     def test_it_outlives_this_run(self, driver, instance):
         driver.start(instance)

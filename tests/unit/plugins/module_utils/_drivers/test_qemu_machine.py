@@ -294,3 +294,17 @@ class TestRequirements:
         monkeypatch.setattr(qemu_machine.os.path, "exists", lambda path: path == code)
         with pytest.raises(MissingRequirement):
             firmware("x86_64", "uefi")
+
+
+@pytest.mark.parametrize(
+    ("told", "able"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)", True),
+        ("QEMU emulator version 10.0.0", True),
+        ("QEMU emulator version 7.1.0", False),
+        ("QEMU emulator version 6.2.0 (qemu-6.2.0-1)", False),
+        ("something else", True),
+    ],
+)
+def test_which_qemu_has_interfaces_on_datagram_sockets(told, able):
+    assert qemu_machine.has_datagrams(told) == able

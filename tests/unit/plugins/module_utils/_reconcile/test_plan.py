@@ -142,6 +142,21 @@ class TestEveryStateInEverySituation:
         assert (plan.after is None) == (state == "absent")
         assert plan.drift == []
 
+    @pytest.mark.parametrize(
+        ("state", "steps"),
+        [
+            ("running", ["repair_networks"]),
+            ("present", ["repair_networks"]),
+            ("restarted", ["stop", "start", "wait_ready"]),
+            ("stopped", ["stop"]),
+            ("absent", ["delete"]),
+        ],
+    )
+    def test_a_network_that_does_not_work_is_put_right_for_whoever_stays(self, state, steps):
+        plan = plan_for((an_instance(), Observed(RUNNING, severed=True)), state=state)
+        assert plan.steps == steps
+        assert plan.changes
+
     @pytest.mark.parametrize(("state", "situation", "steps", "then"), TABLE)
     def test_without_the_image_it_is_fetched_before_anything_is_touched(self, state, situation, steps, then):
         plan = plan_for(situation, state=state, have=None)
