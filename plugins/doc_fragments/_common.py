@@ -17,7 +17,7 @@ options:
       - The technology that runs the instances.
       - By default the active driver of the data directory; until one was made active, V(qemu).
     type: str
-    choices: [qemu, libvirt]
+    choices: [qemu, libvirt, lxd]
   driver_options:
     description:
       - What only one driver needs, by key. A key that the driver does not know is refused.
@@ -28,6 +28,18 @@ options:
       - 'V(libvirt): C(uri) is where libvirt is reached. The default is V(qemu:///system) for root, V(qemu:///session)
         for others.'
       - 'V(libvirt): C(accelerator) is V(auto) (default), V(kvm) or V(tcg), with the same meaning as for V(qemu).'
+      - 'V(lxd): C(endpoint) is the LXD server: the path of a unix socket, or C(https://HOST:8443) of another host or of
+        a member of a cluster. The default is the socket of this host.'
+      - 'V(lxd): C(cert) and C(key) are the files of the client certificate for a server on the network, which has to
+        trust it (C(lxc config trust add)). C(verify) is the file of the server''s own certificate, the only one that is
+        then accepted; or V(true) (default) for one that this host trusts anyway, or V(false) for any.'
+      - 'V(lxd): C(project) is the LXD project that instances are made in (default V(minicloud)); it is made if need be,
+        and what is outside it stays untouched. C(storage_pool) is the pool that new instances get their disk from. The
+        default is the one that the project has; the first time one named V(minicloud) is made, with zfs or btrfs where
+        LXD can.'
+      - 'V(lxd): C(target) is the member of a cluster that new instances are placed on. The default is LXD''s choice.'
+      - 'V(lxd): The host ports of O(minicloud.local.instance#module:ports) are those of the server that runs the
+        instance. On a server on the network instances are reached by ssh through a port of that server.'
     type: dict
   data_dir:
     description:

@@ -314,7 +314,7 @@ image:
       type: list
       elements: str
       returned: always
-      sample: [qemu]
+      sample: [lxd, qemu]
 removed:
   description: The images that were removed, or in check mode would be.
   type: list

@@ -188,7 +188,7 @@ cached:
       type: list
       elements: str
       returned: always
-      sample: [qemu]
+      sample: [lxd, qemu]
     names:
       description: All names that lead to it; none where newer versions have replaced it under every name.
       type: list

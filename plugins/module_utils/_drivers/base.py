@@ -64,6 +64,10 @@ class Driver(abc.ABC):
         """The network of an instance's first interface, unless the task names another."""
         return USER_NETWORK
 
+    def leads_here(self, handle: t.Mapping[str, str]) -> bool:
+        """Whether what has this handle in its record was made where this driver makes things."""
+        return dict(handle) == self.handle()
+
     def networks(self) -> Networks | None:
         """How this driver makes networks; None where its instances have the hypervisor's user-mode network only."""
         return None

@@ -23,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 CAPABILITIES: dict[str, frozenset[str]] = {
     "qemu": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
     "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
+    "lxd": frozenset({"vm", "container", "live_ports", "live_resize", "ipv6_ports", "console_log", "remote"}),
 }
 DRIVERS = tuple(CAPABILITIES)
 
@@ -90,6 +91,10 @@ def load(
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
 
         return LibvirtDriver(runtime, scope, options, shared)
+    if name == "lxd":
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
+
+        return LxdDriver(runtime, scope, options, shared)
     raise InvalidOption(f"there is no driver {name!r}", hint=f"Choose one of: {', '.join(DRIVERS)}.")
 
 
@@ -102,7 +107,7 @@ class Crew:
 
     def __init__(self, wanted: Driver) -> None:
         self.wanted = wanted
-        self._loaded: list[tuple[str, dict[str, str], Driver]] = [(wanted.name, wanted.handle(), wanted)]
+        self._loaded = [wanted]
 
     def of(self, instance: Instance) -> Driver:
         """The driver that acts on an instance: its owner, or where nobody runs it the one that the task names."""
@@ -131,12 +136,12 @@ class Crew:
 
     def _driver(self, name: str, instance: Instance) -> Driver:
         handle = instance.handles.get(name)
-        for known, place, driver in self._loaded:
-            if known == name and handle in (None, place):
+        for driver in self._loaded:
+            if driver.name == name and (handle is None or driver.leads_here(handle)):
                 return driver
         options = {**(self.wanted.options if name == self.wanted.name else {}), **(handle or {})}
         driver = load(name, self.wanted.runtime, self.wanted.scope.data, options)
-        self._loaded.append((name, dict(handle or {}), driver))
+        self._loaded.append(driver)
         return driver
 
 

@@ -43,7 +43,7 @@ _IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
 _COLD = ("cpus", "memory", "disk")
 
 # Steps that a hypervisor is told of where nothing else tells it.
-RECONFIGURING = frozenset({"set_cpus", "set_memory", "set_autostart", "set_tags", "reconfigure"})
+RECONFIGURING = frozenset({"set_cpus", "set_memory", "set_autostart", "set_tags", "set_networks", "reconfigure"})
 
 
 @dataclass

@@ -216,7 +216,7 @@ done
 case "$*" in
     *poweroff*|*halt*) exec poweroff ;;
     *reboot*) exec reboot ;;
-    *is-system-running*) echo running ;;
+    *is-system-running*) [ -e /run/cloud-init/result.json ] && echo running || echo starting ;;
 esac
 """,
     "usr/sbin/shutdown": '#!/bin/sh\ncase " $* " in *" -r "*) exec reboot ;; *) exec poweroff ;; esac\n',

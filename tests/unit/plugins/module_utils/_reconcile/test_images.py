@@ -93,7 +93,7 @@ def test_present_alias_absent(go, disk, data):
     assert done.actions == ["import_image", "set_alias"]
     assert done.before == {}
     assert done.after == {"name": disk, "hash": done.view["hash"], "aliases": ["base"]}
-    assert done.view["drivers"] == ["libvirt", "qemu"]
+    assert "qemu" in done.view["drivers"]
     assert go(name="base").view["hash"] == done.view["hash"]
     assert go(name="base", state="absent").actions == ["forget_name"]
     gone = go(name=disk, state="absent")

@@ -1,0 +1,276 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Looking at an LXD server: its API over a unix socket or TLS, with the standard library alone.
+
+Only GET: what changes something goes through pylxd, whose import costs more than a whole run that changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InvalidOption,
+    MissingRequirement,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
+
+DEFAULT_PROJECT = "minicloud"
+DEFAULT_PORT = 8443
+
+# Where LXD listens, unless $LXD_DIR says otherwise: as a snap, and as a package of the distribution.
+_DIRECTORIES = ("/var/snap/lxd/common/lxd", "/var/lib/lxd")
+_SOCKET = "unix.socket"
+_TIMEOUT = 60.0
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+class NotThere(HypervisorError):
+    """LXD knows no such object."""
+
+
+class Place(t.NamedTuple):
+    """An LXD server and the project in it.
+
+    endpoint -- https://HOST:PORT, or the path of a unix socket; cert, key -- files of the client certificate
+    verify -- the file of the server's own certificate, or true (as all TLS) or false (not at all)
+    """
+
+    endpoint: str
+    cert: str = ""
+    key: str = ""
+    verify: str = "true"
+    project: str = DEFAULT_PROJECT
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is reached over the network."""
+        return self.endpoint.startswith("https://")
+
+    @property
+    def host(self) -> tuple[str, int]:
+        """Host and port of a remote one."""
+        name, colon, port = self.endpoint[len("https://") :].partition("/")[0].rpartition(":")
+        if not colon or "]" in port:
+            name, port = f"{name}{colon}{port}", str(DEFAULT_PORT)
+        return name.strip("[]"), int(port)
+
+
+def place_of(options: t.Mapping[str, t.Any]) -> Place:
+    """The server and project that driver_options lead to. InvalidOption where they cannot be meant."""
+    endpoint = str(options.get("endpoint") or "")
+    if endpoint.startswith("unix://"):
+        endpoint = endpoint[len("unix://") :]
+    files = {key: str(options.get(key) or "") for key in ("cert", "key")}
+    files = {key: os.path.expanduser(path) for key, path in files.items()}
+    verify = str(options.get("verify", "") if options.get("verify") is not None else "").strip() or "true"
+    if verify.lower() in _TRUE + _FALSE:
+        verify = "true" if verify.lower() in _TRUE else "false"
+    else:
+        verify = os.path.expanduser(verify)
+    place = Place(endpoint or default_socket(), **files, verify=verify, project=str(options.get("project") or ""))
+    place = place._replace(project=place.project or DEFAULT_PROJECT)
+    if not (place.is_remote or place.endpoint.startswith("/")):
+        raise InvalidOption(
+            f"driver_options.endpoint {endpoint!r} is not an LXD server",
+            hint="Write https://HOST:8443, or the path of a unix socket.",
+        )
+    if not place.is_remote:
+        return place._replace(cert="", key="", verify="true")
+    try:
+        place.host  # noqa: B018
+    except ValueError as exc:
+        raise InvalidOption(f"driver_options.endpoint {endpoint!r} has no port that can be meant") from exc
+    if not place.cert or not place.key:
+        raise InvalidOption(
+            "driver_options.endpoint is remote, and the client certificate is missing",
+            hint="Give cert and key, such as ~/.config/lxc/client.crt and client.key, and have the server trust it:"
+            " lxc config trust add.",
+        )
+    for name in ("cert", "key", *(("verify",) if place.verify not in ("true", "false") else ())):
+        path = getattr(place, name)
+        if not os.access(path, os.R_OK):
+            raise InvalidOption(f"driver_options.{name} {path!r} cannot be read", hint="Name a file that is there.")
+    return place
+
+
+def default_socket() -> str:
+    """The unix socket of this host's LXD, there or not."""
+    given = os.environ.get("LXD_DIR")
+    if given:
+        return os.path.join(os.path.abspath(given), _SOCKET)
+    paths = [os.path.join(directory, _SOCKET) for directory in _DIRECTORIES]
+    return next((path for path in paths if os.path.exists(path)), paths[-1])
+
+
+class LxdApi:
+    """Asks one LXD server, within one project."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def get(self, path: str, **query: str) -> t.Any:
+        """The metadata of PATH (such as instances/web). NotThere where LXD knows none, else HypervisorError."""
+        status, body = self._exchange(path, query)
+        try:
+            answer = json.loads(body)
+            if status == 200:
+                return answer["metadata"]
+            why = str(answer["error"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise HypervisorError(
+                f"LXD at {self.place.endpoint} gave an answer that cannot be read", f"{exc} in {body[:200]!r}"
+            ) from exc
+        if status == 403:
+            raise untrusted(self.place, why)
+        raise (NotThere if status == 404 else HypervisorError)(f"LXD did not answer for {path}", why)
+
+    def text(self, path: str) -> bytes:
+        """What LXD keeps as a file under PATH; empty where there is nothing."""
+        status, body = self._exchange(path, {})
+        return body if status == 200 else b""
+
+    def _exchange(self, path: str, query: t.Mapping[str, str]) -> tuple[int, bytes]:
+        # Of version 1.0 an answer is whole when the connection ends, and comes in one piece.
+        parameters = "&".join(
+            f"{key}={_quoted(value)}" for key, value in {"project": self.place.project, **query}.items()
+        )
+        head = f"GET /1.0{'/' if path else ''}{path}?{parameters} HTTP/1.0\r\nHost: lxd\r\n\r\n"
+        parts = []
+        try:
+            with self._connect() as connection:
+                connection.sendall(head.encode())
+                for part in iter(lambda: connection.recv(1 << 16), b""):
+                    parts.append(part)
+        except OSError as exc:
+            if "certificate required" in str(exc) or "bad certificate" in str(exc):
+                raise untrusted(self.place, str(exc)) from exc
+            raise HypervisorError(f"LXD at {self.place.endpoint} does not answer", str(exc)) from exc
+        header, dummy, body = b"".join(parts).partition(b"\r\n\r\n")
+        try:
+            return int(header.split(None, 2)[1]), body
+        except (IndexError, ValueError) as exc:
+            raise HypervisorError(
+                f"{self.place.endpoint} does not speak as LXD does", f"it says {header[:100]!r}"
+            ) from exc
+
+    def _connect(self) -> socket.socket:
+        if self.place.is_remote:
+            return self._connect_tls()
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_TIMEOUT)
+        try:
+            connection.connect(self.place.endpoint)
+        except OSError as exc:
+            connection.close()
+            raise _no_socket(self.place.endpoint, exc) from exc
+        return connection
+
+    def _connect_tls(self) -> socket.socket:
+        import ssl
+
+        place = self.place
+        context = ssl.create_default_context()
+        if place.verify != "true":
+            # A certificate that is pinned need not have a name in it, nor anybody's signature.
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        try:
+            context.load_cert_chain(place.cert, place.key)
+            connection = context.wrap_socket(
+                socket.create_connection(place.host, _TIMEOUT), server_hostname=place.host[0]
+            )
+        except ssl.SSLCertVerificationError as exc:
+            raise MissingRequirement(
+                f"the certificate of the LXD server {place.endpoint} is not trusted here",
+                exc.verify_message,
+                "Give the server's own certificate as driver_options.verify; on the server it is server.crt, or"
+                " cluster.crt in a cluster.",
+            ) from exc
+        except ssl.SSLError as exc:
+            raise MissingRequirement(
+                f"no TLS connection to the LXD server {place.endpoint} came about",
+                str(exc),
+                "See whether driver_options.cert and key belong together.",
+            ) from exc
+        except OSError as exc:
+            raise MissingRequirement(
+                f"the LXD server {place.endpoint} cannot be reached",
+                exc.strerror or str(exc),
+                "See whether it runs and listens on the network: lxc config get core.https_address.",
+            ) from exc
+        if place.verify not in ("true", "false"):
+            try:
+                with open(place.verify, encoding="ascii") as stream:
+                    pinned = ssl.PEM_cert_to_DER_cert(stream.read().strip())
+            except (OSError, ValueError) as exc:
+                connection.close()
+                raise InvalidOption(
+                    f"driver_options.verify {place.verify!r} is not a certificate", str(exc), "Give a file in PEM form."
+                ) from exc
+            if connection.getpeercert(binary_form=True) != pinned:
+                connection.close()
+                raise MissingRequirement(
+                    f"the LXD server {place.endpoint} has another certificate than the one in {place.verify}",
+                    "it is another server, or it was given a new certificate",
+                    "Make sure which of the two, and put the right certificate into that file.",
+                )
+        return connection
+
+
+def _quoted(text: str) -> str:
+    from urllib.parse import quote  # imported by Ansible anyway
+
+    return quote(text, safe="")
+
+
+def untrusted(place: Place, why: str) -> MissingRequirement:
+    """The error for an LXD that does not let us in."""
+    if not place.is_remote:
+        return MissingRequirement(f"LXD at {place.endpoint} refuses this user", why, _GROUP_HINT)
+    return MissingRequirement(
+        f"the LXD server {place.endpoint} does not trust the client certificate {place.cert}",
+        why,
+        f"On that server: lxc config trust add {os.path.basename(place.cert)}.",
+    )
+
+
+_GROUP_HINT = "Run as root (become: true), or add the user to the group lxd: usermod --append --groups lxd USER."
+
+
+def _no_socket(path: str, exc: OSError) -> MissingRequirement:
+    if isinstance(exc, PermissionError):
+        return MissingRequirement("this user may not use LXD", f"{path}: {exc.strerror}{_group_of(path)}", _GROUP_HINT)
+    installed = find_program("lxd") or find_program("lxd.lxc") or os.path.exists("/snap/bin/lxd")
+    if installed or os.path.exists(path):
+        return MissingRequirement(
+            "LXD does not run on this host",
+            f"{path}: {exc.strerror}",
+            "Start it: systemctl start lxd, or snap start lxd where it is a snap.",
+        )
+    return MissingRequirement(
+        "LXD is not installed on this host",
+        f"{path}: {exc.strerror}",
+        "Install it: apt-get install lxd, or snap install lxd. Or name another server in driver_options.endpoint.",
+    )
+
+
+def _group_of(path: str) -> str:
+    try:
+        import grp
+
+        found = os.stat(path)
+        if not found.st_mode & stat.S_IWGRP:
+            return ""
+        return f", it belongs to the group {grp.getgrgid(found.st_gid).gr_name}"
+    except (ImportError, KeyError, OSError):
+        return ""

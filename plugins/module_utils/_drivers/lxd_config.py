@@ -1,0 +1,175 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What LXD is told of an instance: its configuration and devices, from the record. Pure: nothing here asks LXD."""
+
+from __future__ import annotations
+
+import json
+import re
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward, format_size
+
+# The keys of an instance's configuration that tell whose it is and what it is.
+OURS = "user.minicloud."
+UUID, TAG = f"{OURS}uuid", f"{OURS}tag."
+
+# Devices that this driver makes: the root disk, interfaces, forwards, and the way to the ssh server of a remote one.
+ROOT, SSH = "root", "ssh"
+_NIC, _PORT = "eth", "port-"
+
+# The files of a seed and the keys that cloud-init's data sources for LXD read them from.
+_SEED_KEYS = {
+    "user-data": "cloud-init.user-data",
+    "vendor-data": "cloud-init.vendor-data",
+    "network-config": "cloud-init.network-config",
+}
+# LXD gives these itself; user-given ones come behind them and count.
+_META_KEY = "user.meta-data"
+
+_ADDRESS = re.compile(r"(tcp|udp):(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]+)\Z")
+
+Config = dict[str, str]
+Devices = dict[str, dict[str, str]]
+
+
+class NicPlace(t.NamedTuple):
+    """How an interface is attached: the device's keys, and whether LXD can keep an address for it."""
+
+    keys: t.Mapping[str, str]
+    keeps_address: bool = True
+
+
+def config_of(instance: Instance, data_dir: str) -> Config:
+    """The part of the configuration that follows the record all its life."""
+    config = {
+        "limits.cpu": str(instance.cpus),
+        "limits.memory": f"{instance.memory >> 20}MiB",
+        "boot.autostart": "true" if instance.autostart else "false",
+        UUID: instance.uuid,
+        f"{OURS}data_dir": data_dir,
+        f"{OURS}created": instance.created,
+        f"{OURS}image": instance.image.get("name", ""),
+        f"{OURS}image_hash": instance.image.get("hash", ""),
+    }
+    for name, value in instance.tags.items():
+        config[f"{TAG}{name}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return {key: value for key, value in config.items() if value}
+
+
+def seed_config(seed: t.Mapping[str, bytes]) -> Config:
+    """The seed as configuration. InvalidOption where it is not text, which is all that LXD can keep."""
+    config = {}
+    for name, key in _SEED_KEYS.items():
+        if seed.get(name):
+            config[key] = _text(name, seed[name])
+    meta = json.loads(_text("meta-data", seed["meta-data"]))
+    # LXD puts lines of its own before these, so that they have to be lines as well; each value is JSON, which is YAML.
+    config[_META_KEY] = "".join(f"{json.dumps(key)}: {json.dumps(value)}\n" for key, value in meta.items())
+    return config
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidOption(
+            f"{name} is not text", "LXD keeps nothing else", "Give it in a form that is, such as MIME with base64."
+        ) from exc
+
+
+def devices_of(instance: Instance, pool: str, nics: t.Sequence[NicPlace], ssh: str = "") -> Devices:
+    """The devices of an instance. nics -- of each interface of the record, in order; ssh -- listen there for ssh too"""
+    devices: Devices = {ROOT: {"type": "disk", "path": "/", "pool": pool, "size": f"{instance.disk >> 20}MiB"}}
+    for number, (nic, place) in enumerate(zip(instance.nics, nics)):
+        device = {"type": "nic", "name": f"{_NIC}{number}", "hwaddr": nic.mac.lower(), **place.keys}
+        address = nic.address or nic.lease
+        if address and place.keeps_address and nic.mode == "auto":
+            device["ipv4.address"] = address
+        devices[f"{_NIC}{number}"] = device
+    guest = guest_address(instance)
+    for port in instance.ports:
+        devices[port_name(port)] = port_device(port, guest)
+    if ssh:
+        devices[SSH] = {"type": "proxy", "listen": f"tcp:{ssh}", "connect": f"tcp:{guest}:22"}
+    return devices
+
+
+def guest_address(instance: Instance) -> str:
+    """Where forwarded connections go in the guest.
+
+    To its own address where that is known, so that a service is reached that listens there and
+    one that listens on the loopback interface alone is not: as with forwards of a hypervisor.
+    """
+    nic = main_nic(instance)
+    return (nic.address or nic.lease) if nic else "127.0.0.1"
+
+
+def port_name(port: PortForward) -> str:
+    """The name of the device that makes a forward."""
+    ip = port.host_ip.replace(":", "_")
+    return f"{_PORT}{port.protocol}-{ip}-{port.host_port}"
+
+
+def port_device(port: PortForward, guest: str) -> dict[str, str]:
+    """The device that makes a forward to a guest's address."""
+    ip = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+    return {
+        "type": "proxy",
+        "listen": f"{port.protocol}:{ip}:{port.host_port}",
+        "connect": f"{port.protocol}:{guest}:{port.guest_port}",
+    }
+
+
+def forwards_of(devices: t.Mapping[str, t.Mapping[str, str]]) -> list[PortForward]:
+    """The forwards that an instance's devices make."""
+    found = []
+    for name, device in sorted(devices.items()):
+        listen, connect = (_ADDRESS.match(device.get(key, "")) for key in ("listen", "connect"))
+        if name.startswith(_PORT) and device.get("type") == "proxy" and listen and connect:
+            host_ip = listen[2] or listen[3]
+            found.append(PortForward(host_ip, int(listen[4]), int(connect[4]), listen[1]))
+    return found
+
+
+def is_ours(name: str) -> bool:
+    """Whether a device of that name is one that this driver makes; others were added by hand and stay."""
+    return name in (ROOT, SSH) or name.startswith(_PORT) or bool(re.match(rf"{_NIC}[0-9]+\Z", name))
+
+
+def listener_of(device: t.Mapping[str, str]) -> tuple[str, int]:
+    """Address and port on which a proxy device listens; empty and 22 where there is none."""
+    found = _ADDRESS.match(device.get("listen", ""))
+    return (found[2] or found[3], int(found[4])) if found else ("", 22)
+
+
+def updated(
+    config: t.Mapping[str, str], devices: t.Mapping[str, t.Mapping[str, str]], wanted: Config, wanted_devices: Devices
+) -> tuple[Config, Devices]:
+    """Configuration and devices of an instance with what is ours as wanted, and everything else as it was."""
+    kept = {key: value for key, value in config.items() if not key.startswith(OURS) and key not in wanted}
+    others = {name: dict(device) for name, device in devices.items() if not is_ours(name)}
+    return {**kept, **wanted}, {**others, **wanted_devices}
+
+
+def drift_of(
+    instance: Instance, config: t.Mapping[str, str], devices: t.Mapping[str, t.Mapping[str, str]]
+) -> list[str]:
+    """What somebody has changed with LXD itself, as sentences without a full stop."""
+    found = []
+    cpus = config.get("limits.cpu", "")
+    if cpus != str(instance.cpus):
+        found.append(f"its cpus were changed in LXD to {cpus or 'all'}, from {instance.cpus}")
+    memory = config.get("limits.memory", "")
+    if memory != f"{instance.memory >> 20}MiB":
+        found.append(f"its memory was changed in LXD to {memory or 'all'}, from {format_size(instance.memory)}")
+    missing = [str(port) for port in instance.ports if port_name(port) not in devices]
+    if missing:
+        found.append(f"its port forwards were taken away in LXD: {', '.join(missing)}")
+    return found

@@ -1,0 +1,226 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The networks of LXD: managed bridges, with LXD's own DHCP and DNS."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import random
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_config import OURS, NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InUse,
+    MissingRequirement,
+    NotFound,
+    NotSupported,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
+
+NETWORK, DATA_DIR = f"{OURS}network", f"{OURS}data_dir"
+# Bridges belong to LXD's own project, whichever project the instances on them are in.
+_WHERE = {"project": "default"}
+_MODES = ("nat", "isolated", "bridged")
+
+
+def config_of(network: Network, data_dir: str) -> dict[str, str]:
+    """What LXD is told of a network that it makes, from the record. What is not in here is LXD's own affair."""
+    nat = "true" if network.mode == "nat" else "false"
+    config = {"ipv4.address": "none", "ipv6.address": "none", "dns.domain": network.domain, "dns.mode": "managed"}
+    if network.subnet:
+        subnet = ipaddress.IPv4Network(network.subnet)
+        config["ipv4.address"] = f"{subnets.gateway(subnet)}/{subnet.prefixlen}"
+        config.update({"ipv4.nat": nat, "ipv4.dhcp": "true", "ipv4.routing": nat})
+        if network.dhcp_range:
+            config["ipv4.dhcp.ranges"] = network.dhcp_range
+    if network.subnet6:
+        subnet6 = ipaddress.IPv6Network(network.subnet6)
+        config["ipv6.address"] = f"{subnets.gateway(subnet6)}/{subnet6.prefixlen}"
+        config.update({"ipv6.nat": nat, "ipv6.routing": nat})
+    if network.mtu:
+        config["bridge.mtu"] = str(network.mtu)
+    return {**config, NETWORK: network.name, DATA_DIR: data_dir}
+
+
+def differences(there: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> list[str]:
+    """How a network's configuration differs from the wanted one, as sentences without a full stop."""
+    keys = sorted({*wanted, *(key for key in ("ipv4.dhcp.ranges", "bridge.mtu") if key in there)})
+    return [
+        f"{key} is {there.get(key) or 'not set'} instead of {wanted.get(key) or 'not set'}"
+        for key in keys
+        if there.get(key, "") != wanted.get(key, "")
+    ]
+
+
+class LxdNetworks(Networks):
+    """See Networks. A network in mode bridged is the host's own affair: LXD only attaches interfaces to its parent."""
+
+    def __init__(self, driver: LxdDriver) -> None:
+        self.driver = driver
+        self.data_dir = driver.scope.data.path
+
+    def require(self, network: Network) -> None:
+        if network.mode not in _MODES:
+            raise NotSupported(
+                f"the driver lxd has no networks of the mode {network.mode}", hint=f"It has: {', '.join(_MODES)}."
+            )
+        if network.mode == "bridged":
+            _parent(self.driver, network)
+            return
+        self.driver.server()
+
+    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+        if network.mode == "bridged":
+            return  # its addresses are somebody else's affair
+        there = self.driver.api.get("networks", recursion="1", **_WHERE)
+        names = {entry["name"] for entry in there}
+        while not network.interface or (network.phase == "creating" and network.interface in names):
+            network.interface = f"mcl{random.SystemRandom().randrange(1 << 32):08x}"
+        subnets.settle(network, self._taken(network, others, names), int(network.interface[3:], 16))
+
+    def _taken(self, network: Network, others: t.Iterable[Network], names: t.Iterable[str]) -> list[subnets.Taken]:
+        """What of the address space is in use by something else than the network, on the host of LXD."""
+        found = []
+        for other in others:
+            if other.subnet and other.interface != network.interface:
+                owner = f"the network {other.name} of the scope {other.scope}"
+                found.append(subnets.Taken(ipaddress.IPv4Network(other.subnet), owner))
+        for name in set(names) - {network.interface}:
+            try:
+                addresses = self.driver.api.get(f"networks/{name}/state", **_WHERE).get("addresses") or []
+            except HypervisorError:
+                continue  # one that is not finished
+            for entry in addresses:
+                if entry.get("family") == "inet":
+                    where = ipaddress.IPv4Interface(f"{entry['address']}/{entry['netmask']}").network
+                    found.append(subnets.Taken(where, f"the subnet of the interface {name}"))
+        if not self.driver.place.is_remote:
+            from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+
+            for route in links.read_routes(self.driver.runtime):
+                if route.destination != "default" and route.device != network.interface:
+                    by = f"the route of {route.device}" if route.device else "a route of this host"
+                    found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
+        return found
+
+    def is_up(self, network: Network) -> bool:
+        if network.mode == "bridged" or not network.interface:
+            return False
+        try:
+            self.driver.api.get(f"networks/{network.interface}", **_WHERE)
+        except NotThere:
+            return False
+        return True
+
+    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+        if network.mode == "bridged":
+            return []
+        try:
+            there = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
+        except NotThere:
+            return [f"LXD has no network {network.interface}"]
+        if there.get("status", "Created") != "Created":
+            return [f"LXD has not finished making the network {network.interface}"]
+        return differences(there["config"], config_of(network, self.data_dir))
+
+    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+        # Addresses of hosts are kept by the devices of the instances.
+        if network.mode == "bridged":
+            _parent(self.driver, network)
+            return
+        actions = self.driver._actions()
+        wanted = config_of(network, self.data_dir)
+        doing = f"LXD could not change the network {network.interface}"
+        try:
+            there = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
+        except NotThere:
+            there = None
+        if there is not None and there.get("config", {}).get(NETWORK) != network.name and there.get("managed", True):
+            if there.get("status", "Created") == "Created":
+                raise InUse(
+                    f"LXD has another network {network.interface}",
+                    "it was not made for this data directory",
+                    "Remove it, or choose another name.",
+                )
+        if there is None or there.get("status", "Created") != "Created":
+            self.driver.runtime.report.step("lxd_network")
+            actions.make_clustered("networks", network.interface, self._environment(), {"type": "bridge"}, wanted)
+        elif differences(there["config"], wanted):
+            self.driver.runtime.report.step("lxd_network")
+            config = {key: value for key, value in there["config"].items() if key.startswith("volatile.")}
+            body = {"config": {**config, **wanted}, "description": there.get("description", "")}
+            actions.call("put", f"networks/{network.interface}", doing, json=body, project="")
+
+    def remove(self, network: Network) -> None:
+        if network.mode == "bridged":
+            return
+        with contextlib.suppress(NotThere):
+            there = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
+            if there.get("config", {}).get(NETWORK) not in (None, network.name):
+                return
+            users = there.get("used_by") or []
+            if users:
+                what = f"LXD keeps the network {network.interface} ({network.name})"
+                why = f"it is used by {', '.join(users)}, which this collection did not make"
+                if not network.on_demand:
+                    raise InUse(what, why, "Take it from those first.")
+                self.driver.runtime.report.warn(f"{what}: {why}.")
+                return
+            with contextlib.suppress(NotFound):
+                doing = f"LXD could not remove the network {network.interface}"
+                self.driver._actions().call("delete", f"networks/{network.interface}", doing, project="")
+
+    def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import addresses_of
+
+        found: dict[str, tuple[str, ...]] = {}
+        with contextlib.suppress(NotThere):
+            for record in self.driver.api.get("instances", recursion="2"):
+                found.update(addresses_of(record.get("state") or {}))
+        return {mac: addresses for mac, addresses in found.items() if addresses}
+
+    def _environment(self) -> t.Mapping[str, t.Any]:
+        return t.cast(t.Mapping[str, t.Any], self.driver.server()["environment"])
+
+
+def nic_place(actions: LxdActions, instance: Instance, nic: Nic) -> NicPlace:
+    """How an interface is attached to its network."""
+    network = actions.scope.networks.read(nic.network)
+    if network is None:
+        raise HypervisorError(
+            f"{instance.name} cannot be attached to the network {nic.network}", "there is no such network"
+        )
+    if network.mode != "bridged":
+        networks = LxdNetworks(actions.driver)
+        if not networks.is_up(network):
+            # LXD makes no instance on a network that is not there, whether it starts or not.
+            with actions.scope.networks.lock(network.name, report=actions.runtime.report):
+                networks.apply(network, ())
+        return NicPlace({"network": network.interface})
+    return NicPlace({"nictype": _parent(actions.driver, network), "parent": network.parent}, keeps_address=False)
+
+
+def _parent(driver: LxdDriver, network: Network) -> str:
+    """How interfaces are attached to the parent of a bridged network: to a bridge, or beside an interface."""
+    try:
+        found = driver.api.get(f"networks/{network.parent}", **_WHERE)
+    except NotThere as exc:
+        raise MissingRequirement(
+            f"the network {network.name} cannot be bridged to {network.parent}",
+            f"the host of LXD at {driver.place.endpoint} has no such interface",
+            "Name one that it has, or a bridge.",
+        ) from exc
+    return "bridged" if found.get("type") == "bridge" else "macvlan"

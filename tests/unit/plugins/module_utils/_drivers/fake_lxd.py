@@ -1,0 +1,129 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An LXD in memory, for tests of the driver: it answers as LXD 5.0 does where the driver asks, and keeps count."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import ipaddress
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse, NotFound
+
+EXTENSIONS = ["projects", "instances", "cloud_init", "instance_get_full"]
+
+
+class FakeLxd:
+    """Projects, pools, networks, images and instances, and every request that changed something."""
+
+    def __init__(self, **environment):
+        self.server = {
+            "auth": "trusted",
+            "api_extensions": EXTENSIONS,
+            "environment": {
+                "server_version": "5.0.2",
+                "architectures": ["x86_64", "i686"],
+                "driver": "lxc",
+                "server_clustered": False,
+                "storage_supported_drivers": [{"Name": "btrfs"}, {"Name": "dir"}],
+                **environment,
+            },
+        }
+        self.members = {}
+        self.profile = None
+        self.objects = {"projects": {}, "storage-pools": {}, "networks": {}, "images": {}, "instances": {}}
+        self.running = []
+        self.changes = []
+        self.refused = {}  # what fails, by method and path, with the reason
+        self.addresses = {}
+
+    # -- asked by lxd_api
+
+    def get(self, path, **query):
+        # Bridges are the default project's, which is there before ours.
+        assert (query.get("project") == "default") == path.startswith("networks")
+        try:
+            return copy.deepcopy(self._look(path, bool(query.get("recursion"))))
+        except NotFound as exc:
+            raise NotThere(str(exc)) from exc
+
+    def text(self, path):
+        return {"instances/web/console": b"login: ", "instances/web/logs/lxc.log": b"lxc said no\n"}.get(path, b"")
+
+    def _look(self, path, recursion):
+        kind, dummy, name = path.partition("/")
+        if not kind:
+            return self.server
+        if kind == "profiles":
+            if self.profile is None:
+                raise NotFound("Project not found")
+            return self.profile
+        if kind == "operations":
+            return {"running": self.running} if not name else self.running.pop()
+        if kind == "cluster":
+            member = name.partition("/")[2]
+            return (
+                {"url": self.members[member]} if member else [f"/1.0/cluster/members/{each}" for each in self.members]
+            )
+        found = self.objects[kind]
+        if not name:
+            return list(found.values())
+        if kind == "networks" and name.endswith("/state"):
+            interfaces = map(ipaddress.ip_interface, found[name.partition("/")[0]].get("addresses", ()))
+            fields = [(str(each.ip), str(each.network.prefixlen)) for each in interfaces]
+            return {"addresses": [{"family": "inet", "address": ip, "netmask": mask} for ip, mask in fields]}
+        if name not in found:
+            raise NotFound(f"no {path}")
+        return found[name]
+
+    # -- called by lxd_actions
+
+    def call(self, method, path, doing, json=None, query=None, project=None, **kwargs):
+        for known, reason in self.refused.items():
+            if f"{method} {path}".startswith(known):
+                raise reason if isinstance(reason, Exception) else HypervisorError(doing, reason)
+        if method == "get":
+            return copy.deepcopy(self._look(path, True))
+        assert (project == "") == path.startswith(("networks", "projects", "storage-pools", "cluster"))
+        self.changes.append(" ".join(filter(None, [method, path, (query or {}).get("target", "")])))
+        return getattr(self, f"_{method}")(path, copy.deepcopy(json), query or {}, doing, kwargs)
+
+    def _post(self, path, body, query, doing, kwargs):
+        if path == "images":
+            data = kwargs["data"].read()
+            fingerprint = hashlib.sha256(data).hexdigest()
+            pairs = dict(pair.split("=", 1) for pair in kwargs["headers"]["X-LXD-properties"].split("&"))
+            properties = {key: value.replace("%2F", "/") for key, value in pairs.items()}
+            self.objects["images"][fingerprint] = {"fingerprint": fingerprint, "properties": properties}
+            return {"metadata": {"fingerprint": fingerprint}}
+        name, found = body["name"], self.objects[path]
+        pending = found.get(name, {}).get("status") == "Pending"
+        if name in found and not (pending and "target" not in query):
+            raise InUse(doing, "already exists")
+        found[name] = {**body, "status": "Pending" if "target" in query and path != "instances" else "Created"}
+        if path == "projects":
+            self.profile = {"config": {}, "description": "", "devices": {}}
+        if path == "instances":
+            assert body["source"]["fingerprint"] in self.objects["images"]
+            found[name].update(status="Stopped", location=query.get("target", "none"), architecture="x86_64")
+        return None
+
+    def _put(self, path, body, query, doing, kwargs):
+        kind, name, *rest = path.split("/")
+        if kind == "profiles":
+            self.profile = body
+        elif rest == ["state"]:
+            entry = self.objects[kind][name]
+            states = {"start": "Running", "stop": "Stopped", "unfreeze": "Running"}
+            entry["status"] = states[body["action"]]
+            self.changes[-1] += f" {body['action']}{' by force' if body['force'] else ''}"
+        else:
+            self.objects[kind][name].update(body)
+
+    def _delete(self, path, body, query, doing, kwargs):
+        kind, name = path.split("/")
+        entry = self.objects[kind].pop(name)
+        assert entry.get("status") not in ("Running", "Frozen")

@@ -1,0 +1,662 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import builtins
+import ipaddress
+import re
+import sys
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_actions, lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import config_of
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InUse,
+    InvalidOption,
+    MissingRequirement,
+    NoSpace,
+    NotFound,
+    NotSupported,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    GIB,
+    RUNNING,
+    STOPPED,
+    Image,
+    Instance,
+    Network,
+    Nic,
+    Observed,
+    parse_port,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.fake_lxd import FakeLxd
+
+MAC = "52:54:00:aa:bb:01"
+SEED = {"meta-data": b'{"instance-id": "u-1"}', "user-data": b"#cloud-config\n{}"}
+
+
+@pytest.fixture(name="lxd")
+def _lxd():
+    return FakeLxd()
+
+
+@pytest.fixture(name="data")
+def _data(tmp_path):
+    return DataDirectory(str(tmp_path / "data"))
+
+
+@pytest.fixture(name="make_driver")
+def _make_driver(lxd, data, monkeypatch, tmp_path):
+    monkeypatch.delenv("LXD_DIR", raising=False)
+    monkeypatch.setattr(LxdActions, "call", lambda self, *args, **kwargs: lxd.call(*args, **kwargs))
+    monkeypatch.setattr(LxdActions, "require_library", lambda self: None)
+    monkeypatch.setattr(LxdActions, "_pool_size", lambda self: 30 * GIB)
+
+    def make(**options):
+        if str(options.get("endpoint", "")).startswith("https"):
+            (tmp_path / "pem").touch()
+            options.update(cert=str(tmp_path / "pem"), key=str(tmp_path / "pem"))
+        driver = LxdDriver(Runtime(None, Reporter()), data.scope("lxd"), options)
+        monkeypatch.setattr(driver.api, "get", lxd.get)
+        monkeypatch.setattr(driver.api, "text", lxd.text)
+        return driver
+
+    return make
+
+
+@pytest.fixture(name="driver")
+def _driver(make_driver):
+    return make_driver()
+
+
+@pytest.fixture(name="image")
+def _image(tmp_path):
+    path = tmp_path / "root.tar.xz"
+    path.write_bytes(b"root file system")
+    return Image("24.04", "ab" * 32, str(path), "tar.xz", 16, 0, "x86_64", os="ubuntu", kind="container")
+
+
+@pytest.fixture(name="web")
+def _web(data):
+    scope = data.scope("lxd")
+    network = Network("default", "lxd", "lxd", "", subnet="10.1.2.0/24", interface="mc1", phase="ready")
+    scope.networks.write(network)
+    instance = an_instance()
+    scope.write(instance)
+    return instance
+
+
+def an_instance(**changes):
+    values = {
+        "name": "web",
+        "uuid": "u-1",
+        "scope": "lxd",
+        "driver": "lxd",
+        "created": "2026-01-02T03:04:05Z",
+        "arch": "x86_64",
+        "cpus": 2,
+        "memory": GIB,
+        "disk": 10 * GIB,
+        "owner": "lxd",
+        "instance_type": "container",
+        "image": {"name": "24.04", "hash": "ab" * 32},
+        "nics": [Nic("default", MAC, lease="10.1.2.3")],
+    }
+    return Instance(**{**values, **changes})
+
+
+class TestCreate:
+    def test_the_first_one_makes_all_that_it_needs(self, driver, lxd, web, image):
+        driver.create(web, image, SEED)
+        assert [change.split()[:2] for change in lxd.changes] == [
+            ["post", "projects"],
+            ["post", "storage-pools"],
+            ["put", "profiles/default"],
+            ["post", "images"],
+            ["post", "networks"],
+            ["post", "instances"],
+        ]
+        assert lxd.objects["projects"]["minicloud"]["config"] == {
+            "features.images": "true",
+            "features.profiles": "true",
+            "features.storage.volumes": "true",
+        }
+        pool = lxd.objects["storage-pools"]["minicloud"]
+        assert (pool["driver"], pool["config"]) == ("btrfs", {"size": "30GiB"})
+        made = lxd.objects["instances"]["web"]
+        assert made["type"] == "container"
+        assert made["config"]["cloud-init.user-data"] == "#cloud-config\n{}"
+        assert made["devices"]["root"]["pool"] == "minicloud"
+        assert made["devices"]["eth0"]["ipv4.address"] == "10.1.2.3"
+        assert driver.runtime.report.warnings == []
+
+    def test_the_second_one_makes_itself(self, driver, lxd, web, image):
+        driver.create(web, image, SEED)
+        lxd.changes.clear()
+        driver.create(an_instance(name="db", uuid="u-2"), image, SEED)
+        assert lxd.changes == ["post instances"]
+
+    def test_what_a_killed_run_has_begun_is_begun_anew(self, driver, lxd, web, image):
+        driver.create(web, image, SEED)
+        lxd.running.append({"id": "o", "resources": {"instances": ["/1.0/instances/web?project=minicloud"]}})
+        lxd.changes.clear()
+        driver.create(web, image, SEED)
+        assert lxd.changes == ["delete instances/web", "post instances"]
+        assert lxd.running == []  # it was waited for
+
+    def test_somebody_elses_instance_is_not_touched(self, driver, lxd, web, image):
+        driver.create(web, image, SEED)
+        lxd.changes.clear()
+        with pytest.raises(InUse, match=r"another instance named web: it was made by the data directory .*project"):
+            driver.create(an_instance(uuid="u-9"), image, SEED)
+        driver.delete(an_instance(uuid="u-9"))
+        assert lxd.changes == []
+        lxd.objects["instances"]["web"]["config"] = {}
+        with pytest.raises(InUse, match="it was not made by this collection"):
+            driver.create(web, image, SEED)
+
+    def test_a_container_image_makes_no_machine(self, driver, web, image):
+        with pytest.raises(InvalidOption, match="is for containers"):
+            driver.create(an_instance(instance_type="vm"), image, SEED)
+
+    def test_a_machine(self, driver, lxd, web, image):
+        lxd.server["environment"]["driver"] = "lxc | qemu"
+        driver.require("x86_64", "uefi", "vm")
+        pytest.importorskip("requests_toolbelt")
+        disk = Image(**{**image.to_dict(), "kind": "disk", "format": "qcow2"})
+        driver.create(an_instance(instance_type="vm"), disk, SEED)
+        made = lxd.objects["instances"]["web"]
+        assert made["type"] == "virtual-machine"
+        assert made["devices"]["seed"] == {"type": "disk", "source": "cloud-init:config"}
+
+    def test_on_a_member_of_a_cluster(self, make_driver, lxd, web, image):
+        lxd.server["environment"]["server_clustered"] = True
+        lxd.members = {"m1": "https://10.9.0.1:8443", "m2": "https://10.9.0.2:8443"}
+        driver = make_driver(endpoint="https://10.9.0.1:8443", target="m2")
+        driver.create(web, image, SEED)
+        assert [change for change in lxd.changes if "storage" in change] == [
+            "post storage-pools m1",
+            "post storage-pools m2",
+            "post storage-pools",
+        ]
+        assert lxd.changes[-1] == "post instances m2"
+        assert lxd.objects["instances"]["web"]["location"] == "m2"
+
+
+class TestPools:
+    def test_one_that_is_there_is_used(self, make_driver, lxd, web, image):
+        lxd.objects["storage-pools"]["fast"] = {"driver": "zfs", "status": "Created"}
+        make_driver(storage_pool="fast").create(web, image, SEED)
+        assert "post storage-pools" not in lxd.changes
+        assert lxd.objects["instances"]["web"]["devices"]["root"]["pool"] == "fast"
+        assert lxd.profile["devices"]["root"]["pool"] == "fast"
+
+    def test_one_that_the_project_has_is_used(self, driver, lxd, web, image):
+        lxd.profile = {"config": {}, "description": "", "devices": {"root": {"type": "disk", "pool": "theirs"}}}
+        driver.create(web, image, SEED)
+        assert lxd.objects["instances"]["web"]["devices"]["root"]["pool"] == "theirs"
+        assert not any("storage-pools" in change for change in lxd.changes)
+
+    def test_zfs_comes_first_and_the_next_where_it_fails(self, driver, lxd, web, image, monkeypatch):
+        lxd.server["environment"]["storage_supported_drivers"] = [{"name": "dir"}, {"name": "btrfs"}, {"name": "zfs"}]
+        tried = []
+        make = LxdActions._make_pool
+
+        def make_pool(self, name, driver, environment):
+            tried.append(driver)
+            if driver == "zfs":
+                raise HypervisorError("no", "the module zfs is not loaded")
+            make(self, name, driver, environment)
+
+        monkeypatch.setattr(LxdActions, "_make_pool", make_pool)
+        driver.create(web, image, SEED)
+        assert tried == ["zfs", "btrfs"]
+        assert driver.runtime.report.warnings == []
+
+    def test_dir_is_the_last_resort_and_said(self, driver, lxd, web, image):
+        lxd.server["environment"]["storage_supported_drivers"] = [{"Name": "dir"}]
+        driver.create(web, image, SEED)
+        pool = lxd.objects["storage-pools"]["minicloud"]
+        assert (pool["driver"], pool["config"]) == ("dir", {})
+        assert "copies its whole image" in driver.runtime.report.warnings[0]
+        assert "btrfs-progs" in driver.runtime.report.warnings[0]
+
+    def test_none_can_be_made(self, driver, lxd, web, image):
+        lxd.refused["post storage-pools"] = "no loop devices"
+        with pytest.raises(HypervisorError, match=r"btrfs: no loop devices; dir: no loop devices.*storage_pool"):
+            driver.create(web, image, SEED)
+
+    def test_no_room(self, make_driver, monkeypatch):
+        monkeypatch.undo()
+        monkeypatch.setattr(lxd_actions.os, "statvfs", lambda path: type("S", (), {"f_bavail": GIB, "f_frsize": 1}))
+        driver = make_driver(endpoint="/srv/lxd/unix.socket")
+        with pytest.raises(NoSpace, match="/srv/lxd has no room for a storage pool of LXD: 1 GiB are free"):
+            LxdActions(driver)._pool_size()
+
+    def test_most_of_what_is_free(self, make_driver, monkeypatch):
+        monkeypatch.undo()
+        stat = type("S", (), {"f_bavail": 100 * GIB, "f_frsize": 1})
+        monkeypatch.setattr(lxd_actions.os, "statvfs", lambda path: stat)
+        assert LxdActions(make_driver(endpoint="/srv/lxd/unix.socket"))._pool_size() == 80 * GIB
+        assert LxdActions(make_driver(endpoint="https://lab"))._pool_size() == 0
+
+
+class TestImages:
+    def test_those_of_this_vault_that_are_gone_go(self, driver, lxd, data, web, image):
+        there = {"minicloud.hash": "cd" * 32, "minicloud.data_dir": data.path}
+        foreign = {"minicloud.hash": "cd" * 32, "minicloud.data_dir": "/elsewhere"}
+        lxd.objects["images"] = {
+            "f1": {"fingerprint": "f1", "properties": there},
+            "f2": {"fingerprint": "f2", "properties": foreign},
+            "f3": {"fingerprint": "f3", "properties": {}},
+        }
+        driver.create(web, image, SEED)
+        assert "f1" not in lxd.objects["images"]
+        assert lxd.objects["images"].keys() >= {"f2", "f3"}
+        assert len(lxd.objects["images"]) == 3
+
+    def test_one_that_came_another_way(self, driver, lxd, web, image):
+        """Its fingerprint is that of its content."""
+        fingerprint = lxd_actions._fingerprint(image)
+        lxd.objects["images"][fingerprint] = {"fingerprint": fingerprint, "properties": {}}
+        lxd.refused["post images"] = "Image with same fingerprint already exists"
+        driver.create(web, image, SEED)
+        assert lxd.objects["instances"]["web"]["source"]["fingerprint"] == fingerprint
+
+    def test_fingerprints(self, image, tmp_path):
+        import hashlib
+
+        assert lxd_actions._fingerprint(image) == hashlib.sha256(b"root file system").hexdigest()
+        (tmp_path / "meta").write_bytes(b"metadata, ")
+        split = Image(**{**image.to_dict(), "metadata": str(tmp_path / "meta")})
+        assert lxd_actions._fingerprint(split) == hashlib.sha256(b"metadata, root file system").hexdigest()
+        assert lxd_actions._vm_metadata(image) == lxd_actions._vm_metadata(image)
+
+
+@pytest.fixture(name="made")
+def _made(driver, lxd, web, image):
+    driver.create(web, image, SEED)
+    lxd.changes.clear()
+    return web
+
+
+class TestChanges:
+    def test_start(self, driver, lxd, made):
+        driver.start(made)
+        assert lxd.changes == ["put instances/web/state start"]
+        driver.start(made)  # by hand, meanwhile
+        assert lxd.changes == ["put instances/web/state start"]
+
+    def test_start_puts_right_what_was_changed_by_hand(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["config"].update({"limits.cpu": "8", "security.nesting": "true"})
+        driver.start(made)
+        assert lxd.changes == ["put instances/web", "put instances/web/state start"]
+        config = lxd.objects["instances"]["web"]["config"]
+        assert (config["limits.cpu"], config["security.nesting"]) == ("2", "true")
+
+    def test_a_frozen_one_is_thawed(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["status"] = "Frozen"
+        driver.start(made)
+        assert lxd.changes == ["put instances/web/state unfreeze"]
+
+    def test_a_start_that_fails_brings_the_log(self, driver, lxd, made):
+        lxd.refused["put instances/web/state"] = "forkstart failed"
+        with pytest.raises(HypervisorError, match="LXD could not start web: forkstart failed") as caught:
+            driver.start(made)
+        assert caught.value.facts["hypervisor_log"] == ["lxc said no"]
+
+    def test_more_of_everything_while_it_runs(self, driver, lxd, made):
+        driver.start(made)
+        lxd.changes.clear()
+        made.cpus, made.memory, made.disk, made.tags = 4, 2 * GIB, 20 * GIB, {"role": "web"}
+        driver.reconfigure(made)
+        driver.grow_disk(made)
+        assert lxd.changes == ["put instances/web"]
+        after = lxd.objects["instances"]["web"]
+        assert (after["config"]["limits.cpu"], after["config"]["limits.memory"]) == ("4", "2048MiB")
+        assert after["config"]["user.minicloud.tag.role"] == "web"
+        assert after["devices"]["root"]["size"] == "20480MiB"
+        assert after["status"] == "Running"
+
+    def test_forwards(self, driver, lxd, made):
+        made.ports = [parse_port("8080:80")]
+        driver.forward_ports(made, [])
+        assert driver.forwards(made) == made.ports
+        made.ports = []
+        driver.forward_ports(made, [parse_port("8080:80")])
+        assert driver.forwards(made) == []
+
+    def test_nothing_is_done_to_another_instance_of_that_name(self, driver, lxd, made):
+        other = an_instance(uuid="u-9", cpus=8)
+        for act in (driver.reconfigure, driver.grow_disk, driver.start):
+            with pytest.raises(HypervisorError, match="another instance has its name there"):
+                act(other)
+        assert lxd.changes == []
+
+    def test_stop(self, driver, lxd, made):
+        driver.start(made)
+        lxd.changes.clear()
+        driver.stop(made, Deadline(10), False)
+        driver.stop(made, Deadline(10), False)
+        assert lxd.changes == ["put instances/web/state stop"]
+        with open(driver.console_log(made), "rb") as stream:
+            assert stream.read() == b"login: "
+
+    def test_stop_by_force(self, driver, lxd, made):
+        driver.start(made)
+        driver.stop(made, Deadline(10), True)
+        assert lxd.changes[-1] == "put instances/web/state stop by force"
+
+    def test_a_guest_that_does_not_comply(self, driver, lxd, made):
+        driver.start(made)
+        lxd.refused["put instances/web/state"] = "context deadline exceeded"
+        with pytest.raises(HypervisorError, match=r"web did not shut down within 10 seconds: context.*force: true"):
+            driver.stop(made, Deadline(10), False)
+
+    def test_delete(self, driver, lxd, made):
+        driver.start(made)
+        driver.delete(made)
+        driver.delete(made)
+        assert lxd.changes[-2:] == ["put instances/web/state stop by force", "delete instances/web"]
+        assert lxd.objects["instances"] == {}
+
+    def test_it_cannot_be_published(self, driver, made):
+        with pytest.raises(NotSupported, match="the driver lxd cannot publish"):
+            driver.export_disk(made, "/x", "qcow2")
+
+
+class TestObserve:
+    def test_one_and_many(self, driver, lxd, made):
+        assert driver.observe([made]) == [Observed(STOPPED)]
+        driver.start(made)
+        state = {"hwaddr": MAC.upper(), "addresses": []}
+        for family, scope, address in (
+            ("inet6", "global", "fd00::3"),
+            ("inet6", "link", "fe80::1"),
+            ("inet", "global", "10.1.2.3"),
+        ):
+            state["addresses"].append({"family": family, "scope": scope, "address": address})
+        lxd.objects["instances"]["web"].update(state={"network": {"eth0": state, "docker0": {"hwaddr": "x"}}})
+        seen = Observed(RUNNING, ("10.1.2.3", "fd00::3"), {MAC: ("10.1.2.3", "fd00::3")})
+        assert driver.observe([made]) == [seen]
+        gone = an_instance(name="gone")
+        found = driver.observe([gone, made])
+        assert [each.state for each in found] == [ABSENT, RUNNING]
+        assert "removed from LXD by other means" in found[0].drift[0]
+        assert driver.observe([]) == []
+
+    def test_another_one_has_the_name(self, driver, made):
+        seen = driver.observe([an_instance(uuid="u-9")])[0]
+        assert seen.state == ABSENT
+        assert "another instance has its name" in seen.drift[0]
+        assert not driver.alive(an_instance(uuid="u-9"))
+
+    def test_frozen_and_changed(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["status"] = "Frozen"
+        lxd.objects["instances"]["web"]["config"]["limits.cpu"] = "1"
+        seen = driver.observe([made])[0]
+        assert seen.state == RUNNING
+        assert "cpus were changed" in seen.drift[0]
+        assert "frozen" in seen.drift[1]
+        assert driver.alive(made)
+
+    def test_an_address_that_is_kept_is_known_at_once(self, driver, made):
+        assert driver.endpoint(made) == ("10.1.2.3", 22)
+
+    def test_another_is_learned_while_it_runs(self, driver, lxd, made):
+        made.nics = [Nic("default", MAC)]
+        driver.start(made)
+        assert driver.endpoint(made) == ("", 22)
+        entry = {"family": "inet", "scope": "global", "address": "10.1.2.77"}
+        lxd.objects["instances"]["web"]["state"] = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
+        assert driver.endpoint(made) == ("10.1.2.77", 22)
+
+
+class TestRemote:
+    def test_ssh_goes_through_the_member_that_has_it(self, make_driver, lxd, web, image):
+        lxd.members = {"m1": "https://10.9.0.1:8443", "m2": "https://10.9.0.2:8443"}
+        driver = make_driver(endpoint="https://10.9.0.1:8443", target="m2")
+        driver.create(web, image, SEED)
+        web.ports = [parse_port("80")]
+        driver.choose_ports(web)
+        assert 20000 <= web.ssh_port < 32768
+        assert 20000 <= web.ports[0].host_port < 32768
+        assert web.chosen_ports == [web.ports[0].host_port]
+        assert driver.endpoint(web) == ("10.9.0.2", web.ssh_port)  # which is pinned before the start
+        driver.start(web)
+        assert lxd.objects["instances"]["web"]["devices"]["ssh"]["listen"] == f"tcp:10.9.0.2:{web.ssh_port}"
+        assert make_driver(endpoint="https://10.9.0.1:8443").endpoint(web) == ("10.9.0.2", web.ssh_port)
+        kept = web.ssh_port
+        driver.choose_ports(web)
+        assert web.ssh_port == kept
+
+    def test_a_port_that_is_taken_there(self, make_driver, lxd, web, image):
+        driver = make_driver(endpoint="https://10.9.0.1:8443")
+        driver.create(web, image, SEED)
+        driver.choose_ports(web)
+        first = web.ssh_port
+        put = lxd._put
+        failures = ["Failed to listen on 10.9.0.1: bind: address already in use"]
+
+        def refuse(path, *args):
+            if path.endswith("/state") and failures:
+                raise HypervisorError("no", failures.pop())
+            return put(path, *args)
+
+        lxd._put = refuse
+        driver.start(web)
+        assert web.ssh_port != first
+        assert driver.endpoint(web) == ("10.9.0.1", web.ssh_port)
+
+    def test_records_lead_back(self, make_driver):
+        local, remote = make_driver(), make_driver(endpoint="https://10.9.0.1:8443", project="lab")
+        assert set(local.handle()) == {"endpoint", "project"}
+        assert set(remote.handle()) == {"endpoint", "project", "cert", "key", "verify"}
+        assert remote.leads_here({**remote.handle(), "cert": "/moved"})
+        assert not remote.leads_here(local.handle())
+        assert not local.leads_here({**local.handle(), "project": "other"})
+
+
+class TestRequirements:
+    def test_what_is_there(self, driver):
+        driver.require("x86_64", "", "container")
+        assert driver.probe()["version"] == "5.0.2"
+        assert driver.probe()["instance_types"] == "container"
+        assert "accelerator" not in driver.probe()
+
+    def test_no_virtual_machines(self, driver):
+        with pytest.raises(
+            MissingRequirement, match=r"cannot run virtual machines.*vhost_vsock.*instance_type: container"
+        ):
+            driver.require("x86_64", "", "vm")
+
+    def test_another_architecture(self, driver):
+        with pytest.raises(NotSupported, match=r"does not run instances for aarch64: it runs x86_64, i686.*qemu"):
+            driver.require("aarch64", "", "container")
+
+    def test_a_certificate_that_is_not_trusted(self, make_driver, lxd):
+        lxd.server["auth"] = "untrusted"
+        with pytest.raises(MissingRequirement, match=r"does not trust the client certificate.*trust add"):
+            make_driver(endpoint="https://lab").require("x86_64", "", "container")
+
+    def test_an_old_lxd(self, driver, lxd):
+        lxd.server["api_extensions"] = ["projects", "instances"]
+        with pytest.raises(MissingRequirement, match=r"is too old: it is 5.0.2 and lacks cloud_init.*5.0 or newer"):
+            driver.require("x86_64", "", "container")
+
+    def test_a_member_that_is_not_there(self, make_driver, lxd):
+        driver = make_driver(target="m9")
+        with pytest.raises(InvalidOption, match=r"'m9' is not a member .*that LXD is in no cluster"):
+            driver.require("x86_64", "", "container")
+        lxd.server["environment"]["server_clustered"] = True
+        lxd.members = {"m2": "https://10.9.0.2:8443", "m1": "https://10.9.0.1:8443"}
+        with pytest.raises(InvalidOption, match=r"It has: m1, m2\."):
+            driver.require("x86_64", "", "container")
+        make_driver(target="m2").require("x86_64", "", "container")
+
+    def test_no_library(self, driver, monkeypatch):
+        monkeypatch.undo()
+        imported = builtins.__import__
+
+        def refuse(name, *args, **kwargs):
+            if name == "pylxd":
+                raise ImportError("No module named 'pylxd'")
+            return imported(name, *args, **kwargs)
+
+        monkeypatch.delitem(sys.modules, "pylxd", raising=False)
+        monkeypatch.setattr(builtins, "__import__", refuse)
+        with pytest.raises(MissingRequirement, match=r"Failed to import the required Python library \(pylxd\) on"):
+            LxdActions(driver).require_library()
+
+    def test_an_option_that_it_does_not_know(self, make_driver):
+        with pytest.raises(InvalidOption, match="accelerator"):
+            make_driver(accelerator="kvm")
+
+
+class TestNetworks:
+    @pytest.fixture(name="network")
+    def _network(self):
+        return Network(
+            "lab", "lxd", "lxd", "", subnet="10.7.0.0/24", dhcp_range="10.7.0.64-10.7.0.254", interface="mc7"
+        )
+
+    def test_made_once_and_removed(self, driver, lxd, data, network):
+        networks = driver.networks()
+        networks.require(network)
+        assert networks.drift(network, []) == ["LXD has no network mc7"]
+        networks.apply(network, [])
+        networks.apply(network, [])
+        assert lxd.changes == ["post networks"]
+        assert networks.drift(network, []) == []
+        assert lxd.objects["networks"]["mc7"]["config"] == {
+            "ipv4.address": "10.7.0.1/24",
+            "ipv4.nat": "true",
+            "ipv4.dhcp": "true",
+            "ipv4.routing": "true",
+            "ipv4.dhcp.ranges": "10.7.0.64-10.7.0.254",
+            "ipv6.address": "none",
+            "dns.domain": "minicloud",
+            "dns.mode": "managed",
+            "user.minicloud.network": "lab",
+            "user.minicloud.data_dir": data.path,
+        }
+        networks.remove(network)
+        networks.remove(network)
+        assert lxd.objects["networks"] == {}
+
+    def test_what_nobody_asked_for_is_chosen(self, driver, lxd, monkeypatch):
+        monkeypatch.setattr(links, "read_routes", lambda runtime: [links.Route("10.128.0.0/10", "tun0", "", 0)])
+        lxd.objects["networks"]["eth0"] = {"name": "eth0", "managed": False, "addresses": ["10.0.0.2/9"]}
+        taken = Network("lan", "qemu", "qemu", "", subnet="10.192.0.0/11", interface="mcb1")
+        network = Network("lab", "lxd", "lxd", "")
+        driver.networks().settle(network, [taken])
+        assert re.fullmatch("mcl[0-9a-f]{8}", network.interface)
+        assert ipaddress.ip_network(network.subnet).subnet_of(ipaddress.ip_network("10.224.0.0/11"))
+        assert network.dhcp_range.endswith(".254")
+        before = dict(vars(network))
+        driver.networks().settle(network, [taken, network])
+        assert vars(network) == before
+        for subnet, by in (("10.130.0.0/24", "tun0"), ("10.1.0.0/24", "eth0"), ("10.192.1.0/24", "network lan")):
+            with pytest.raises(InUse, match=by):
+                driver.networks().settle(Network("x", "lxd", "lxd", "", subnet=subnet), [taken])
+
+    def test_who_uses_it_keeps_it(self, driver, lxd, network):
+        networks = driver.networks()
+        assert not networks.is_up(network)
+        networks.apply(network, [])
+        assert networks.is_up(network)
+        lxd.objects["networks"]["mc7"]["used_by"] = ["/1.0/instances/theirs"]
+        with pytest.raises(InUse, match=r"used by /1.0/instances/theirs"):
+            networks.remove(network)
+        network.on_demand = True
+        networks.remove(network)
+        assert "used by /1.0/instances/theirs" in driver.runtime.report.warnings[0]
+        assert networks.is_up(network)
+
+    def test_an_instance_that_is_not_started_needs_it_too(self, driver, lxd, web, image):
+        assert lxd.objects["networks"] == {}
+        driver.create(web, image, SEED)
+        assert lxd.objects["networks"]["mc1"]["config"]["ipv4.address"] == "10.1.2.1/24"
+
+    def test_what_was_changed_by_hand_is_put_right(self, driver, lxd, network):
+        networks = driver.networks()
+        networks.apply(network, [])
+        lxd.objects["networks"]["mc7"]["config"].update({"ipv4.nat": "false", "bridge.mtu": "1400", "volatile.x": "1"})
+        assert networks.drift(network, []) == [
+            "bridge.mtu is 1400 instead of not set",
+            "ipv4.nat is false instead of true",
+        ]
+        networks.apply(network, [])
+        assert networks.drift(network, []) == []
+        assert lxd.objects["networks"]["mc7"]["config"]["volatile.x"] == "1"
+
+    def test_somebody_elses_is_not_touched(self, driver, lxd, network):
+        lxd.objects["networks"]["mc7"] = {"managed": True, "config": {"ipv4.address": "10.7.0.1/24"}}
+        with pytest.raises(InUse, match="LXD has another network mc7"):
+            driver.networks().apply(network, [])
+        lxd.objects["networks"]["mc7"]["config"]["user.minicloud.network"] = "other"
+        driver.networks().remove(network)
+        assert "mc7" in lxd.objects["networks"]
+
+    def test_in_a_cluster_a_run_that_was_killed_is_finished(self, driver, lxd, network):
+        lxd.server["environment"]["server_clustered"] = True
+        lxd.members = {"m1": "https://10.9.0.1:8443", "m2": "https://10.9.0.2:8443"}
+        lxd.objects["networks"]["mc7"] = {"status": "Pending", "config": {}}
+        networks = driver.networks()
+        assert networks.drift(network, []) == ["LXD has not finished making the network mc7"]
+        networks.apply(network, [])
+        assert lxd.objects["networks"]["mc7"]["status"] == "Created"
+        assert networks.drift(network, []) == []
+
+    def test_modes(self, network, data):
+        isolated = Network(
+            "lab", "lxd", "lxd", "", mode="isolated", subnet="10.7.0.0/24", subnet6="fd07::/64", mtu=1400
+        )
+        config = config_of(isolated, data.path)
+        assert (config["ipv4.nat"], config["ipv4.routing"], config["ipv6.nat"]) == ("false", "false", "false")
+        assert (config["ipv6.address"], config["bridge.mtu"]) == ("fd07::1/64", "1400")
+
+    @pytest.mark.parametrize(("kind", "nictype"), [("bridge", "bridged"), ("physical", "macvlan")])
+    def test_bridged(self, driver, lxd, data, image, kind, nictype):
+        lxd.objects["networks"]["eth7"] = {"type": kind, "managed": False}
+        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", phase="ready")
+        data.scope("lxd").networks.write(network)
+        networks = driver.networks()
+        networks.require(network)
+        networks.apply(network, [])
+        assert networks.drift(network, []) == []
+        driver.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
+        device = lxd.objects["instances"]["web"]["devices"]["eth0"]
+        assert (device["nictype"], device["parent"]) == (nictype, "eth7")
+        networks.remove(network)
+        assert "eth7" in lxd.objects["networks"]
+
+    def test_bridged_to_nothing(self, driver):
+        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth9")
+        with pytest.raises(MissingRequirement, match="cannot be bridged to eth9"):
+            driver.networks().require(network)
+
+    def test_leases(self, driver, lxd, made, network):
+        entry = {"family": "inet", "scope": "global", "address": "10.7.0.64"}
+        lxd.objects["instances"]["web"]["state"] = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
+        lxd.objects["instances"]["db"] = {"name": "db", "state": None}
+        assert driver.networks().leases([network]) == {MAC: ("10.7.0.64",)}
+
+    def test_an_instance_of_a_network_that_is_not_there(self, driver, image):
+        with pytest.raises((HypervisorError, NotFound), match="there is no such network"):
+            driver.create(an_instance(nics=[Nic("nowhere", MAC)]), image, SEED)
+
+
+def test_a_device_that_somebody_else_made_keeps_its_name():
+    assert not lxd_config.is_ours("ethernet")
+    assert lxd_config.is_ours("eth12")
