@@ -123,7 +123,19 @@ class FakeDriver(Driver):
     def observe(self, instances):
         for instance in instances:
             assert instance.phase == "ready"
-        return [Observed(RUNNING, ("127.0.0.1",)) if IS_ALIVE(self, each) else Observed(STOPPED) for each in instances]
+        return [
+            Observed(
+                RUNNING if IS_ALIVE(self, each) else STOPPED,
+                ("127.0.0.1",) if IS_ALIVE(self, each) else (),
+                drift=self.world.drift.get((self.name, each.name), ()),
+            )
+            for each in instances
+        ]
+
+    def reconfigure(self, instance):
+        self.world.reconfigured.append((self.name, instance.name))
+        if not IS_ALIVE(self, instance):
+            self.world.drift.pop((self.name, instance.name), None)
 
     def create(self, instance, image, seed):
         directory = make_dir(self.scope.directory(instance.name))
@@ -165,6 +177,7 @@ class FakeDriver(Driver):
             raise HypervisorError(f"{instance.name} runs already")
         assert self.world.read_disk(instance.name, self.scope)["disk_uuid"] == instance.uuid
         self.runtime.report.step("spawn")
+        self.world.drift.pop((self.name, instance.name), None)
         self._write(instance)
         self.runtime.report.step("spawned")
 
@@ -266,6 +279,7 @@ class World:
         self.calls, self.checksums, self.touched, self.taken = [], [], [], set()
         self.fail_before, self.fail_after, self.fail_fetch, self.guest_fails = {}, {}, None, None
         self.deaf = set()  # names of guests that hear no power button
+        self.drift, self.reconfigured = {}, []  # what was changed behind a driver's back: (driver, name) -> sentences
         self.in_guest = lambda: None
         self.image_user = "ubuntu"
         for user_of_it in (registry, driver_listing, instances, listing, scopes):
