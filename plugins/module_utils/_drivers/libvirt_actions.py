@@ -249,9 +249,7 @@ class LibvirtActions(LocalActions):
     def _wired(self, instance: Instance) -> dict[str, t.Any]:
         """What Parts has of the interfaces of an instance."""
         if os.geteuid() == 0:
-            attached = self.attached(instance)
-            direct = {network.name for network, dummy in attached if network.bridge_type == "macvtap"}
-            return {"bridges": {nic.network: network.interface for network, nic in attached}, "direct": direct}
+            return {"bridges": self._bridges(instance)}
         wiring = self.wiring(instance)
         longest = max((len(os.fsencode(path)) for paths in wiring.sockets.values() for path in paths), default=0)
         if wiring.sockets and self._is_system():
@@ -259,6 +257,16 @@ class LibvirtActions(LocalActions):
         elif longest > _LONGEST_SOCKET:
             wiring = self.unwired(instance, f"the path of a socket has at most {_LONGEST_SOCKET} characters")
         return wiring._asdict()
+
+    def _bridges(self, instance: Instance) -> dict[str, libvirt_domain.Bridge]:
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import tap_name
+
+        found = {}
+        for network, nic in self.attached(instance):
+            direct = network.bridge_type == "macvtap"
+            name = tap_name(network.interface, nic.mac)
+            found[nic.mac] = libvirt_domain.Bridge(network.interface, name, 0 if direct else network.mtu, direct)
+        return found
 
     def _free_name(self, connection: t.Any, instance: Instance) -> str:
         """The name for the domain of an instance: its own, unless another domain of that name is there."""

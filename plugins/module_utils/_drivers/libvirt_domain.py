@@ -14,16 +14,30 @@ from xml.etree import ElementTree
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import NAMESPACE, QEMU_NAMESPACE
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import tap_name
-from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, USER_NETWORK, Instance, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    MIB,
+    USER_NETWORK,
+    Instance,
+    Nic,
+)
 
-# What the back end of QEMU's own network is called.
-NETDEV = "usernet"
-
-# Files that are handed to libvirt open, by the name of their group: base, disk and seed.
-FD_GROUPS = ("base", "disk", "seed")
+# What QEMU's own network is called at the first interface, which ports are forwarded to.
+NETDEV = "usernet0"
 
 Element = ElementTree.Element
+
+
+class Bridge(t.NamedTuple):
+    """How an interface is on a network of the host.
+
+    interface -- the bridge, or with direct what the guest is on top of (macvtap); mtu -- 0 for the usual
+    tap -- the name by which the network finds the guest's end again
+    """
+
+    interface: str
+    tap: str
+    mtu: int = 0
+    direct: bool = False
 
 
 class Parts(t.NamedTuple):
@@ -34,8 +48,7 @@ class Parts(t.NamedTuple):
     open_files -- whether base, disk and seed are handed over open, so that QEMU needs no right to any path
     code, nvram -- the firmware's code and this machine's variables; empty without UEFI
     own_nvram -- whether QEMU may write to nvram itself; else libvirt makes a copy of its own from it at each start
-    bridges -- by the name of the network, the host's bridge for interfaces of networks other than `user`
-    direct -- the names of those networks whose guests are not on a bridge but on top of that interface
+    bridges -- of the interfaces that are on networks of the host, by MAC
     nics -- the interfaces, unless they are those of the record
     sockets -- of interfaces on networks of an ordinary user, by MAC: the interface's own, and the hub's
     isolated -- whether the user-mode network does not lead out
@@ -49,8 +62,7 @@ class Parts(t.NamedTuple):
     code: str = ""
     nvram: str = ""
     own_nvram: bool = False
-    bridges: t.Mapping[str, str] = {}
-    direct: t.Collection[str] = ()
+    bridges: t.Mapping[str, Bridge] = {}
     nics: t.Sequence[Nic] = ()
     sockets: t.Mapping[str, tuple[str, str]] = {}
     isolated: bool = False
@@ -88,13 +100,13 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
     devices.append(_disk(parts, "disk", "vda", next(slots)))
     devices.append(_disk(parts, "seed", "vdb", next(slots)))
     arguments: list[str] = []
-    for nic in parts.nics or instance.nics:
+    for number, nic in enumerate(parts.nics or instance.nics):
         if nic.network == USER_NETWORK:
-            arguments += _user_network(instance, nic.mac, next(slots), parts.isolated)
+            arguments += _user_network(instance, number, nic, next(slots), parts.isolated)
         elif nic.mac in parts.sockets:
             arguments += _socket_network(*parts.sockets[nic.mac], nic.mac, next(slots))
         else:
-            devices.append(_interface(parts, nic.network, nic.mac, next(slots)))
+            devices.append(_interface(parts.bridges[nic.mac], nic, next(slots)))
     rng = _child(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     _address(rng, next(slots))
@@ -163,29 +175,31 @@ def _source(parent: Element, parts: Parts, which: str) -> None:
         source.set("fdgroup", which)
 
 
-def _interface(parts: Parts, network: str, mac: str, slot: int) -> Element:
-    bridge = parts.bridges[network]
-    direct = network in parts.direct
-    interface = Element("interface", type="direct" if direct else "bridge")
-    _child(interface, "mac", address=mac)
-    if direct:
-        _child(interface, "source", dev=bridge, mode="bridge")
+def _interface(bridge: Bridge, nic: Nic, slot: int) -> Element:
+    interface = Element("interface", type="direct" if bridge.direct else "bridge")
+    _child(interface, "mac", address=nic.mac)
+    if bridge.direct:
+        _child(interface, "source", dev=bridge.interface, mode="bridge")
     else:
-        _child(interface, "source", bridge=bridge)
-    # The name by which the network finds it again.
-    _child(interface, "target", dev=tap_name(bridge, mac))
+        _child(interface, "source", bridge=bridge.interface)
+    _child(interface, "target", dev=bridge.tap)
     _child(interface, "model", type="virtio")
+    if bridge.mtu:
+        _child(interface, "mtu", size=str(bridge.mtu))
     _address(interface, slot)
     return interface
 
 
-def _user_network(instance: Instance, mac: str, slot: int, isolated: bool) -> list[str]:
+def _user_network(instance: Instance, number: int, nic: Nic, slot: int, isolated: bool) -> list[str]:
     """Arguments of QEMU: libvirt has no port forwards for this kind of network."""
-    rules = [f"tcp:127.0.0.1:{instance.ssh_port}-:22", *map(forward_rule, instance.ports)] if instance.ssh_port else []
+    rules: list[str] = []
+    if number == 0 and instance.ssh_port:
+        rules = [f"tcp:127.0.0.1:{instance.ssh_port}-:22", *map(forward_rule, instance.ports)]
+    netdev = f"usernet{number}"
     closed = ["restrict=on"] if isolated else []
-    netdev = ",".join(["user", f"id={NETDEV}", *closed, *(f"hostfwd={rule}" for rule in rules)])
-    device = f"virtio-net-pci,netdev={NETDEV},mac={mac},bus=pcie.0,addr={slot:#x}"
-    return ["-netdev", netdev, "-device", device]
+    argument = ",".join(["user", f"id={netdev}", *closed, *(f"hostfwd={rule}" for rule in rules)])
+    device = f"virtio-net-pci,netdev={netdev},mac={nic.mac},bus=pcie.0,addr={slot:#x}"
+    return ["-netdev", argument, "-device", device]
 
 
 def _socket_network(own: str, hub: str, mac: str, slot: int) -> list[str]:
