@@ -380,9 +380,8 @@ class LibvirtActions(LocalActions):
         usernet.change_forwards(self._monitor(instance), libvirt_domain.NETDEV, instance, before)
 
     def _monitor(self, instance: Instance) -> usernet.Monitor:
-        import libvirt_qemu
-
         domain = self._domain(instance)
+        import libvirt_qemu
 
         def ask(command: str) -> str:
             with self.driver.explained(f"QEMU of {instance.name} does not answer on its monitor"):

@@ -1,0 +1,572 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from xml.etree import ElementTree
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import libvirt_actions, qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InvalidOption,
+    MinicloudError,
+    MissingRequirement,
+    NotSupported,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Image, Instance, Nic, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file
+
+IMAGE = Image("lts", "ab" * 32, "/base", "qcow2", 1, 2, "x86_64")
+
+
+class LibvirtError(Exception):
+    def __init__(self, text, code=1):
+        super().__init__(text)
+        self.code = code
+
+    def get_error_code(self):
+        return self.code
+
+
+NO_DOMAIN, INVALID, AUTH, RPC = 42, 55, 45, 39
+
+
+class FakeDomain:
+    """A domain as libvirt keeps it. xml -- its definition; active -- whether it runs"""
+
+    def __init__(self, connection, xml):
+        self.connection, self.xml, self.active, self.persistent = connection, xml, False, True
+        self.groups = {}
+
+    def root(self):
+        return ElementTree.fromstring(self.xml)
+
+    def _gone(self):
+        if self not in self.connection.domains:
+            raise LibvirtError("Domain not found", NO_DOMAIN)
+
+    def name(self):
+        return self.root().findtext("name")
+
+    def UUIDString(self):
+        return self.root().findtext("uuid")
+
+    def XMLDesc(self):
+        self._gone()
+        return self.xml
+
+    def ID(self):
+        return 7 if self.active else -1
+
+    def isActive(self):
+        self._gone()
+        return self.active
+
+    def isPersistent(self):
+        return self.persistent
+
+    def FDAssociate(self, group, handles, flags):
+        self.groups[group] = [os.readlink(f"/proc/self/fd/{handle}") for handle in handles]
+
+    def createWithFlags(self, flags):
+        self.connection.starts.append((self.name(), flags))
+        if self.connection.refusals:
+            refusal = self.connection.refusals.pop(0)
+            if callable(refusal):
+                refusal(self)
+            raise LibvirtError("it did not work", INVALID)
+        self.active = True
+
+    def destroy(self):
+        if not self.active:
+            raise LibvirtError("domain is not running", INVALID)
+        self.active = False
+        self._vanish()
+
+    def undefineFlags(self, flags):
+        self._gone()
+        self.connection.undefined.append((self.name(), flags))
+        self.persistent = False
+        self._vanish()
+
+    def _vanish(self):
+        if not self.active and not self.persistent:
+            self.connection.domains.remove(self)
+
+
+class FakeConnection:
+    def __init__(self):
+        self.domains, self.starts, self.undefined, self.refusals = [], [], [], []
+        self.lost = False
+        self.version, self.kind, self.hostname, self.pools, self.kvm = 9_000_000, "QEMU", "elsewhere.test", (), False
+
+    def isAlive(self):
+        return not self.lost
+
+    def listAllDomains(self):
+        return list(self.domains)
+
+    def _find(self, match):
+        for domain in self.domains:
+            if match(domain):
+                return domain
+        raise LibvirtError("Domain not found", NO_DOMAIN)
+
+    def lookupByUUIDString(self, uuid):
+        return self._find(lambda domain: domain.UUIDString() == uuid)
+
+    def lookupByName(self, name):
+        return self._find(lambda domain: domain.name() == name)
+
+    def defineXML(self, xml):
+        new = FakeDomain(self, xml)
+        for domain in self.domains:
+            if domain.UUIDString() == new.UUIDString():
+                if domain.name() != new.name():
+                    raise LibvirtError(f"domain {domain.name()!r} is already defined with that uuid")
+                domain.xml, domain.persistent = xml, True
+                return domain
+            if domain.name() == new.name():
+                raise LibvirtError(f"domain {new.name()!r} already exists with another uuid")
+        self.domains.append(new)
+        return new
+
+    def getType(self):
+        return self.kind
+
+    def getLibVersion(self):
+        return self.version
+
+    def getVersion(self):
+        return 7_002_022
+
+    def getHostname(self):
+        return self.hostname
+
+    def getCapabilities(self):
+        kvm = "<domain type='kvm'/>" if self.kvm else ""
+        return f"<capabilities><guest><arch name='x86_64'><domain type='qemu'/>{kvm}</arch></guest></capabilities>"
+
+    def storagePoolLookupByTargetPath(self, path):
+        if path not in self.pools:
+            raise LibvirtError("no storage pool", 49)
+
+
+@pytest.fixture
+def connection():
+    return FakeConnection()
+
+
+@pytest.fixture
+def library(connection, monkeypatch):
+    """Stands in for the module libvirt: one that answers as told, where there is no libvirt."""
+    fake = types.ModuleType("libvirt")
+    fake.libvirtError = LibvirtError
+    fake.VIR_ERR_NO_DOMAIN, fake.VIR_ERR_OPERATION_INVALID, fake.VIR_ERR_RPC = NO_DOMAIN, INVALID, RPC
+    fake.VIR_ERR_AUTH_FAILED, fake.VIR_ERR_AUTH_CANCELLED, fake.VIR_ERR_AUTH_UNAVAILABLE = AUTH, 79, 80
+    fake.VIR_DOMAIN_START_FORCE_BOOT, fake.VIR_DOMAIN_START_RESET_NVRAM = 16, 32
+    fake.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE, fake.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 1, 2
+    fake.VIR_DOMAIN_UNDEFINE_NVRAM, fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 4, 8
+    fake.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16
+    fake.virDomain = FakeDomain
+    fake.getVersion = lambda: 9_000_000
+    fake.registerErrorHandler = lambda handler, context: None
+    fake.opened = []
+
+    def open_(uri):
+        fake.opened.append(uri)
+        connection.lost = False
+        return connection
+
+    fake.open = open_
+    monkeypatch.setitem(sys.modules, "libvirt", fake)
+    return fake
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataDirectory(str(tmp_path / "data"))
+
+
+def run(argv, **kwargs):
+    if "create" in argv:
+        write_file(argv[-2], b"disk")
+    return Completed(0, "", "")
+
+
+@pytest.fixture
+def make(data, library, monkeypatch):
+    monkeypatch.setattr(qemu_machine, "emulator", lambda arch: "/usr/bin/qemu")
+    monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args: qemu_machine.Accelerator("tcg", "slow"))
+    monkeypatch.setattr(libvirt_actions.LibvirtActions, "_qemu_identity", lambda self: (0, frozenset()))
+
+    def make(**options):
+        driver = LibvirtDriver(Runtime(run, Reporter()), data.scope("qemu"), {"uri": "qemu:///system", **options})
+        monkeypatch.setattr(driver.runtime, "program", lambda name, *args: name)
+        return driver
+
+    return make
+
+
+@pytest.fixture
+def driver(make):
+    return make()
+
+
+@pytest.fixture
+def instance(driver, tmp_path):
+    base = tmp_path / "base.qcow2"
+    base.write_text("base")
+    instance = Instance(
+        "web", "0b9f7f4e-6c1e-4d0c-9a57-0d8b8f9f3a10", "qemu", "libvirt", "", "x86_64", 2, 256 * MIB, 1,
+        phase="ready", ssh_port=40022, nics=[Nic("user", "52:54:00:00:00:01")], image={"path": str(base)},
+        handles={"libvirt": driver.handle()},
+    )  # fmt: skip
+    driver.scope.write(instance)
+    driver.create(instance, IMAGE, {})
+    return instance
+
+
+def edit(domain, path, text):
+    root = domain.root()
+    root.find(path).text = text
+    domain.xml = ElementTree.tostring(root, encoding="unicode")
+
+
+class TestLooking:
+    def test_the_default_uri_is_the_users(self, data, library, monkeypatch):
+        for uid, uri in ((0, "qemu:///system"), (1000, "qemu:///session")):
+            monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+            assert LibvirtDriver(Runtime(None), data.scope("qemu")).handle() == {"uri": uri}
+        assert library.opened == []
+
+    def test_states(self, driver, instance, connection):
+        (domain,) = connection.domains
+        assert driver.observe([instance]) == [("stopped", (), {}, ())]
+        domain.active = True
+        (seen,) = driver.observe([instance])
+        assert (seen.state, seen.addresses, seen.drift) == ("running", ("127.0.0.1",), ())
+        assert driver.alive(instance)
+
+    def test_many_are_asked_for_with_one_call(self, driver, instance, connection, monkeypatch):
+        calls = []
+        monkeypatch.setattr(connection, "listAllDomains", lambda: calls.append(1) or list(connection.domains))
+        assert len(driver.observe([instance] * 5)) == 5
+        assert calls == [1]
+
+    def test_one_that_was_never_under_libvirt_misses_nothing(self, driver, instance, connection):
+        connection.domains.clear()
+        instance.handles = {"qemu": {}}
+        assert driver.observe([instance]) == [("stopped", (), {}, ())]
+        assert not driver.alive(instance)
+
+    def test_what_was_removed_or_changed_is_told(self, driver, instance, connection):
+        (domain,) = connection.domains
+        edit(domain, "vcpu", "7")
+        (seen,) = driver.observe([instance])
+        assert seen.drift == ("its cpus in libvirt are 7, not 2: somebody has changed its domain",)
+        domain.active, domain.persistent = True, False
+        (seen,) = driver.observe([instance])
+        assert seen.drift[1:] == ("its domain was undefined while it runs",)
+        connection.domains.clear()
+        (seen,) = driver.observe([instance])
+        assert (seen.state, seen.drift) == ("stopped", ("its domain was removed from libvirt",))
+
+    def test_a_domain_that_goes_while_it_is_looked_at(self, driver, instance, connection, monkeypatch):
+        domains = list(connection.domains)
+        monkeypatch.setattr(connection, "listAllDomains", lambda: domains)
+        connection.domains.clear()
+        assert driver.observe([instance])[0].state == "stopped"
+
+    def test_a_connection_that_was_lost_is_opened_again(self, driver, instance, connection, library):
+        connection.lost = True
+        assert not driver.alive(instance)
+        assert library.opened == ["qemu:///system"] * 2
+
+
+class TestForeign:
+    """A domain with the uuid of an instance, which is not this instance's: of a copied data directory, or edited."""
+
+    @pytest.fixture(autouse=True)
+    def somebody_elses(self, instance, connection):
+        (domain,) = connection.domains
+        domain.xml = domain.xml.replace('/data"', '/copy"')
+        domain.active = True
+        return domain
+
+    def test_it_is_told_and_does_not_count(self, driver, instance):
+        (seen,) = driver.observe([instance])
+        assert seen.state == "stopped"
+        assert "it belongs to the data directory" in seen.drift[0]
+
+    @pytest.mark.parametrize("act", ["start", "reconfigure", "alive", "forwards"])
+    def test_nothing_is_done_to_it(self, driver, instance, connection, somebody_elses, act):
+        before = somebody_elses.xml
+        with pytest.raises(HypervisorError) as caught:
+            getattr(driver, act)(instance)
+        assert "cannot be used under libvirt: the domain web of libvirt has its uuid" in str(caught.value)
+        assert "virsh -c qemu:///system undefine web" in caught.value.hint
+        assert (somebody_elses.xml, somebody_elses.active, connection.starts) == (before, True, [])
+
+    def test_it_stays_when_the_instance_goes(self, driver, instance, connection, somebody_elses):
+        driver.delete(instance)
+        assert connection.domains == [somebody_elses]
+        assert somebody_elses.active
+
+
+class TestActing:
+    def test_files_are_handed_over_open_and_stay_private(self, driver, instance, connection):
+        driver.start(instance)
+        (domain,) = connection.domains
+        directory = driver.scope.directory("web")
+        assert domain.groups == {
+            "base": [instance.image["path"]],
+            "disk": [f"{directory}/disk.qcow2"],
+            "seed": [f"{directory}/seed.iso"],
+        }
+        assert connection.starts == [("web", 16)]
+        for name in ("disk.qcow2", "seed.iso", "console.log"):
+            assert os.stat(os.path.join(directory, name)).st_mode & 0o077 == 0
+
+    def test_this_run_keeps_no_handle(self, driver, instance):
+        before = len(os.listdir("/proc/self/fd"))
+        driver.start(instance)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_a_start_puts_right_what_somebody_has_changed(self, driver, instance, connection):
+        (domain,) = connection.domains
+        edit(domain, "vcpu", "7")
+        edit(domain, "name", "renamed")
+        driver.start(instance)
+        assert [each.name() for each in connection.domains] == ["web"]
+        (seen,) = driver.observe([instance])
+        assert (seen.state, seen.drift) == ("running", ())
+        assert connection.undefined[0][0] == "renamed"
+
+    def test_a_removed_domain_is_defined_again(self, driver, instance, connection):
+        connection.domains.clear()
+        driver.reconfigure(instance)
+        assert driver.observe([instance]) == [("stopped", (), {}, ())]
+
+    def test_only_who_has_been_under_libvirt_gets_a_domain_for_its_tags(self, driver, instance, connection):
+        connection.domains.clear()
+        instance.handles = {"qemu": {}}
+        driver.reconfigure(instance)
+        assert connection.domains == []
+
+    def test_a_running_one_is_not_defined_anew(self, driver, instance, connection):
+        driver.start(instance)
+        instance.cpus = 3
+        driver.reconfigure(instance)
+        assert connection.domains[0].root().findtext("vcpu") == "2"
+
+    def test_a_name_that_another_domain_has(self, driver, instance, connection):
+        connection.domains.clear()
+        other = FakeDomain(connection, "<domain><name>web</name><uuid>other</uuid></domain>")
+        connection.domains.append(other)
+        driver.start(instance)
+        assert sorted(each.name() for each in connection.domains) == ["web", "web-0b9f7f4e"]
+        assert driver.observe([instance])[0].drift == ()
+        driver.delete(instance)
+        assert connection.domains == [other]
+
+    def test_a_second_start_is_refused(self, driver, instance):
+        driver.start(instance)
+        with pytest.raises(HypervisorError, match="its domain runs already"):
+            driver.start(instance)
+
+    def test_a_failure_is_told_in_libvirts_words(self, driver, instance, connection):
+        connection.refusals.append(None)
+        with pytest.raises(HypervisorError, match="libvirt could not start web: it did not work") as caught:
+            driver.start(instance)
+        assert "hypervisor_log" in caught.value.facts
+        driver.start(instance)
+
+    def test_what_a_killed_run_has_asked_for_is_replaced(self, driver, instance, connection):
+        connection.refusals.append(lambda domain: setattr(domain, "active", True))
+        driver.start(instance)
+        assert len(connection.starts) == 2
+        assert driver.alive(instance)
+
+    def test_force_is_the_plug_and_may_come_too_late(self, driver, instance, connection):
+        driver.start(instance)
+        driver.stop(instance, Deadline(5), force=True)
+        assert not driver.alive(instance)
+        driver.stop(instance, Deadline(5), force=True)
+        connection.domains.clear()
+        driver.stop(instance, Deadline(5), force=False)
+
+    def test_it_goes_with_all_that_libvirt_has_of_it(self, driver, instance, connection):
+        driver.start(instance)
+        driver.delete(instance)
+        assert connection.domains == []
+        assert connection.undefined == [("web", 1 | 2 | 4 | 16)]
+        driver.delete(instance)
+
+    def test_one_that_was_undefined_while_it_runs_goes_too(self, driver, instance, connection):
+        driver.start(instance)
+        connection.domains[0].persistent = False
+        driver.delete(instance)
+        assert connection.domains == []
+
+    def test_uefi_variables_go_to_libvirt_and_come_back(self, driver, instance, connection, monkeypatch, tmp_path):
+        (tmp_path / "vars").write_bytes(b"new")
+        firmware = qemu_machine.Firmware("/code.fd", str(tmp_path / "vars"))
+        monkeypatch.setattr(qemu_machine, "firmware", lambda arch, wanted: firmware)
+        copy = tmp_path / "libvirts-copy"
+
+        def tell(domain):
+            root = ElementTree.fromstring(domain.xml)
+            root.find("os/nvram").text = str(copy)
+            return ElementTree.tostring(root, encoding="unicode")
+
+        monkeypatch.setattr(FakeDomain, "XMLDesc", tell)
+        connection.domains.clear()
+        driver.start(instance)
+        assert connection.starts[-1] == ("web", 16 | 32)
+        own = os.path.join(driver.scope.directory("web"), "nvram.fd")
+        with open(own, "rb") as stream:
+            assert stream.read() == b"new"
+        copy.write_bytes(b"written by the guest")
+        os.utime(copy, ns=(0, os.stat(own).st_mtime_ns + 1))
+        driver._actions().firmware(instance)
+        with open(own, "rb") as stream:
+            assert stream.read() == b"written by the guest"
+
+
+class TestMissing:
+    def test_the_library(self, make, monkeypatch):
+        monkeypatch.setitem(sys.modules, "libvirt", None)
+        with pytest.raises(MissingRequirement) as caught:
+            make().require("x86_64")
+        assert f"the Python library libvirt is missing for {sys.executable} on" in str(caught.value)
+        assert "python3-libvirt" in caught.value.hint
+        assert "ansible_python_interpreter" in caught.value.hint
+
+    def test_a_library_that_is_too_old(self, make, library):
+        library.virDomain = object
+        with pytest.raises(MissingRequirement, match="is too old: it cannot hand open files to libvirt"):
+            make().require("x86_64")
+
+    @pytest.mark.parametrize(
+        ("words", "code", "hint"),
+        [
+            (
+                "Failed to connect socket to '/run/libvirt/libvirt-sock': No such file or directory",
+                38,
+                "start libvirtd",
+            ),
+            ("Failed to connect socket to '/run/libvirt/libvirt-sock': Connection refused", 38, "start libvirtd"),
+            ("Failed to connect socket to '/run/libvirt/libvirt-sock': Permission denied", 38, "group libvirt"),
+            ("authentication unavailable: no polkit agent available", AUTH, "group libvirt"),
+            ("internal error: no connection driver available", 1, "driver_options.uri"),
+        ],
+    )
+    def test_libvirt_itself(self, make, library, words, code, hint):
+        def refuse(uri):
+            raise LibvirtError(words, code)
+
+        library.open = refuse
+        for act in (lambda driver: driver.require("x86_64"), lambda driver: driver.observe([]), LibvirtDriver.probe):
+            with pytest.raises(MissingRequirement) as caught:
+                act(make())
+            assert f"libvirt cannot be reached at qemu:///system: {words}" in str(caught.value)
+            assert hint in caught.value.hint
+
+    def test_a_libvirt_that_is_too_old(self, driver, connection):
+        connection.version = 8_010_000
+        with pytest.raises(MissingRequirement, match=r"libvirt 8\.10\.0 is too old.*Install version 9\.0"):
+            driver.require("x86_64")
+
+    def test_another_hypervisor(self, driver, connection):
+        connection.kind = "Xen"
+        with pytest.raises(InvalidOption, match="does not lead to QEMU: it leads to Xen"):
+            driver.require("x86_64")
+
+    def test_qemu(self, driver, monkeypatch):
+        def missing(arch):
+            raise MissingRequirement("QEMU for x86_64 was not found on this host")
+
+        monkeypatch.setattr(qemu_machine, "emulator", missing)
+        with pytest.raises(MissingRequirement, match="QEMU for x86_64 was not found"):
+            driver.require("x86_64")
+
+    def test_an_accelerator_that_does_not_exist(self, make):
+        with pytest.raises(InvalidOption, match=r"'warp' is not known\. Choose one of: auto, kvm, tcg"):
+            make(accelerator="warp").require("x86_64")
+
+    def test_a_kvm_that_libvirt_does_not_offer(self, make, connection, monkeypatch):
+        monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args: qemu_machine.Accelerator("kvm"))
+        assert make().probe()["accelerator"] == "tcg"
+        with pytest.raises(MissingRequirement, match="kvm cannot be used: libvirt does not offer KVM here"):
+            make(accelerator="kvm").require("x86_64")
+        connection.kvm = True
+        assert make(accelerator="kvm").probe()["accelerator"] == "kvm"
+
+    def test_a_kvm_that_makes_libvirt_slow_is_a_warning(self, make, monkeypatch):
+        monkeypatch.setattr(libvirt_actions.LibvirtActions, "_qemu_identity", lambda self: (64055, frozenset()))
+        monkeypatch.setattr(qemu_machine, "may_open", lambda *args: False)
+        monkeypatch.setattr(libvirt_actions.os, "stat", lambda path: types.SimpleNamespace(st_mode=0o600))
+        driver = make()
+        driver.require("x86_64")
+        assert "half a minute to define a domain" in driver.runtime.report.warnings[0]
+
+    def test_the_library_where_another_driver_needs_it(self, driver, instance, monkeypatch):
+        monkeypatch.setitem(sys.modules, "libvirt", None)
+        with pytest.raises(MissingRequirement, match="the Python library libvirt is missing"):
+            driver.alive(instance)
+
+    def test_the_disk_on_another_host(self, make, connection, data):
+        driver = make(uri="qemu+ssh://elsewhere.test/system")
+        with pytest.raises(MissingRequirement, match=r"disks of instances cannot be reached from elsewhere\.test"):
+            driver.require("x86_64")
+        connection.pools = (os.path.dirname(os.path.realpath(data.path)),)
+        with pytest.raises(NotSupported, match="their ports and their consoles would be there"):
+            driver.require("x86_64")
+
+    def test_this_host_by_the_network(self, make, connection, monkeypatch):
+        monkeypatch.setattr(libvirt_actions.socket, "gethostname", lambda: "elsewhere")
+        with pytest.raises(InvalidOption, match="leads to this very host by the network"):
+            make(uri="qemu+ssh://elsewhere.test/system").require("x86_64")
+
+    def test_a_libvirt_that_ends_meanwhile(self, driver, instance, connection, monkeypatch):
+        def end():
+            connection.lost = True
+            raise LibvirtError("client socket is closed", RPC)
+
+        monkeypatch.setattr(connection, "listAllDomains", end)
+        with pytest.raises(MinicloudError, match="The connection to libvirt has ended"):
+            driver.observe([instance])
+
+
+def test_what_it_works_with(driver):
+    told = driver.probe()
+    assert told["version"] == "libvirt 9.0.0, QEMU 7.2.22"
+    assert (told["accelerator"], told["accelerator_reason"]) == ("tcg", "slow")
+    assert told["uri"] == told["endpoint"] == "qemu:///system"
+
+
+def test_what_qemu_has_said_since_its_last_start(driver, instance, monkeypatch, tmp_path):
+    monkeypatch.setattr(libvirt_actions, "_LOG_DIRECTORIES", {"system": str(tmp_path)})
+    assert driver.log(instance) == ""
+    (tmp_path / "web.log").write_text(
+        "2026-01-01 00:00:00.0+0000: starting up libvirt version: 9.0.0\nold words\n"
+        "2026-01-01 00:00:01.0+0000: starting up libvirt version: 9.0.0, qemu version: 7.2.22\n"
+        "LC_ALL=C \\\n/usr/bin/qemu-system-x86_64 \\\n-name guest=web \\\n-msg timestamp=on\n"
+        "qemu: it has no disk\n"
+    )
+    assert driver.log(instance) == "qemu: it has no disk"
+
+
+def test_a_port_of_a_record_is_in_the_definition_at_the_next_start(driver, instance, connection):
+    instance.ports = [parse_port("8080:80")]
+    driver.start(instance)
+    assert "hostfwd=tcp:127.0.0.1:8080-:80" in connection.domains[0].xml
