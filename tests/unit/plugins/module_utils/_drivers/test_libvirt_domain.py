@@ -91,7 +91,7 @@ def test_the_guest_sees_its_devices_where_qemu_alone_puts_them():
     assert sorted(found) == [1, 2, 3, 5]
     assert "addr=0x4" in arguments(root)[3]
     argv = qemu_machine.command_line(
-        an_instance(nics=nics), qemu_machine.Accelerator("tcg"), dict.fromkeys(FILES, 9), 8, {MAC: 7}
+        an_instance(nics=nics), qemu_machine.Accelerator("tcg"), dict.fromkeys(FILES, 9), 8, backends={MAC: "tap,fd=7"}
     )
     devices = [argv[at + 1].split(",")[0] for at, word in enumerate(argv) if word == "-device"]
     assert devices == ["virtio-blk-pci"] * 2 + ["virtio-net-pci"] * 2 + ["virtio-rng-pci"]
