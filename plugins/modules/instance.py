@@ -117,7 +117,9 @@ options:
   networks:
     description:
       - The instance's network interfaces, in their order. Unless given, it has one on the network V(default),
-        which is made when the first instance needs it; without root, one on the user-mode network.
+        which is made when the first instance needs it.
+      - Without root, the instance has another interface before these, on the user-mode network of QEMU. It is for ssh,
+        forwarded ports and the way out, and is not in the result.
       - Which networks the interfaces are on, and their MACs, can be changed only while the instance is stopped. The
         interfaces of a new instance are configured by cloud-init at its first boot; one that comes later is not.
     type: list

@@ -22,11 +22,14 @@ description:
   - An option that is left out is not compared. To create a network, its documented default is used.
   - Runs may be interrupted at any point, and several may run at once; the next run finishes what is left.
 notes:
-  - With the drivers V(qemu) and V(libvirt) a network is a bridge of this host with a DHCP and DNS server
-    (C(dnsmasq)) and a table of C(nftables) rules of its own. It needs root, C(ip) (iproute2), C(nft) and C(dnsmasq);
+  - With the drivers V(qemu) and V(libvirt) a network of root is a bridge of this host with a DHCP and DNS server
+    (C(dnsmasq)) and a table of C(nftables) rules of its own. It needs C(ip) (iproute2), C(nft) and C(dnsmasq);
     the role P(minicloud.local.host#role) installs them. Both drivers share their networks.
-  - The kernel is told to forward packets (C(net.ipv4.ip_forward)), and stays told when the network is removed, as
-    others may have come to need it.
+  - Without root, a network of these drivers connects instances with each other by a process of the user, which gives
+    them addresses and names; the way out, ssh and forwarded ports are QEMU's user-mode network. It needs QEMU 7.2 or
+    newer. The mode V(bridged) and O(subnet6) need root.
+  - As root, the kernel is told to forward packets (C(net.ipv4.ip_forward)), and stays told when the network is removed,
+    as others may have come to need it.
   - Rules of others are left alone. Where Docker is, rules for the network are added to the chain C(DOCKER-USER) that
     Docker keeps for that; where firewalld is, the bridge is put into its zone C(trusted). Both are undone at removal.
 options:

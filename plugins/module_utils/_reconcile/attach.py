@@ -122,10 +122,8 @@ class Attachment:
         if networks is None:
             raise InvalidOption(
                 f"networks has {nic.network!r}, which this instance cannot be on",
-                f"the driver {self.driver.name} makes networks for root only"
-                if self.driver.default_network == USER_NETWORK
-                else f"the driver {self.driver.name} makes no networks",
-                "Run as root (become: true), or leave the option networks out.",
+                f"the driver {self.driver.name} makes no networks on this host",
+                "Leave the option networks out.",
             )
         return networks
 
