@@ -160,6 +160,14 @@ options:
   tags:
     description: Names and values of your own, for the inventory. The mapping is complete.
     type: dict
+  autostart:
+    description:
+      - Whether the instance starts when the host does. Unless given, a new instance does not.
+      - With the driver V(lxd) the server does it. With V(qemu) and V(libvirt) a unit of systemd does, which the
+        collection writes when the first instance or network asks for it and removes with the last. It needs no Ansible
+        on the host; of a user other than root it needs C(loginctl enable-linger).
+      - On a host without systemd nothing would start it. A warning says so then, with the command to be run instead.
+    type: bool
   allow_restart:
     description:
       - Whether a running instance may be stopped and started again for a change that needs it (O(cpus), O(memory) and
@@ -571,6 +579,7 @@ ARGUMENTS = {
     },
     "ports": {"type": "list", "elements": "str"},
     "tags": {"type": "dict"},
+    "autostart": {"type": "bool"},
     "allow_restart": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": True},
     "timeout": {"type": "float", "default": 300},

@@ -43,6 +43,7 @@ UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.19": ("3
 
 # Integration targets that must exist, and those of them that run on the oldest ansible-core too.
 INTEGRATION_TARGETS: tuple[str, ...] = (
+    "autostart",
     "bridged",
     "cluster",
     "conformance",

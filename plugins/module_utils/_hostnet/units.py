@@ -1,0 +1,257 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+"""A unit of systemd that starts networks and instances with the host, without Ansible being there.
+
+What it runs is an archive of this collection's own code, which Python runs as it is. It lies in the data directory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import (
+    SYSTEM_PATH,
+    DataDirectory,
+    explained,
+    make_dir,
+    remove_path,
+    write_file,
+)
+
+# Where systemd tells that it runs.
+_BOOTED = "/run/systemd/system"
+
+# Where it notes whose units start with the host, and not with a login.
+_LINGER = "/var/lib/systemd/linger"
+
+_PACKAGE = "ansible_collections/minicloud/local/plugins/module_utils"
+
+# The one room that needs Ansible.
+_LEFT_OUT = ("_module.py",)
+
+# Commands are run by the standard library here: there is no module around that would do it.
+_MAIN = '''\
+"""Starts the networks and instances of a data directory that are to start with this host. Made by minicloud.local."""
+import os
+import subprocess
+import sys
+
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import main
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed
+
+
+def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
+    done = subprocess.run(
+        list(argv), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, capture_output=True,
+        cwd=cwd, env={**os.environ, "LC_ALL": "C", **(env or {})}, pass_fds=tuple(pass_fds), check=False,
+    )
+    out, err = (text.decode(errors="surrogateescape") for text in (done.stdout, done.stderr))
+    return Completed(done.returncode, out, err)
+
+
+sys.exit(main(sys.argv[1:], run))
+'''
+
+_UNIT = """\
+# Made by minicloud.local: the option autostart of an instance or a network. It goes with the last one that has it.
+[Unit]
+Description=Networks and instances of {description}
+Wants=network-online.target
+After=network-online.target nftables.service firewalld.service docker.service systemd-resolved.service
+After=libvirtd.service virtqemud.service virtnetworkd.service
+ConditionPathExists={condition}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={command}
+# The instances stay when this unit is stopped.
+KillMode=process
+TimeoutStartSec=infinity
+
+[Install]
+WantedBy={target}
+"""
+
+
+class Unit:
+    """The unit of one data directory. unit_dir -- where units are, unless for this user as usual"""
+
+    def __init__(
+        self, runtime: Runtime, data: DataDirectory, unit_dir: str | None = None, booted: str = _BOOTED
+    ) -> None:
+        self.runtime = runtime
+        self.data = data
+        self.system = os.geteuid() == 0
+        self.target = "multi-user.target" if self.system else "default.target"
+        self.unit_dir = unit_dir or _unit_dir(self.system)
+        self.name = _unit_name(data.path)
+        self.archive = os.path.join(data.path, "autostart.pyz")
+        self._booted = booted
+
+    @property
+    def path(self) -> str:
+        """The file of the unit."""
+        return os.path.join(self.unit_dir, self.name)
+
+    @property
+    def _link(self) -> str:
+        return os.path.join(self.unit_dir, f"{self.target}.wants", self.name)
+
+    def is_possible(self) -> bool:
+        """Whether this host starts units at all."""
+        return os.path.isdir(self._booted)
+
+    def is_on(self) -> bool:
+        """Whether the unit is there and will be started; cheap."""
+        return all(map(os.path.exists, (self.archive, self.path, self._link)))
+
+    def command(self) -> list[str]:
+        """The command that starts everything."""
+        return [sys.executable, self.archive, self.data.path]
+
+    def obstacle(self) -> str:
+        """Why nothing will start with this host although the unit is there, as sentences; empty where it will."""
+        if not self.is_possible():
+            import shlex
+
+            return (
+                "This host does not run systemd, so nothing starts its networks and instances with it. Have its init"
+                f" run this command: {shlex.join(self.command())}"
+            )
+        user = "" if self.system else _user_name()
+        if user and not os.path.exists(os.path.join(_LINGER, user)):
+            return (
+                f"The instances of {user} start when {user} logs in, and not with the host: have root run"
+                f" loginctl enable-linger {user} once."
+            )
+        return ""
+
+    def switch_on(self) -> None:
+        """Have the unit and what it runs be there, as this version of the collection makes them."""
+        make_dir(self.data.path)
+        content = archive()
+        if _content(self.archive) != content:
+            write_file(self.archive, content)
+        if not self.is_possible():
+            return
+        text = self.text().encode()
+        changed = _content(self.path) != text
+        with explained(f"the unit {self.path} could not be made"):
+            os.makedirs(os.path.dirname(self._link), mode=0o755, exist_ok=True)
+            if changed:
+                write_file(self.path, text, 0o644)
+            if not os.path.islink(self._link):
+                remove_path(self._link)
+                os.symlink(os.path.join("..", self.name), self._link)
+                changed = True
+        if changed:
+            self._reload()
+
+    def switch_off(self) -> None:
+        """Take the unit and what it runs away; all the same if they are not there."""
+        there = os.path.lexists(self.path) or os.path.lexists(self._link)
+        with explained(f"the unit {self.path} could not be removed"):
+            for path in (self._link, self.path, self.archive):
+                remove_path(path)
+        if there and self.is_possible():
+            self._reload()
+
+    def text(self) -> str:
+        """The content of the unit."""
+        return _UNIT.format(
+            description=_escaped(self.data.path, specifiers_only=True),
+            condition=_escaped(self.archive, specifiers_only=True),
+            command=" ".join(_escaped(word) for word in self.command()),
+            target=self.target,
+        )
+
+    def _reload(self) -> None:
+        # One that cannot be told now reads the unit when the host starts.
+        manager = [] if self.system else ["--user"]
+        self.runtime.run(["systemctl", *manager, "daemon-reload"])
+
+
+def _unit_dir(system: bool) -> str:
+    if system:
+        return "/etc/systemd/system"
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(base, "systemd", "user")
+
+
+def _unit_name(path: str) -> str:
+    if path == SYSTEM_PATH:
+        return "minicloud-autostart.service"
+    import hashlib
+
+    return f"minicloud-autostart-{hashlib.sha256(path.encode()).hexdigest()[:10]}.service"
+
+
+def _user_name() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _escaped(text: str, specifiers_only: bool = False) -> str:
+    """A word of a unit that means itself."""
+    text = text.replace("%", "%%")
+    if specifiers_only:
+        return text
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    return f'"{text}"' if set(text) - set("/._-+:@") and not text.replace("/", "").isalnum() else text
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def archive() -> bytes:
+    """What the unit runs: the same for the same code."""
+    import io
+    import zipfile
+
+    files = {"__main__.py": _MAIN.encode()}
+    for name, content in _sources():
+        files[f"{_PACKAGE}/{name}"] = content
+    for name in list(files):
+        while "/" in name:
+            name = name.rpartition("/")[0]
+            files.setdefault(f"{name}/__init__.py", b"")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in sorted(files):
+            packed.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
+
+
+def _sources() -> t.Iterator[tuple[str, bytes]]:
+    """The code below the modules, wherever it runs from: a directory, or the archive that Ansible has sent."""
+    top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if os.path.isdir(top):
+        for directory, dummy, names in os.walk(top):
+            for name in names:
+                path = os.path.join(directory, name)
+                relative = os.path.relpath(path, top)
+                if name.endswith(".py") and relative not in _LEFT_OUT:
+                    with open(path, "rb") as stream:
+                        yield relative, stream.read()
+        return
+    import zipfile
+
+    sent = top[: -len(_PACKAGE) - 1]
+    with zipfile.ZipFile(sent) as packed:
+        for name in packed.namelist():
+            relative = name[len(_PACKAGE) + 1 :]
+            if name.startswith(f"{_PACKAGE}/") and name.endswith(".py") and relative not in _LEFT_OUT:
+                yield relative, packed.read(name)

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Networks and instances that start with the host: having that happen, and, when it does, starting them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES, Crew, load
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import Unit
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runner, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, Scope
+
+Starting = t.Union[Instance, Network]
+
+
+def needs_unit(record: Starting) -> bool:
+    """Whether something is to start with the host that its hypervisor does not start by itself."""
+    # What may be on another host has a server there, which has its own ways.
+    return record.autostart and record.phase != "removing" and "remote" not in CAPABILITIES.get(record.driver, ())
+
+
+def lacks_unit(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:
+    """Whether a record needs the unit and it is not there, although this host could have it; cheap."""
+    if record is None or not needs_unit(record):
+        return False
+    unit = Unit(runtime, data)
+    return unit.is_possible() and not unit.is_on()
+
+
+def keep_unit(runtime: Runtime, data: DataDirectory) -> None:
+    """Have the unit be there if anything needs it, and be gone if nothing does. To be called after a change."""
+    unit = Unit(runtime, data)
+    with data.lock("autostart", Deadline(60), runtime.report):
+        records: list[Starting] = []
+        for scope in data.scopes():
+            records += [*_networks(scope), *_instances(scope)]
+        if any(map(needs_unit, records)):
+            unit.switch_on()
+        else:
+            unit.switch_off()
+
+
+def warn_of_obstacle(record: Starting | None, runtime: Runtime, data: DataDirectory) -> None:
+    """Tell the user where what is to start with this host will not."""
+    if record and needs_unit(record):
+        obstacle = Unit(runtime, data).obstacle()
+        if obstacle:
+            runtime.report.warn(f"autostart of {record.name}: {obstacle}")
+
+
+def _networks(scope: Scope) -> list[Network]:
+    return scope.networks.all()[0]
+
+
+def _instances(scope: Scope) -> list[Instance]:
+    return scope.instances()[0]
+
+
+class _Journal(Reporter):
+    """Tells the journal what happens."""
+
+    def step(self, name: str) -> None:
+        return
+
+    def warn(self, text: str) -> None:
+        super().warn(text)
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def main(arguments: t.Sequence[str], runner: Runner) -> int:
+    """Start what is to start with the host. arguments -- the data directory; returns an exit status."""
+    data = DataDirectory(arguments[0])
+    data.require_own()
+    return 1 if start_all(Runtime(runner, _Journal()), data) else 0
+
+
+def start_all(runtime: Runtime, data: DataDirectory) -> dict[str, str]:
+    """Start the networks, then the instances. Returns what went wrong, by what could not be started."""
+    failures: dict[str, str] = {}
+    for scope in data.scopes():
+        for network in filter(needs_unit, _networks(scope)):
+            with _noted(failures, f"network {network.name}", runtime):
+                _bring_up(network, runtime, data)
+        for instance in filter(needs_unit, _instances(scope)):
+            with _noted(failures, instance.name, runtime):
+                _start(instance, runtime, data)
+    return failures
+
+
+@contextlib.contextmanager
+def _noted(failures: dict[str, str], name: str, runtime: Runtime) -> t.Iterator[None]:
+    """One that cannot be started does not keep the others."""
+    try:
+        yield
+    except (MinicloudError, OSError) as exc:
+        failures[name] = str(exc)
+        runtime.report.warn(f"{name}: {exc}")
+
+
+def _bring_up(network: Network, runtime: Runtime, data: DataDirectory) -> None:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of
+
+    driver = load(network.driver, runtime, data, network.handles.get(network.driver))
+    networks, scope = driver.networks(), driver.scope
+    if networks is None:
+        return
+    with scope.networks.lock(network.name, Deadline(120), runtime.report):
+        latest = scope.networks.read(network.name)
+        if latest and needs_unit(latest):
+            networks.apply(latest, hosts_of(latest, scope.instances()[0]))
+
+
+def _start(instance: Instance, runtime: Runtime, data: DataDirectory) -> None:
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+
+    # Who ran it last, as far as the record knows: the host may have gone down at once.
+    crew = Crew(load(instance.owner or instance.driver, runtime, data))
+    scope = crew.wanted.scope
+    with scope.lock(instance.name, Deadline(120), runtime.report):
+        latest = scope.read(instance.name)
+        if latest and latest.phase == "ready" and needs_unit(latest) and not crew.starter(latest).alive(latest):
+            Power(crew, runtime, data).start(latest)

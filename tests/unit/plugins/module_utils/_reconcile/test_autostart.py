@@ -1,0 +1,116 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import pathlib
+import typing as t
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import units
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+
+def nothing(argv: t.Sequence[str], **dummy: t.Any) -> Completed:
+    return Completed(0, "", "")
+
+
+@pytest.fixture
+def data(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> DataDirectory:
+    """A data directory on a host with systemd, whose units are beside it."""
+    (tmp_path / "booted").mkdir()
+    monkeypatch.setattr(units.Unit.__init__, "__defaults__", (str(tmp_path / "units"), str(tmp_path / "booted")))
+    return DataDirectory(str(tmp_path / "data"))
+
+
+def instance(data: DataDirectory, name: str, **values: t.Any) -> Instance:
+    given = {"driver": "qemu", "autostart": True, "phase": "ready", **values}
+    made = Instance(name, name, "qemu", created="", arch="x86_64", cpus=1, memory=1, disk=1, **given)
+    data.scope("qemu").write(made)
+    return made
+
+
+def network(data: DataDirectory, name: str, **values: t.Any) -> Network:
+    given = {"autostart": True, "phase": "ready", **values}
+    made = Network(name, "qemu", "qemu", "", **given)
+    data.scope("qemu").networks.write(made)
+    return made
+
+
+def test_who_needs_the_unit(data: DataDirectory) -> None:
+    assert autostart.needs_unit(instance(data, "a"))
+    assert autostart.needs_unit(network(data, "a"))
+    assert not autostart.needs_unit(instance(data, "b", autostart=False))
+    assert not autostart.needs_unit(instance(data, "c", phase="removing"))
+
+
+def test_the_unit_comes_with_the_first_and_goes_with_the_last(data: DataDirectory) -> None:
+    runtime = Runtime(nothing)
+    autostart.keep_unit(runtime, data)
+    unit = units.Unit(runtime, data)
+    assert not unit.is_on()
+    made = instance(data, "a")
+    assert autostart.lacks_unit(made, runtime, data)
+    net = network(data, "lan")
+    autostart.keep_unit(runtime, data)
+    assert unit.is_on()
+    assert not autostart.lacks_unit(made, runtime, data)
+    data.scope("qemu").remove("a")
+    autostart.keep_unit(runtime, data)
+    assert unit.is_on()
+    net.autostart = False
+    data.scope("qemu").networks.write(net)
+    autostart.keep_unit(runtime, data)
+    assert not unit.is_on()
+
+
+def test_nothing_lacks_a_unit_that_the_host_cannot_have(data: DataDirectory, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "booted").rmdir()
+    runtime = Runtime(nothing, Reporter())
+    made = instance(data, "a")
+    assert not autostart.lacks_unit(made, runtime, data)
+    autostart.warn_of_obstacle(made, runtime, data)
+    assert len(runtime.report.warnings) == 1
+    assert "autostart of a: This host does not run systemd" in runtime.report.warnings[0]
+    autostart.warn_of_obstacle(instance(data, "b", autostart=False), runtime, data)
+    autostart.warn_of_obstacle(None, runtime, data)
+    assert len(runtime.report.warnings) == 1
+
+
+def test_networks_come_first_and_one_failure_does_not_keep_the_others(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def start(made: Instance, *dummy: t.Any) -> None:
+        seen.append(made.name)
+        if made.name == "b":
+            raise HypervisorError("b could not be started", "it does not want to")
+
+    monkeypatch.setattr(autostart, "_start", start)
+    monkeypatch.setattr(autostart, "_bring_up", lambda made, *dummy: seen.append(f"network {made.name}"))
+    for name in ("a", "b", "d"):
+        instance(data, name)
+    instance(data, "c", autostart=False)
+    network(data, "z")
+    network(data, "y", autostart=False)
+    runtime = Runtime(nothing)
+    assert autostart.start_all(runtime, data) == {"b": "b could not be started: it does not want to."}
+    assert seen == ["network z", "a", "b", "d"]
+
+
+def test_the_exit_status_tells(data: DataDirectory, monkeypatch: pytest.MonkeyPatch, capsys: t.Any) -> None:
+    assert autostart.main([data.path], nothing) == 0
+    instance(data, "a")
+
+    def fail(*dummy: t.Any) -> None:
+        raise HypervisorError("a could not be started")
+
+    monkeypatch.setattr(autostart, "_start", fail)
+    assert autostart.main([data.path], nothing) == 1
+    assert "warning: a: a could not be started." in capsys.readouterr().err
