@@ -47,14 +47,14 @@ def active(leases: t.Iterable[Lease]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def neighbours() -> dict[str, tuple[str, ...]]:
-    """The IPv4 addresses at which the host has met its neighbours, by MAC."""
+def neighbours(interface: str = "") -> dict[str, tuple[str, ...]]:
+    """The IPv4 addresses at which the host has met its neighbours, by MAC. interface -- only those on it"""
     found: dict[str, tuple[str, ...]] = {}
     try:
         with open("/proc/net/arp", encoding="ascii", errors="replace") as stream:
             for line in stream.readlines()[1:]:
                 fields = line.split()
-                if len(fields) >= 6 and int(fields[2], 16) & _COMPLETE:
+                if len(fields) >= 6 and int(fields[2], 16) & _COMPLETE and interface in ("", fields[5]):
                     mac = fields[3].lower()
                     found[mac] = (*found.get(mac, ()), fields[0])
     except (OSError, ValueError):

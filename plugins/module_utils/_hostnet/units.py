@@ -93,6 +93,7 @@ class Unit:
         self.unit_dir = unit_dir or _unit_dir(self.system)
         self.name = _unit_name(data.path)
         self.archive = os.path.join(data.path, "autostart.pyz")
+        self._begun = os.path.join(data.path, "autostart.changing")
         self._booted = booted
 
     @property
@@ -109,8 +110,26 @@ class Unit:
         return os.path.isdir(self._booted)
 
     def is_on(self) -> bool:
-        """Whether the unit is there and will be started; cheap."""
-        return all(map(os.path.exists, (self.archive, self.path, self._link)))
+        """Whether the unit, as far as this host can have one, and what it runs are there; cheap."""
+        files = (self.archive, self.path, self._link) if self.is_possible() else (self.archive,)
+        return all(map(os.path.exists, files))
+
+    def is_settled(self) -> bool:
+        """Whether no run was ended after begin() and before it had seen to the unit; cheap."""
+        return not os.path.exists(self._begun)
+
+    def begin(self) -> None:
+        """Note that something is about to change on which it depends whether the unit is needed."""
+        make_dir(self.data.path)
+        write_file(self._begun, b"")
+
+    def settle(self, needed: bool) -> None:
+        """Have the unit be there or not."""
+        if needed:
+            self.switch_on()
+        else:
+            self.switch_off()
+        remove_path(self._begun)
 
     def command(self) -> list[str]:
         """The command that starts everything."""

@@ -13,7 +13,7 @@ import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES, Crew, load
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import Unit
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runner, Runtime
@@ -28,25 +28,26 @@ def needs_unit(record: Starting) -> bool:
     return record.autostart and record.phase != "removing" and "remote" not in CAPABILITIES.get(record.driver, ())
 
 
-def lacks_unit(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:
-    """Whether a record needs the unit and it is not there, although this host could have it; cheap."""
-    if record is None or not needs_unit(record):
-        return False
+def is_settled(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:
+    """Whether the unit is there as far as a record needs it, and no earlier run has left it undecided; cheap."""
     unit = Unit(runtime, data)
-    return unit.is_possible() and not unit.is_on()
+    return unit.is_settled() and (record is None or not needs_unit(record) or unit.is_on())
 
 
-def keep_unit(runtime: Runtime, data: DataDirectory) -> None:
-    """Have the unit be there if anything needs it, and be gone if nothing does. To be called after a change."""
+@contextlib.contextmanager
+def kept_unit(runtime: Runtime, data: DataDirectory) -> t.Iterator[None]:
+    """Change records; then the unit is there if anything needs it, and gone if nothing does."""
     unit = Unit(runtime, data)
-    with data.lock("autostart", Deadline(60), runtime.report):
-        records: list[Starting] = []
-        for scope in data.scopes():
-            records += [*_networks(scope), *_instances(scope)]
-        if any(map(needs_unit, records)):
-            unit.switch_on()
-        else:
-            unit.switch_off()
+    with contextlib.suppress(NoSpace):  # removing is what makes room
+        unit.begin()
+    try:
+        yield
+    finally:
+        with data.lock("autostart", Deadline(60), runtime.report):
+            records: list[Starting] = []
+            for scope in data.scopes():
+                records += [*_networks(scope), *_instances(scope)]
+            unit.settle(any(map(needs_unit, records)))
 
 
 def warn_of_obstacle(record: Starting | None, runtime: Runtime, data: DataDirectory) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import typing as t
@@ -160,8 +161,9 @@ def reconcile_instance(
     if observed and wish.state != ABSENT:
         for text in observed.drift:
             runtime.report.warn(f"{wish.name}: {text}.")
-    starts = bool(wish.autostart or (current and current.autostart))  # with the host, before or after this run
-    repair = bool(starts and not plan.changes and wish.autostart and _lacks_unit(current, runtime, data))
+    concerned = wish.autostart is not None or wish.state == ABSENT or (current and current.autostart)
+    keeper = _autostart() if concerned else None
+    repair = keeper is not None and not plan.changes and not keeper.is_settled(current, runtime, data)
     there = observed is not None and observed.state != ABSENT
     before = comparable(current if there else None, observed.state if observed else ABSENT)
     if plan.steps or plan.drift or repair:
@@ -177,36 +179,24 @@ def reconcile_instance(
             by_mac = observed.by_mac if addresses and observed else {}
             observed = Observed(plan.state, addresses, by_mac) if current else None
         else:
-            plan, current = applier.carry_out(plan)
+            with keeper.kept_unit(runtime, data) if keeper else contextlib.nullcontext():
+                plan, current = applier.carry_out(plan)
             observed = crew.of(current).observe([current])[0] if current else None
     if current and observed and observed.state == RUNNING and not check_mode:
         crew.of(current).tidy(current)
-    if starts:
-        _see_to_autostart(current, plan.changes or repair, check_mode, runtime, data)
+    if keeper:
+        keeper.warn_of_obstacle(current, runtime, data)
     steps = [*plan.steps, "repair_autostart"] if repair else plan.steps
     view = instance_view(current, observed, crew.of(current), data) if current and observed else None
     after = comparable(current, observed.state if observed else ABSENT)
     return Outcome(plan.changes or repair, steps, view, before, after)
 
 
-def _lacks_unit(instance: Instance | None, runtime: Runtime, data: DataDirectory) -> bool:
-    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import lacks_unit
+def _autostart() -> t.Any:
+    """What sees to the start with the host, imported only now."""
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
 
-    return lacks_unit(instance, runtime, data)
-
-
-def _see_to_autostart(
-    instance: Instance | None, changed: bool, check_mode: bool, runtime: Runtime, data: DataDirectory
-) -> None:
-    """What starts instances with the host is there as long as one is to start with it."""
-    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import (
-        keep_unit,
-        warn_of_obstacle,
-    )
-
-    if changed and not check_mode:
-        keep_unit(runtime, data)
-    warn_of_obstacle(instance, runtime, data)
+    return autostart
 
 
 def surroundings(driver: Driver, host_arch: str) -> Surroundings:

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import os
 import pathlib
 import typing as t
 
@@ -51,29 +52,52 @@ def test_who_needs_the_unit(data: DataDirectory) -> None:
 
 def test_the_unit_comes_with_the_first_and_goes_with_the_last(data: DataDirectory) -> None:
     runtime = Runtime(nothing)
-    autostart.keep_unit(runtime, data)
     unit = units.Unit(runtime, data)
+    with autostart.kept_unit(runtime, data):
+        instance(data, "b", autostart=False)
     assert not unit.is_on()
-    made = instance(data, "a")
-    assert autostart.lacks_unit(made, runtime, data)
-    net = network(data, "lan")
-    autostart.keep_unit(runtime, data)
+    with autostart.kept_unit(runtime, data):
+        made = instance(data, "a")
+        net = network(data, "lan")
+        assert not autostart.is_settled(made, runtime, data)
     assert unit.is_on()
-    assert not autostart.lacks_unit(made, runtime, data)
-    data.scope("qemu").remove("a")
-    autostart.keep_unit(runtime, data)
+    assert autostart.is_settled(made, runtime, data)
+    with autostart.kept_unit(runtime, data):
+        data.scope("qemu").remove("a")
     assert unit.is_on()
-    net.autostart = False
-    data.scope("qemu").networks.write(net)
-    autostart.keep_unit(runtime, data)
+    with autostart.kept_unit(runtime, data):
+        net.autostart = False
+        data.scope("qemu").networks.write(net)
     assert not unit.is_on()
+    assert autostart.is_settled(net, runtime, data)
+    assert sorted(os.listdir(data.path)) == ["locks", "scopes"]
 
 
-def test_nothing_lacks_a_unit_that_the_host_cannot_have(data: DataDirectory, tmp_path: pathlib.Path) -> None:
+def test_a_change_that_failed_leaves_nothing_undecided(data: DataDirectory) -> None:
+    runtime = Runtime(nothing)
+    with pytest.raises(HypervisorError):
+        with autostart.kept_unit(runtime, data):
+            made = instance(data, "a")
+            raise HypervisorError("a could not be started")
+    assert autostart.is_settled(made, runtime, data)
+    assert units.Unit(runtime, data).is_on()
+
+
+def test_a_unit_that_somebody_removed_is_noticed(data: DataDirectory) -> None:
+    runtime = Runtime(nothing)
+    with autostart.kept_unit(runtime, data):
+        made = instance(data, "a")
+    os.unlink(units.Unit(runtime, data).path)
+    assert not autostart.is_settled(made, runtime, data)
+    assert autostart.is_settled(instance(data, "b", autostart=False), runtime, data)
+
+
+def test_a_host_that_cannot_have_the_unit(data: DataDirectory, tmp_path: pathlib.Path) -> None:
     (tmp_path / "booted").rmdir()
     runtime = Runtime(nothing, Reporter())
-    made = instance(data, "a")
-    assert not autostart.lacks_unit(made, runtime, data)
+    with autostart.kept_unit(runtime, data):
+        made = instance(data, "a")
+    assert autostart.is_settled(made, runtime, data)
     autostart.warn_of_obstacle(made, runtime, data)
     assert len(runtime.report.warnings) == 1
     assert "autostart of a: This host does not run systemd" in runtime.report.warnings[0]
