@@ -8,8 +8,8 @@
 
 Most tasks of most runs find that all is as it should be. Where the host is the controller itself, seeing that takes
 a few milliseconds, and starting the module that would see it a hundred times as long. So the same code looks here
-first, in a surrounding that refuses to act: whatever needs to run a command, to change something or to complain is
-left to the module, from the beginning.
+first, in a surrounding that refuses to act: whatever there is to change or to complain about is left to the module,
+from the beginning.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, common_arguments
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 
 class _ModuleNeeded(Exception):
@@ -29,17 +30,10 @@ class _ModuleNeeded(Exception):
 
 
 class _Looker(Runtime):
-    """Surroundings in which nothing can be done."""
-
-    def __init__(self) -> None:
-        super().__init__(_refuse, Reporter())
+    """Surroundings that end a run where it would begin to change something."""
 
     def begin_changes(self) -> None:
         raise _ModuleNeeded
-
-
-def _refuse(argv: t.Sequence[str], **dummy: t.Any) -> Completed:
-    raise _ModuleNeeded(argv[0])
 
 
 class LookFirst(ActionBase):
@@ -73,7 +67,7 @@ class LookFirst(ActionBase):
         if checked.error_messages:
             return None
         params = dict(checked.validated_parameters)
-        runtime = _Looker()
+        runtime = _Looker(run, Reporter())
         try:
             data = DataDirectory(params["data_dir"])
             data.require_own()

@@ -17,6 +17,8 @@ from ansible.template import Templar
 from ansible_collections.minicloud.local.plugins.action import image_info as image_info_action
 from ansible_collections.minicloud.local.plugins.action import instance as instance_action
 from ansible_collections.minicloud.local.plugins.action import instance_info as instance_info_action
+from ansible_collections.minicloud.local.plugins.action import network as network_action
+from ansible_collections.minicloud.local.plugins.action import network_info as network_info_action
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file
 
@@ -24,6 +26,8 @@ ACTIONS = {
     "image_info": image_info_action.ActionModule,
     "instance": instance_action.ActionModule,
     "instance_info": instance_info_action.ActionModule,
+    "network": network_action.ActionModule,
+    "network_info": network_info_action.ActionModule,
 }
 MODULE = {"changed": False, "from": "the module"}
 
@@ -131,7 +135,8 @@ def test_changes_and_mistakes_are_the_module_s(controller, args, check):
 )  # fmt: skip
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_runs_elsewhere_or_otherwise_is_the_module_s(controller, action, keywords):
-    assert controller.run(action, {"name": "web"} if action == "instance" else {}, **keywords) == MODULE
+    args = {} if action.endswith("_info") else {"name": "web"}
+    assert controller.run(action, args, **keywords) == MODULE
     assert controller.started[0]["wrap_async"] is ("async" in keywords)
 
 
@@ -140,6 +145,15 @@ def test_an_image_host_is_asked_by_the_module(controller):
     assert controller.started == []
     assert result["cached"] == []
     assert controller.run("image_info", {"query": "24.04", "cached": False}) == MODULE
+
+
+def test_networks(controller):
+    result = controller.run("network", {"name": "lab", "state": "absent"})
+    assert controller.started == []
+    assert result["network"] is None
+    assert controller.run("network_info", {"host_interfaces": False})["networks"] == []
+    assert controller.started == []
+    assert controller.run("network", {"name": "lab"}) == MODULE
 
 
 def test_somebody_else_s_data_directory_is_the_module_s_to_refuse(controller):

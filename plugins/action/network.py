@@ -1,0 +1,17 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Looks on the local host before it starts the module of the same name."""
+
+from __future__ import annotations
+
+from ansible_collections.minicloud.local.plugins.modules import network
+from ansible_collections.minicloud.local.plugins.plugin_utils._look import LookFirst
+
+
+class ActionModule(LookFirst):
+    """See LookFirst."""
+
+    module_body = staticmethod(network.run)
+    module_arguments = network.ARGUMENTS
