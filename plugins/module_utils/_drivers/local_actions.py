@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, main_nic
@@ -100,11 +101,17 @@ class LocalActions:
     def _fetch_nvram(nvram: str, copy: str) -> None:
         """Take over what the machine has written into a copy of its variables since the last start."""
         try:
-            newer = os.stat(copy).st_mtime_ns > os.stat(nvram).st_mtime_ns and os.access(copy, os.R_OK)
+            # Who may write there must not lead us to another file.
+            handle = os.open(os.readlink(copy), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return
-        if newer:
-            _copy_sparse(os.path.realpath(copy), nvram)
+        try:
+            there, here = os.fstat(handle), os.stat(nvram)
+            newer = there.st_mtime_ns > here.st_mtime_ns
+            if newer and stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_size == here.st_size:
+                _copy_sparse(f"/dev/fd/{handle}", nvram)
+        finally:
+            os.close(handle)
 
     def export_disk(self, instance: Instance, target: str, format_: str) -> None:
         argv = [self._qemu_img(), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]

@@ -4,7 +4,7 @@
 
 """Ends runs with SIGKILL, at every step and at any moment, and checks that the next run converges and nothing leaks.
 
-Arguments: the data directory, and the image of a small guest.
+Arguments: the data directory, the image of a small guest, and the driver.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import Re
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
-NAME = "crash"
+# Told apart from another test of the same kind on this host.
+NAME = f"crash-{sys.argv[3]}"
 
 
 class Killer(Reporter):
@@ -41,9 +42,10 @@ class Killer(Reporter):
 
 
 class Test:
-    def __init__(self, data_dir: str, image: str) -> None:
+    def __init__(self, data_dir: str, image: str, driver: str) -> None:
         self.data = DataDirectory(data_dir)
         self.image = image
+        self.driver = driver
 
     def reconcile(self, at: int = 0, **wish: t.Any) -> t.Any:
         params = {
@@ -55,7 +57,7 @@ class Test:
             "timeout": 600,
             **wish,
         }
-        return reconcile_instance(parse_wish(params), Runtime(run, Killer(at)), self.data, "qemu")
+        return reconcile_instance(parse_wish(params), Runtime(run, Killer(at)), self.data, self.driver)
 
     def child(self, at: int, seconds: float | None = None, **wish: t.Any) -> bool:
         """Reconcile in a child that is killed at a step or after some seconds; whether it got to the end."""
@@ -90,6 +92,8 @@ class Test:
     def remove(self) -> None:
         self.reconcile(state="absent")
         check(processes() == 0, "a QEMU process is left over")
+        if self.driver == "libvirt":
+            check(NAME not in domains(), "a domain is left over")
         check(not os.path.exists(self.data.scope("qemu").directory(NAME)), "the instance's directory is left over")
         check(not os.listdir(os.path.join(self.data.path, "locks")), "a lock is left over")
         with open(self.data.known_hosts, encoding="utf-8") as stream:
@@ -126,7 +130,7 @@ def processes() -> int:
                 arguments = stream.read().split(b"\0")
         except OSError:
             continue
-        count += f"guest={NAME},debug-threads=off".encode() in arguments and b"qemu" in arguments[0]
+        count += any(each.startswith(f"guest={NAME},".encode()) for each in arguments) and b"qemu" in arguments[0]
     return count
 
 
@@ -142,6 +146,11 @@ def servers(data_dir: str) -> int:
     return count
 
 
+def domains() -> list[str]:
+    """The names of the domains of the system's libvirt."""
+    return run(["virsh", "-c", "qemu:///system", "list", "--all", "--name"]).out.split()
+
+
 def check(holds: bool, what: str) -> None:
     if not holds:
         print(f"FAILED: {what}", flush=True)
@@ -149,7 +158,7 @@ def check(holds: bool, what: str) -> None:
 
 
 def main() -> None:
-    test = Test(*sys.argv[1:3])
+    test = Test(*sys.argv[1:4])
     test.converge()
     test.at_every_step("launch")
     test.at_every_step("removal", state="absent")

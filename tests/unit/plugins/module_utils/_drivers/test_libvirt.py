@@ -440,11 +440,18 @@ class TestActing:
         own = os.path.join(driver.scope.directory("web"), "nvram.fd")
         with open(own, "rb") as stream:
             assert stream.read() == b"new"
-        copy.write_bytes(b"written by the guest")
-        os.utime(copy, ns=(0, os.stat(own).st_mtime_ns + 1))
-        driver._actions().firmware(instance)
-        with open(own, "rb") as stream:
-            assert stream.read() == b"written by the guest"
+        (tmp_path / "secret").write_bytes(b"???")
+        for make_copy, taken in (
+            (lambda: copy.symlink_to(tmp_path / "secret"), b"new"),
+            (lambda: copy.write_bytes(b"longer than it was"), b"new"),
+            (lambda: copy.write_bytes(b"old"), b"old"),
+        ):
+            copy.unlink(missing_ok=True)
+            make_copy()
+            os.utime(copy, ns=(0, os.stat(own).st_mtime_ns + 1))
+            driver._actions().firmware(instance)
+            with open(own, "rb") as stream:
+                assert stream.read() == taken
 
 
 class TestMissing:
