@@ -24,8 +24,9 @@ notes:
   - The module runs on the host that has the hypervisor. It needs C(qemu-img), QEMU, C(setsid) and C(setpriv)
     (util-linux), and an OpenSSH client there; the role P(minicloud.local.host#role) installs them.
   - Without root, everything works as the user of the task, in a data directory of that user.
-  - The guest reaches the outside, and services on the loopback interface of the host, through the host's user-mode
-    network, where the host has the address C(10.0.2.2). Nothing reaches the guest but the forwarded ports.
+  - The instance is on a private network, where it has an address that stays and finds other instances by name. It
+    reaches the outside, and nothing from outside reaches it but the forwarded ports. With root, the network is a bridge
+    of the host, made by C(ip), C(nft) and C(dnsmasq); without, this host reaches it by forwarded ports only.
   - What is going on in a long task can be read in C(activity.log) in the data directory while it runs. The callback
     plugin P(minicloud.local.progress#callback) shows it at the terminal.
 options:
@@ -384,18 +385,28 @@ instance:
           description: The network; V(user) is the hypervisor's user-mode network.
           type: str
           returned: always
-          sample: user
+          sample: default
         mac:
           description: The interface's MAC address.
           type: str
           returned: always
           sample: "52:54:00:12:34:56"
+        mode:
+          description: V(auto) or V(manual).
+          type: str
+          returned: always
+          sample: auto
+        address:
+          description: The address that the network keeps for it; empty where it keeps none.
+          type: str
+          returned: always
+          sample: 10.152.7.64
         addresses:
-          description: Addresses of the interface, as far as the host knows them.
+          description: The addresses that it has now, as far as the host knows them.
           type: list
           elements: str
           returned: always
-          sample: []
+          sample: [10.152.7.64]
     ports:
       description: Ports of the host that lead to ports of the guest.
       type: list

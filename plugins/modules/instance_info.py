@@ -155,18 +155,28 @@ instances:
           description: The network; V(user) is the hypervisor's user-mode network.
           type: str
           returned: always
-          sample: user
+          sample: default
         mac:
           description: The interface's MAC address.
           type: str
           returned: always
           sample: "52:54:00:12:34:56"
+        mode:
+          description: V(auto) or V(manual).
+          type: str
+          returned: always
+          sample: auto
+        address:
+          description: The address that the network keeps for it; empty where it keeps none.
+          type: str
+          returned: always
+          sample: 10.152.7.64
         addresses:
-          description: Addresses of the interface, as far as the host knows them.
+          description: The addresses that it has now, as far as the host knows them.
           type: list
           elements: str
           returned: always
-          sample: []
+          sample: [10.152.7.64]
     ports:
       description: Ports of the host that lead to ports of the guest.
       type: list

@@ -205,10 +205,10 @@ class HostNetworks(Networks):
         table = firewall.table_name(network.interface)
         return [port for where, port, to in self._look_ruleset().forwards if (where, to) == (table, address)]
 
-    def forwarded_elsewhere(self, interface: str) -> list[PortForward]:
-        """The ports of the host that lead to other networks than that of a bridge, of whichever data directory."""
-        table = firewall.table_name(interface)
-        return [port for where, port, dummy in self._look_ruleset().forwards if where != table]
+    def forwarded_elsewhere(self, network: Network | None, address: str) -> list[PortForward]:
+        """The ports of the host that lead anywhere but to an address of a network, of whichever data directory."""
+        ours = (firewall.table_name(network.interface), address) if network else ("", "")
+        return [port for where, port, to in self._look_ruleset().forwards if (where, to) != ours]
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

@@ -130,7 +130,8 @@ class LocalActions:
         user_mode = self.driver.user_mode(instance)
         if not user_mode:
             network, networks = self._main_network(instance)
-            elsewhere = networks.forwarded_elsewhere(network.interface if network else "")
+            nic = main_nic(instance)
+            elsewhere = networks.forwarded_elsewhere(network, nic.address or nic.lease if nic else "")
         ports.settle(instance, self.scope.instances()[0], held, elsewhere, with_ssh=user_mode)
 
     def wiring(self, instance: Instance) -> Wiring:

@@ -83,7 +83,7 @@ def settle(
     """Choose in the record of an instance the ports of the host that lead to it: see Driver.choose_ports.
 
     others -- instances whose ports are left to them, whether they run or not
-    elsewhere -- ports that firewall rules lead to networks that are none of this one's; nobody listens on those
+    elsewhere -- ports that firewall rules lead to other instances, though nobody listens on them
     with_ssh -- whether it needs one for ssh as well
     """
     others = [other for other in others if other.uuid != instance.uuid]
@@ -101,7 +101,7 @@ def settle(
             culprit = "" if led_away else holder(port.host_port, port.protocol)
             raise InUse(
                 f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
-                "an instance of another network has it"
+                f"{_leads_to(port, others)} has it"
                 if led_away
                 else f"{culprit or 'another process of this host'} listens on it",
                 "Choose another host port, or end what holds it.",
@@ -121,6 +121,13 @@ def settle(
         return
     if not ssh or ssh in asked or ssh in reserved or not is_free("127.0.0.1", ssh):
         instance.ssh_port = choose("127.0.0.1", "tcp", reserved | asked)
+
+
+def _leads_to(port: PortForward, others: t.Iterable[Instance]) -> str:
+    for other in others:
+        if other.owner and any(_clash(port, each) for each in other.ports):
+            return other.name
+    return "an instance of another data directory"
 
 
 def _clash(port: PortForward, other: PortForward) -> bool:

@@ -193,6 +193,11 @@ def parse_address(text: str, subnet: Subnet, option: str = "address") -> str:
     return str(address)
 
 
+def contains(subnet: Subnet, address: str) -> bool:
+    """Whether an address is in a subnet."""
+    return ipaddress.IPv4Address(address) in subnet
+
+
 def choose_address(dhcp_range: str, subnet: Subnet, used: t.Container[str]) -> str:
     """The lowest address of a range that is not used. InUse where there is none left."""
     first, last = parse_range(dhcp_range, subnet)

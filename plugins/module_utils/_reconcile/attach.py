@@ -15,7 +15,12 @@ from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
+    InvalidOption,
+    NoSpace,
+    NotSupported,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
@@ -70,7 +75,7 @@ class Attachment:
         """The record of an instance with an address for each interface that has none, stored."""
         nics: list[Nic] = []
         for nic in instance.nics:
-            if nic.network != USER_NETWORK and nic.mode == "auto":
+            if nic.network != USER_NETWORK:
                 networks = self._networks(nic)
                 with self._lock(nic.network):
                     network = self._read(nic) or self._make_default(networks)
@@ -120,10 +125,9 @@ class Attachment:
     def _networks(self, nic: Nic) -> Networks:
         networks = self.driver.networks()
         if networks is None:
-            raise InvalidOption(
-                f"networks has {nic.network!r}, which this instance cannot be on",
-                f"the driver {self.driver.name} makes no networks on this host",
-                "Leave the option networks out.",
+            raise NotSupported(
+                f"networks has {nic.network!r}, and the driver {self.driver.name} makes no networks on this host",
+                hint="Leave the option networks out.",
             )
         return networks
 
@@ -160,7 +164,7 @@ class Attachment:
         return network
 
     def _with_address(self, instance: Instance, nic: Nic, network: Network, networks: Networks) -> Nic:
-        if not network.subnet or (nic.lease and not nic.address):
+        if not network.subnet or nic.mode == "manual":
             return nic
         subnet = subnets.parse_subnet(network.subnet)
         others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
@@ -168,6 +172,9 @@ class Attachment:
             address = subnets.parse_address(nic.address, subnet)
             self._check_unused(instance, address, network, others, networks)
             return replace(nic, address=address, lease="")
+        # One that was chosen before the network got another subnet is worth nothing any more.
+        if nic.lease and subnets.contains(subnet, nic.lease):
+            return nic
         used = {other.address or other.lease for each in (*others, instance) for other in each.nics}
         for mac, addresses in networks.leases([network]).items():
             if mac != nic.mac.lower():

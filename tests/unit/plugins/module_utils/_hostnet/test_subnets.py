@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.subnets import Taken
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 
 NET = IPv4Network("10.20.30.0/24")
 
@@ -116,3 +117,18 @@ def test_an_address_is_chosen_beside_those_used():
     assert subnets.choose_address("10.20.30.5-10.20.30.7", NET, {"10.20.30.5", "10.20.30.7"}) == "10.20.30.6"
     with pytest.raises(InUse, match="no free address"):
         subnets.choose_address("10.20.30.5-10.20.30.5", NET, {"10.20.30.5"})
+
+
+def test_a_record_is_settled():
+    network = Network("lab", "qemu", "qemu", "")
+    subnets.settle(network, taken("10.128.7.0/24"), 7)
+    assert (network.subnet, network.dhcp_range) == ("10.128.8.0/24", "10.128.8.64-10.128.8.254")
+    network.phase = "ready"
+    # What came later than the network does not move it.
+    subnets.settle(network, taken("10.128.8.0/24"), 7)
+    assert network.subnet == "10.128.8.0/24"
+    with pytest.raises(InUse):
+        subnets.settle(Network("lab", "qemu", "qemu", "", subnet="10.128.8.0/24"), taken("10.128.8.0/24"), 7)
+    with pytest.raises(InvalidOption, match="mtu 900"):
+        subnets.settle(Network("lab", "qemu", "qemu", "", mtu=900), [], 7)
+    assert subnets.contains(NET, "10.20.30.9") and not subnets.contains(NET, "10.20.31.9")

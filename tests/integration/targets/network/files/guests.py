@@ -1,0 +1,218 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Networks with guests on them that really run, in network namespaces of its own.
+
+Arguments: the data directory, the image of a small guest, and the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import typing as t
+
+# Beside this file.
+from mechanism import (
+    HOST,
+    HOST_IP,
+    OUTSIDE,
+    OUTSIDE_IP,
+    Echo,
+    Test,
+    check,
+    end_world,
+    in_namespace,
+    make_world,
+    refused,
+    servers,
+    setns,
+    sh,
+    traces,
+)
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
+
+LAB = "10.80.0"
+
+
+class Guests(Test):
+    def __init__(self, data_dir: str, image: str, driver: str) -> None:
+        super().__init__(data_dir)
+        self.image = image
+        self.driver = driver
+
+    def guest(self, name: str, **wish: t.Any) -> t.Any:
+        params = {"name": name, "image": self.image, "memory": "128M", "user": "debian", "timeout": 600, **wish}
+        options = {"accelerator": "tcg"}
+        return reconcile_instance(parse_wish(params), Runtime(run), self.data, self.driver, options)
+
+    def inside(self, name: str, command: str) -> str:
+        """What a command in a guest says, and how it ended."""
+        view = self.guest(name).view
+        login = view["ansible_vars"]
+        argv = ["ssh", *login["ansible_ssh_common_args"].split(), "-o", "BatchMode=yes", "-p", str(view["ssh"]["port"])]
+        argv += [f"{view['user']}@{view['ssh']['host']}", f"{command}; echo rc=$?"]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120).stdout
+
+    def address(self, name: str) -> str:
+        return str(self.guest(name).view["networks"][0]["addresses"][0])
+
+
+def banner(namespace: str, ip: str, port: int, seconds: float = 10.0) -> str:
+    """What an ssh server says first, or empty where none can be reached."""
+
+    def connect() -> str:
+        try:
+            with socket.create_connection((ip, port), seconds) as connection:
+                connection.settimeout(seconds)
+                return connection.recv(100).decode(errors="replace")
+        except OSError:
+            return ""
+
+    return in_namespace(namespace, connect) or ""
+
+
+def refusals(test: Guests) -> None:
+    unusable = {f"{LAB}.1": "this host's own", "10.81.0.5": "outside the subnet", f"{LAB}.255": "first or last"}
+    for address, why in unusable.items():
+        with refused(InvalidOption, why):
+            test.guest("web", networks=[{"name": "lab", "address": address}])
+    with refused(InvalidOption, "there is no network 'nowhere'"):
+        test.guest("web", networks=[{"name": "nowhere"}])
+    check(test.scope.names() == [], "a refused instance has left something")
+
+
+def launch(test: Guests) -> None:
+    made = test.guest("web", ports=["8080:22"], networks=[{"name": "lab"}, {"mode": "manual"}])
+    check("ensure_network" in made.actions, f"the default network was not made: {made.actions}")
+    nics = made.view["networks"]
+    check([nic["name"] for nic in nics] == ["lab", "default"], f"{nics}")
+    check(nics[0]["addresses"] == [f"{LAB}.64"], f"web has the addresses {nics}")
+    check(made.view["ssh"]["host"] == f"{LAB}.64" and made.view["ssh"]["port"] == 22, f"{made.view['ssh']}")
+    again = test.guest("web", ports=["8080:22"], networks=[{"name": "lab"}, {"mode": "manual"}])
+    check(not again.changed and again.view == made.view, f"the second run did {again.actions}")
+    with refused(InUse, "kept for web"):
+        test.guest("db", networks=[{"name": "lab", "address": f"{LAB}.64"}])
+    with refused(InUse, "web .* has it"):
+        test.guest("db", networks=[{"name": "lab", "mac": nics[0]["mac"]}])
+    db = test.guest("db", networks=[{"name": "lab", "address": f"{LAB}.10"}])
+    check(db.view["addresses"] == [f"{LAB}.10"], f"db has the addresses {db.view['addresses']}")
+    iso = test.guest("iso", networks=[{"name": "cell"}])
+    check(iso.view["addresses"] != [], "iso has no address")
+    with refused(InUse, "instances are on it: db, web"):
+        test.network(state="absent")
+
+
+def passages(test: Guests) -> None:
+    outside = Echo(OUTSIDE, OUTSIDE_IP, 80)
+    get = f"nc -w 3 {OUTSIDE_IP} 80 </dev/null"
+    check(HOST_IP in test.inside("web", get), "web cannot reach the outside")
+    check(HOST_IP not in test.inside("iso", get), "iso can reach the outside")
+    check("rc=0" in test.inside("web", f"ping -c 1 -w 5 {LAB}.10"), "web cannot reach db")
+    check("rc=0" not in test.inside("iso", f"ping -c 1 -w 2 {LAB}.10"), "iso can reach db")
+    check("rc=0" not in test.inside("web", f"ping -c 1 -w 2 {test.address('iso')}"), "web can reach iso")
+    for name in ("db", "db.minicloud", "DB"):
+        said = test.inside("web", f"nslookup {name}")
+        check(f"{LAB}.10" in said, f"{name} is not known to web: {said}")
+    sh(f"ip route add 10.80.0.0/16 via {HOST_IP}", OUTSIDE)
+    check(banner(OUTSIDE, f"{LAB}.64", 22, 2) == "", "the outside can reach web")
+    check(banner(HOST, f"{LAB}.64", 22).startswith("SSH"), "the host cannot reach web")
+    outside.close()
+
+
+def ports(test: Guests) -> None:
+    check(banner(HOST, "127.0.0.1", 8080).startswith("SSH"), "the forwarded port does not lead to web")
+    check(banner(OUTSIDE, HOST_IP, 8080, 2) == "", "a port of the loopback address is open to the outside")
+    changed = test.guest("web", ports=["0.0.0.0:8081:22"])
+    check(changed.actions == ["set_ports"], f"{changed.actions}")
+    check(banner(OUTSIDE, HOST_IP, 8081).startswith("SSH"), "the new port does not lead to web")
+    check(banner(HOST, HOST_IP, 8081).startswith("SSH"), "the new port is not there on the host")
+    check(banner(HOST, "127.0.0.1", 8080, 2) == "", "the old port is still there")
+    with refused(InUse, "8081/tcp of 127.0.0.1 is taken: web has it"):
+        test.guest("db", ports=["8081:22"])
+    with socket.socket() as holder:
+        holder.bind(("0.0.0.0", 8082))
+        holder.listen()
+        with refused(InUse, "python.* listens on it"):
+            test.guest("db", ports=["8082:22"])
+
+
+def damage(test: Guests) -> None:
+    bridge = test.record().interface
+    sh(f"ip link delete {bridge}")
+    check(banner(HOST, f"{LAB}.64", 22, 2) == "", "the deletion of the bridge has no effect, so this tests nothing")
+    check(any("is not on the bridge" in each or "is missing" in each for each in test.drift()), f"{test.drift()}")
+    test.network()
+    check(test.drift() == [], f"{test.drift()}")
+    check(banner(HOST, f"{LAB}.64", 22).startswith("SSH"), "web is not back on the bridge")
+    for pid in servers():
+        os.kill(pid, signal.SIGKILL)
+    test.guest("db", state="restarted", force=True)
+    check(test.drift() == [], f"starting an instance has not brought the server back: {test.drift()}")
+    check("rc=0" in test.inside("db", "nslookup web"), "names are gone")
+
+
+def addresses(test: Guests) -> None:
+    with refused(InUse, "kept for db"):
+        test.guest("web", networks=[{"name": "lab", "address": f"{LAB}.10"}, {"mode": "manual"}])
+    changed = test.guest("web", networks=[{"name": "lab", "address": f"{LAB}.77"}, {"mode": "manual"}])
+    check(changed.actions == ["set_networks"], f"{changed.actions}")
+    # Until it asks again it has the old one, and is found there.
+    check(changed.view["ssh"]["host"] == f"{LAB}.64", f"{changed.view['ssh']}")
+    check(banner(HOST, f"{LAB}.64", 22).startswith("SSH"), "the guest is gone")
+    restarted = test.guest("web", state="restarted", force=True)
+    check(restarted.view["addresses"] == [f"{LAB}.77"], f"{restarted.view['addresses']}")
+    check(banner(OUTSIDE, HOST_IP, 8081).startswith("SSH"), "the port did not follow the address")
+    # It keeps the address that it has when no particular one is asked for any more.
+    plain = test.guest("web", networks=[{"name": "lab"}, {"mode": "manual"}])
+    check(plain.actions == ["set_networks"] and plain.view["addresses"] == [f"{LAB}.77"], f"{plain.actions}")
+    freed = test.guest("db", state="stopped", force=True, networks=[{"name": "lab", "address": f"{LAB}.64"}])
+    check(freed.actions == ["stop", "set_networks"], f"{freed.actions}")
+    started = test.guest("db")
+    check(
+        started.view["addresses"] == [f"{LAB}.64"], f"db did not get what web had before: {started.view['addresses']}"
+    )
+
+
+def remove(test: Guests) -> None:
+    for name in ("web", "db", "iso"):
+        test.guest(name, state="absent")
+    for name in ("lab", "cell"):
+        test.network(name=name, state="absent")
+
+
+def main() -> None:
+    end_world()
+    make_world()
+    try:
+        with open(f"/run/netns/{HOST}", encoding="ascii") as handle:
+            setns(handle.fileno())
+        before = traces()
+        test = Guests(*sys.argv[1:4])
+        try:
+            test.network(subnet=f"{LAB}.0/24")
+            test.network(name="cell", mode="isolated")
+            for part in (refusals, launch, passages, ports, damage, addresses):
+                start = time.monotonic()
+                part(test)
+                print(f"== {part.__name__}: {time.monotonic() - start:.0f} s", flush=True)
+        finally:
+            with contextlib.suppress(Exception):
+                remove(test)
+        check(traces() == before, f"something is left over: {traces()} instead of {before}")
+    finally:
+        end_world()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import firewall
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.firewall import DockerChain, Rules
+from ansible_collections.minicloud.local.plugins.module_utils._model import PortForward, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
+
+BRIDGE = "mcb01234567"
+SUBNET = "10.20.30.0/24"
+
+
+def chain(rules, name):
+    text = firewall.table_text(rules)
+    body = text[text.index(f"chain {name} {{") :]
+    return [line.strip() for line in body[: body.index("  }")].splitlines()[2:] if line.strip()]
+
+
+def dport(protocol, number):
+    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": number}}
+
+
+def daddr(ip):
+    return {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": ip}}
+
+
+LOCAL = {"match": {"op": "==", "left": {"fib": {"result": "type", "flags": "daddr"}}, "right": "local"}}
+
+
+def listing(*entries):
+    return json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *entries]})
+
+
+def rule(table, name, *expressions, handle=7):
+    return {"rule": {"family": "inet", "table": table, "chain": name, "handle": handle, "expr": list(expressions)}}
+
+
+class Commands:
+    """A runtime whose commands answer what the test says, and that keeps what was asked."""
+
+    def __init__(self, monkeypatch, answers):
+        self.answers, self.asked = answers, []
+        self.runtime = Runtime(self.run)
+        monkeypatch.setattr(firewall, "nft_program", lambda runtime: "nft")
+        monkeypatch.setattr(
+            firewall, "find_program", lambda name: name if name in ("iptables", "firewall-cmd") else None
+        )
+
+    def run(self, argv, *, stdin=None, **dummy):
+        self.asked.append((" ".join(argv), (stdin or b"").decode()))
+        return self.answers.get(" ".join(argv), Completed(0, "", ""))
+
+
+def test_guests_of_a_nat_network_get_out_and_only_answers_come_in():
+    rules = chain(Rules(BRIDGE, SUBNET), "forward")
+    assert rules == [
+        f'iifname "{BRIDGE}" oifname "{BRIDGE}" accept',
+        f'iifname "{BRIDGE}" ip saddr {SUBNET} accept',
+        f'iifname "{BRIDGE}" drop',
+        f'oifname "{BRIDGE}" ct state established,related accept',
+        f'oifname "{BRIDGE}" ct status dnat accept',
+        f'oifname "{BRIDGE}" drop',
+    ]
+    assert chain(Rules(BRIDGE, SUBNET), "input") == []
+    assert any(line.endswith("masquerade") and "oifname !=" in line for line in chain(Rules(BRIDGE, SUBNET), "source"))
+
+
+def test_guests_of_an_isolated_network_do_not():
+    rules = Rules(BRIDGE, SUBNET, nat=False)
+    assert f'iifname "{BRIDGE}" ip saddr {SUBNET} accept' not in chain(rules, "forward")
+    assert f'iifname "{BRIDGE}" ct state established,related accept' in chain(rules, "forward")
+    assert chain(rules, "input")[-1] == f'iifname "{BRIDGE}" drop'
+    assert not [line for line in chain(rules, "source") if "oifname !=" in line]
+
+
+def test_ipv6_has_rules_only_where_the_network_has_it():
+    assert "ip6" not in firewall.table_text(Rules(BRIDGE, SUBNET))
+    with_ipv6 = firewall.table_text(Rules(BRIDGE, SUBNET, "fd12::/64"))
+    assert "ip6 saddr fd12::/64 accept" in with_ipv6 and "ip6 daddr != { fd12::/64, ff00::/8 } masquerade" in with_ipv6
+
+
+def test_a_port_of_the_loopback_address_is_not_forwarded_from_outside():
+    forwards = tuple((parse_port(port), "10.20.30.64") for port in ("8080:80", "0.0.0.0:53:53/udp", "192.0.2.7:81:80"))
+    rules = Rules(BRIDGE, SUBNET, forwards=forwards)
+    udp = "meta nfproto ipv4 fib daddr type local udp dport 53 dnat ip to 10.20.30.64:53"
+    own = "meta nfproto ipv4 ip daddr 192.0.2.7 tcp dport 81 dnat ip to 10.20.30.64:80"
+    assert chain(rules, "outside") == [udp, own]
+    assert chain(rules, "inside") == [
+        "meta nfproto ipv4 ip daddr 127.0.0.1 tcp dport 8080 dnat ip to 10.20.30.64:80",
+        udp,
+        own,
+    ]
+
+
+def test_loopback_addresses_are_never_reached_from_the_network():
+    assert chain(Rules(BRIDGE, SUBNET), "early") == [f'iifname "{BRIDGE}" ip daddr 127.0.0.0/8 drop']
+
+
+def test_what_the_kernel_has_is_read(monkeypatch):
+    ours = firewall.table_name(BRIDGE)
+    text = listing(
+        {"table": {"family": "inet", "name": ours, "handle": 3}},
+        rule(ours, "inside", daddr("127.0.0.1"), dport("tcp", 8080), {"dnat": {"addr": "10.20.30.64", "port": 80}}),
+        rule(ours, "inside", LOCAL, dport("udp", 53), {"dnat": {"addr": "10.20.30.65", "port": 5353}}),
+        rule(ours, "outside", LOCAL, dport("udp", 53), {"dnat": {"addr": "10.20.30.65", "port": 5353}}),
+        {"table": {"family": "inet", "name": "firewalld", "handle": 4}},
+        rule("firewalld", "filter_FORWARD", {"match": {"right": BRIDGE}}),
+        {"table": {"family": "inet", "name": "other", "handle": 5}},
+    )
+    commands = Commands(monkeypatch, {"nft -j list ruleset inet": Completed(0, text, "")})
+    found = firewall.read_ruleset(commands.runtime)
+    assert list(found.tables) == [ours]
+    assert found.forwards == (
+        (ours, PortForward("127.0.0.1", 8080, 80), "10.20.30.64"),
+        (ours, PortForward("0.0.0.0", 53, 5353, "udp"), "10.20.30.65"),
+    )
+    assert firewall.is_trusted(found, BRIDGE)
+    assert not firewall.is_trusted(found, "mcb76543210")
+
+
+def test_the_fingerprint_of_a_table_is_of_its_rules_and_not_of_their_numbers(monkeypatch):
+    name = firewall.table_name(BRIDGE)
+
+    def fingerprint(*rules):
+        commands = Commands(monkeypatch, {"nft -j list ruleset inet": Completed(0, listing(*rules), "")})
+        return firewall.read_ruleset(commands.runtime).tables[name]
+
+    assert fingerprint(rule(name, "forward", LOCAL, handle=1)) == fingerprint(rule(name, "forward", LOCAL, handle=2))
+    assert fingerprint(rule(name, "forward", LOCAL)) != fingerprint(rule(name, "forward", daddr("127.0.0.1")))
+
+
+def test_without_firewalld_there_is_nobody_to_trust_anything(monkeypatch):
+    commands = Commands(monkeypatch, {})
+    assert firewall.is_trusted(firewall.read_ruleset(commands.runtime), BRIDGE)
+
+
+def test_a_table_is_replaced_in_one_go(monkeypatch):
+    commands = Commands(monkeypatch, {})
+    firewall.put_table(commands.runtime, Rules(BRIDGE, SUBNET))
+    ((argv, text),) = commands.asked
+    assert argv == "nft -f -"
+    assert text.startswith(f"table inet minicloud_{BRIDGE} {{}}\ndelete table inet minicloud_{BRIDGE}\ntable inet")
+
+
+class TestDocker:
+    def rules(self, interface=BRIDGE):
+        comment = "-m comment --comment minicloud -j ACCEPT"
+        return [f"-A DOCKER-USER -i {interface} {comment}", f"-A DOCKER-USER -o {interface} {comment}"]
+
+    def chain(self, *rules):
+        return DockerChain("iptables", ("-N DOCKER-USER", *rules))
+
+    def test_nothing_is_done_without_it(self, monkeypatch):
+        commands = Commands(monkeypatch, {"iptables -w 5 -S DOCKER-USER": Completed(1, "", "no such chain")})
+        assert firewall.docker_chains(commands.runtime) == []
+
+    def test_what_lacks_is_added(self, monkeypatch):
+        commands = Commands(monkeypatch, {})
+        assert len(firewall.lacking_docker_rules(self.chain(*self.rules("mcb76543210")), BRIDGE)) == 2
+        firewall.add_docker_rules(commands.runtime, self.chain(self.rules()[0]), BRIDGE)
+        assert [argv for argv, dummy in commands.asked] == [
+            f"iptables -w 5 -I DOCKER-USER -o {BRIDGE} -m comment --comment minicloud -j ACCEPT"
+        ]
+
+    def test_what_is_ours_is_removed_and_nothing_else(self, monkeypatch):
+        others = [*self.rules("mcb76543210"), f"-A DOCKER-USER -i {BRIDGE} -j DROP"]
+        told = "\n".join(["-N DOCKER-USER", *self.rules(), self.rules()[0], *others])
+        commands = Commands(monkeypatch, {"iptables -w 5 -S DOCKER-USER": Completed(0, told, "")})
+        firewall.remove_docker_rules(commands.runtime, BRIDGE)
+        removed = [argv.replace("iptables -w 5 -D", "-A") for argv, dummy in commands.asked if " -D " in argv]
+        assert removed == [self.rules()[0], self.rules()[0], self.rules()[1]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "hook", "family", "reported"),
+    [("drop", "forward", "inet", True), ("accept", "forward", "inet", False), ("drop", "input", "inet", False),
+     ("drop", "forward", "bridge", False)],
+)  # fmt: skip
+def test_who_drops_what_is_forwarded_is_named(monkeypatch, policy, hook, family, reported):
+    entry = {"chain": {"family": family, "table": "mine", "name": "strict", "hook": hook, "policy": policy}}
+    commands = Commands(monkeypatch, {"nft -j list chains": Completed(0, listing(entry), "")})
+    assert firewall.strict_forwarders(commands.runtime) == ([f"strict of the table {family} mine"] if reported else [])
+
+
+def test_docker_is_not_reported_for_it_has_a_place_for_our_rules(monkeypatch):
+    chains = [{"name": "FORWARD", "hook": "forward", "policy": "drop"}, {"name": "DOCKER-USER"}]
+    entries = [{"chain": {"family": "ip", "table": "filter", **each}} for each in chains]
+    commands = Commands(monkeypatch, {"nft -j list chains": Completed(0, listing(*entries), "")})
+    assert firewall.strict_forwarders(commands.runtime) == []

@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
+
+LINKS = [
+    {"ifindex": 1, "ifname": "lo", "flags": ["LOOPBACK", "UP"], "mtu": 65536, "addr_info": [
+        {"family": "inet", "local": "127.0.0.1", "prefixlen": 8}]},
+    {"ifindex": 2, "ifname": "eth0", "flags": ["BROADCAST", "UP"], "mtu": 1500, "address": "52:54:00:12:34:56",
+     "addr_info": [{"family": "inet", "local": "192.0.2.7", "prefixlen": 24}, {}]},
+    {"ifindex": 3, "ifname": "br0", "flags": [], "mtu": 1400, "linkinfo": {"info_kind": "bridge"}},
+    {"ifindex": 4, "ifname": "tap0", "master": "br0", "flags": ["UP"], "linkinfo": {"info_kind": "tun"}},
+]  # fmt: skip
+
+
+def runtime(monkeypatch, data, asked=None):
+    def run(argv, *, stdin=None, **dummy):
+        if asked is not None:
+            asked.append((argv[1:], stdin))
+        return Completed(0, json.dumps(data), "")
+
+    monkeypatch.setattr(links, "ip_program", lambda runtime: "ip")
+    return Runtime(run)
+
+
+def test_interfaces_are_read(monkeypatch):
+    found = links.read_links(runtime(monkeypatch, LINKS))
+    assert list(found) == ["lo", "eth0", "br0", "tap0"]
+    assert (found["lo"].loopback, found["eth0"].loopback) == (True, False)
+    assert found["eth0"].addresses == ("192.0.2.7/24",)
+    assert (found["br0"].kind, found["br0"].up, found["br0"].mtu, found["br0"].number) == ("bridge", False, 1400, 3)
+    assert found["tap0"].master == "br0"
+
+
+def test_routes_are_read_without_those_that_lead_nowhere(monkeypatch):
+    data = [
+        {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0", "metric": 100},
+        {"dst": "10.0.0.0/8", "dev": "tun0"},
+        {"type": "local", "dst": "127.0.0.1", "dev": "lo"},
+        {"type": "blackhole", "dst": "10.9.0.0/16"},
+    ]
+    found = links.read_routes(runtime(monkeypatch, data))
+    assert [(each.destination, each.device) for each in found] == [("default", "eth0"), ("10.0.0.0/8", "tun0")]
+
+
+def test_commands_go_in_one_batch_and_none_is_none(monkeypatch):
+    asked = []
+    links.change(runtime(monkeypatch, [], asked), [], "nothing")
+    links.change(runtime(monkeypatch, [], asked), ["link set a up", "link set b up"], "two")
+    assert asked == [(["-batch", "-"], b"link set a up\nlink set b up\n")]
+
+
+def test_names_fit_the_kernel_and_differ():
+    taps = {
+        links.tap_name(bridge, mac)
+        for bridge in ("mcb00000001", "mcb00000002")
+        for mac in ("52:54:00:00:00:01", "52:54:00:00:00:02")
+    }
+    assert len(taps) == 4
+    assert all(len(tap) <= 15 and tap.startswith("mct") for tap in taps)
+    assert links.tap_name("mcb00000001", "52:54:00:00:00:0A") == links.tap_name("mcb00000001", "52:54:00:00:00:0a")
+
+
+def test_a_bridge_has_a_mac_of_its_own():
+    assert links.bridge_mac("mcb0a1b2c3d") == "52:55:0a:1b:2c:3d"
