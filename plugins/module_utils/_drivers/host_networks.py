@@ -31,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     interfaces,
     leases,
     links,
+    resolved,
     subnets,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network, PortForward
@@ -205,7 +206,7 @@ class HostNetworks(Networks):
         table = firewall.table_name(network.interface)
         return [port for where, port, to in self._look_ruleset().forwards if (where, to) == (table, address)]
 
-    def forwarded_elsewhere(self, network: Network | None, address: str) -> list[PortForward]:
+    def forwarded_elsewhere(self, network: Network | None = None, address: str = "") -> list[PortForward]:
         """The ports of the host that lead anywhere but to an address of a network, of whichever data directory."""
         ours = (firewall.table_name(network.interface), address) if network else ("", "")
         return [port for where, port, to in self._look_ruleset().forwards if (where, to) != ours]
@@ -400,6 +401,8 @@ class HostNetworks(Networks):
             server.forget_offline(lambda mac, address: owners.get(address, mac) == mac)
             server.start(self._served(network))
         notes.update(config=firewall.digest(config), hosts=firewall.digest(dhcp_hosts + dns_hosts), ifindex=index)
+        if not resolved.announce(self.runtime, network.interface, self._served(network).gateway, network.domain):
+            self.runtime.report.warn(f"systemd-resolved was not told of the names of the network {network.name}.")
         self._note(network, notes)
         self.runtime.report.step("served")
 

@@ -165,9 +165,12 @@ class LocalDriver(Driver):
         for nic in instance.nics:
             kept = nic.address or nic.lease
             now = by_mac.get(nic.mac, ())
-            # An address that was changed while it ran reaches the guest when it asks for it.
-            if kept or now:
-                return (kept if kept in now or not now else now[0]), 22
+            # An address that was changed while it ran reaches the guest when it asks for it: at its start, or some
+            # time later.
+            if kept and (kept in now or not now or not instance.ready):
+                return kept, 22
+            if now:
+                return now[0], 22
         return "", 22
 
     def console_log(self, instance: Instance) -> str:

@@ -431,7 +431,7 @@ class LxdActions:
                 # Networks of other drivers lead ports away before they come to who listens on them.
                 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 
-                elsewhere = HostNetworks(self.runtime, self.scope).forwarded_elsewhere("")
+                elsewhere = HostNetworks(self.runtime, self.scope).forwarded_elsewhere()
             # The guest is reached at its own address.
             ports.settle(instance, others, held, elsewhere, with_ssh=False)
             return

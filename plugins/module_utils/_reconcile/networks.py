@@ -35,7 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Options that are compared, in the order of their steps.
-_OPTIONS = ("mode", "parent", "bridge_type", "subnet", "subnet6", "dhcp_range", "domain", "mtu", "autostart")
+_OPTIONS = ("mode", "parent", "bridge_type", "subnet", "subnet6", "dhcp_range", "domain", "mtu")
 
 # Options that mean nothing where the host only passes on what somebody else's network does.
 _ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain")
@@ -55,7 +55,6 @@ class NetworkWish:
     dhcp_range: str | None = None
     domain: str | None = None
     mtu: int | None = None
-    autostart: bool | None = None
     confirm_bridge: bool | None = None
 
 
@@ -364,7 +363,6 @@ def network_view(
         "bridge_type": network.bridge_type if network.mode == "bridged" else "",
         "mtu": network.mtu,
         "interface": network.interface,
-        "autostart": network.autostart,
         "created": network.created,
         "instances": sorted(users, key=str.lower),
         "drift": list(drift),
