@@ -99,6 +99,11 @@ options:
     description:
       - The largest packet, in bytes, told to guests by DHCP. Unless given, the usual 1500.
     type: int
+  autostart:
+    description:
+      - Whether the network comes back when the host starts, by a unit of systemd. Otherwise it comes back with the next
+        run that needs it. Unless given, it does not.
+    type: bool
 attributes:
   check_mode:
     support: full
@@ -223,6 +228,11 @@ network:
       type: str
       returned: always
       sample: mcb0a1b2c3d
+    autostart:
+      description: Whether it comes back when the host starts.
+      type: bool
+      returned: always
+      sample: false
     created:
       description: When it was made, in UTC.
       type: str
@@ -279,6 +289,7 @@ ARGUMENTS = {
     "bridge_type": {"type": "str", "choices": ["bridge", "macvtap"]},
     "confirm_bridge": {"type": "bool", "default": False},
     "mtu": {"type": "int"},
+    "autostart": {"type": "bool"},
 }
 
 

@@ -128,6 +128,11 @@ networks:
       type: str
       returned: always
       sample: mcb0a1b2c3d
+    autostart:
+      description: Whether it comes back when the host starts.
+      type: bool
+      returned: always
+      sample: false
     created:
       description: When it was made, in UTC.
       type: str

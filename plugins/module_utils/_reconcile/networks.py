@@ -35,7 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Options that are compared, in the order of their steps.
-_OPTIONS = ("mode", "parent", "bridge_type", "subnet", "subnet6", "dhcp_range", "domain", "mtu")
+_OPTIONS = ("mode", "parent", "bridge_type", "subnet", "subnet6", "dhcp_range", "domain", "mtu", "autostart")
 
 # Options that mean nothing where the host only passes on what somebody else's network does.
 _ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain")
@@ -55,6 +55,7 @@ class NetworkWish:
     dhcp_range: str | None = None
     domain: str | None = None
     mtu: int | None = None
+    autostart: bool | None = None
     confirm_bridge: bool | None = None
 
 
@@ -191,9 +192,18 @@ def reconcile_network(
     keeper = _Keeper(wish, driver, data)
     current, plan = keeper.look()
     before = comparable(current)
-    if plan.steps:
+    units = _autostart() if _concerns_start(wish, current) else None
+    repair = units is not None and not plan.steps and not units.is_settled(current, runtime, data)
+    if plan.steps or repair:
         runtime.begin_changes()
-        plan = keeper.foresee(plan) if check_mode else keeper.carry_out()
+        if check_mode:
+            plan = keeper.foresee(plan)
+        else:
+            with units.kept_unit(runtime, data) if units else contextlib.nullcontext():
+                plan = keeper.carry_out()
+    if units:
+        units.warn_of_obstacle(plan.after, runtime, data)
+    steps = [*plan.steps, "repair_autostart"] if repair else plan.steps
     view = None
     if plan.after:
         instances = keeper.scope.instances()[0]
@@ -201,7 +211,19 @@ def reconcile_network(
         view = network_view(plan.after, users_of(plan.after, instances), drift, keeper.problems(plan.after, check_mode))
         for text in view["problems"]:
             runtime.report.warn(f"network {plan.after.name}: {text}")
-    return NetworkOutcome(bool(plan.steps), plan.steps, view, before, comparable(plan.after))
+    return NetworkOutcome(bool(steps), steps, view, before, comparable(plan.after))
+
+
+def _concerns_start(wish: NetworkWish, current: Network | None) -> bool:
+    """Whether the start with the host has to be looked at."""
+    return wish.autostart is not None or bool(current and current.autostart)
+
+
+def _autostart() -> t.Any:
+    """What sees to the start with the host, imported only now."""
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
+
+    return autostart
 
 
 class _Keeper:
@@ -363,6 +385,7 @@ def network_view(
         "bridge_type": network.bridge_type if network.mode == "bridged" else "",
         "mtu": network.mtu,
         "interface": network.interface,
+        "autostart": network.autostart,
         "created": network.created,
         "instances": sorted(users, key=str.lower),
         "drift": list(drift),
