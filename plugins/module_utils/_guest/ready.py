@@ -15,6 +15,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._errors import LaunchError
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
+    NEXT_CONNECTION,
     SshEndpoint,
     banner,
     login_command,
@@ -23,7 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import 
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
 # Seconds: one look for the greeting, one connection, and how long the guest is let wait in one session.
-_BANNER_TIMEOUT = 3.0
+_BANNER_TIMEOUT, _LONGEST_BANNER_TIMEOUT = 3.0, 15.0
 _CONNECT_TIMEOUT = 30.0
 _SESSION = 8.0
 # A wrong host key ends the wait after this many seconds, not at once: where the guest's ssh server starts before
@@ -141,7 +142,7 @@ class _Wait:
             self.look_at_instance()
             if not self.know_address():
                 continue
-            if not banner(self.endpoint.host, self.endpoint.port, min(_BANNER_TIMEOUT, self.deadline.left())):
+            if not self.greets():
                 self.no_answer()
                 continue
             if not self.know_user():
@@ -163,6 +164,19 @@ class _Wait:
         # The instance may have failed in the very pause that took the last of the time.
         self.look_at_instance()
         raise self.out_of_time()
+
+    def greets(self) -> bool:
+        """Whether an ssh server greets now.
+
+        Each connection that is given up costs a slow guest a process, and many of them keep it from ever answering:
+        the longer it has taken already, the more time it gets.
+        """
+        elapsed = self.deadline.seconds - self.deadline.left()
+        timeout = min(max(_BANNER_TIMEOUT, elapsed * 0.1), _LONGEST_BANNER_TIMEOUT, self.deadline.left())
+        interval = max(NEXT_CONNECTION, elapsed * 0.025)
+        if self.endpoint.host != "127.0.0.1":
+            interval = timeout  # nobody but the guest itself accepts there
+        return banner(self.endpoint.host, self.endpoint.port, timeout, interval)
 
     def look_at_instance(self) -> None:
         self.check_alive()

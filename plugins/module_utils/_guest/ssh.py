@@ -18,7 +18,7 @@ _LONGEST_GREETING = 4096
 
 # How many connections wait for a greeting at once, and the seconds from one to the next. Servers limit the number.
 _CONNECTIONS = 3
-_NEXT_CONNECTION = 0.3
+NEXT_CONNECTION = 0.3
 
 
 class SshEndpoint(t.NamedTuple):
@@ -99,11 +99,12 @@ def common_args(endpoint: SshEndpoint) -> str:
     return shlex.join(_identity(endpoint))
 
 
-def banner(host: str, port: int, timeout: float) -> bool:
+def banner(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTION) -> bool:
     """Whether an ssh server greets on HOST's PORT within TIMEOUT seconds.
 
-    An accepted connection says nothing: a hypervisor's port forwarding accepts long before the guest listens, and a
-    connection from that time may stay dead for seconds when the guest does. So new ones are opened beside the first.
+    An accepted connection says nothing where a hypervisor forwards the port: it accepts long before the guest listens,
+    and a connection from that time may stay dead for seconds when the guest does. So every INTERVAL seconds another
+    one is opened beside the first.
     """
     end = time.monotonic() + timeout
     greetings: dict[socket.socket, bytes] = {}
@@ -120,7 +121,7 @@ def banner(host: str, port: int, timeout: float) -> bool:
             connection = socket.create_connection((host, port), left)
             connection.setblocking(False)
             greetings[connection] = b""
-            for answering in select.select(list(greetings), [], [], min(_NEXT_CONNECTION, left))[0]:
+            for answering in select.select(list(greetings), [], [], min(interval, left))[0]:
                 data = answering.recv(256)
                 greeting = greetings[answering] = greetings[answering] + data
                 # Other lines may come before the one that counts.

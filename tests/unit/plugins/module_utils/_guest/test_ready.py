@@ -68,10 +68,12 @@ class Guest:
         self.answers: list[Completed] = [FINISHED]
         self.argvs: list[list[str]] = []
         self.looks = 0
+        self.patience: list[tuple[float, float]] = []
         self.alive = True
 
-    def banner(self, host: str, port: int, timeout: float) -> bool:
+    def banner(self, host: str, port: int, timeout: float, interval: float) -> bool:
         self.looks += 1
+        self.patience.append((timeout, interval))
         self.clock.sleep(0.01)
         return self.looks > self.greets_after
 
@@ -113,6 +115,24 @@ def test_ready(guest: Guest) -> None:
     assert wait(guest) == Readiness("debian", "done", [], {})
     assert guest.argvs[0][0] == "/usr/bin/ssh"
     assert guest.argvs[0][-1] == "sh -s 16"
+
+
+def test_a_slow_guest_is_asked_less_often_and_given_more_time(guest: Guest) -> None:
+    guest.greets_after = 2000
+    assert wait(guest, seconds=2000).status == "done"
+    first, last = guest.patience[0], guest.patience[-1]
+    assert first == (3.0, 0.3)
+    assert last[0] == 15.0
+    assert last[1] > 10
+    times, intervals = zip(*guest.patience)
+    assert list(times) == sorted(times)
+    assert list(intervals) == sorted(intervals)
+
+
+def test_a_guest_that_is_reached_directly_gets_one_connection_at_a_time(guest: Guest) -> None:
+    guest.greets_after = 1
+    wait(guest, endpoint=ENDPOINT._replace(host="10.1.2.3"))
+    assert guest.patience == [(3.0, 3.0), (3.0, 3.0)]
 
 
 def test_the_address_is_learned_while_waiting(guest: Guest) -> None:
