@@ -110,6 +110,25 @@ class LocalDriver(Driver):
             addresses = given.get(mac) or met.get(mac)
             if addresses and nic.network != USER_NETWORK:
                 found[nic.mac] = addresses
+        for mac, addresses in self._bridged_addresses(instance).items():
+            found.pop(mac, None)
+            found.update({mac: addresses} if addresses else {})
+        return found
+
+    def _bridged_addresses(self, instance: Instance) -> dict[str, tuple[str, ...]]:
+        """The addresses on networks of others: what this host has heard of them may be long past, so it asks."""
+        found: dict[str, tuple[str, ...]] = {}
+        for nic in instance.nics if os.geteuid() == 0 else ():
+            # Whatever is on a network of ours has one that we keep.
+            if nic.network == USER_NETWORK or nic.address or nic.lease:
+                continue
+            network = self.scope.networks.read(nic.network)
+            if network and network.mode == "bridged":
+                from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import find_guest
+
+                # A guest on top of an interface hears nothing of this host, and this host nothing of it.
+                direct = network.bridge_type == "macvtap"
+                found[nic.mac] = () if direct else find_guest(network.interface, nic.mac)
         return found
 
     def running(self, instance: Instance) -> Observed:

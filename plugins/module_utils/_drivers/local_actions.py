@@ -22,7 +22,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.local imp
     SEED,
     LocalDriver,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    MissingRequirement,
+    NotSupported,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Image,
@@ -126,6 +130,7 @@ class LocalActions:
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 
+        self._check_forwardable(instance)
         elsewhere: t.Sequence[PortForward] = ()
         user_mode = self.driver.user_mode(instance)
         if not user_mode:
@@ -179,6 +184,18 @@ class LocalActions:
             network = self.scope.networks.read(nic.network) if nic.network != USER_NETWORK else None
             if network:
                 remove_path(networks.sockets(network, nic.mac)[0])
+
+    def _check_forwardable(self, instance: Instance) -> None:
+        """Raise where ports are to be forwarded to an instance whose addresses are not this host's to know."""
+        if not instance.ports or any(nic.network == USER_NETWORK or nic.address or nic.lease for nic in instance.nics):
+            return
+        networks = [self.scope.networks.read(nic.network) for nic in instance.nics]
+        if networks and all(network and network.mode == "bridged" for network in networks):
+            raise NotSupported(
+                f"no port can be forwarded to {instance.name}",
+                "all its networks are bridged, where it has an address that others give it and reach it at",
+                "Use that address, or give it an interface on a private network as well, such as default.",
+            )
 
     def _main_network(self, instance: Instance) -> tuple[Network | None, HostNetworks]:
         """The network whose firewall forwards ports to an instance, and what makes it."""

@@ -47,7 +47,7 @@ def find(
     macs: t.Container[str] | None = None,
     enough: int = 0,
 ) -> dict[str, str]:
-    """Who answers for some IPv4 addresses on an interface: address to MAC.
+    """Who answers for some IPv4 addresses on an interface, or without any, who is heard there: address to MAC.
 
     macs -- count only these; enough -- stop when so many have answered
     """
@@ -71,30 +71,27 @@ def find(
                 fields = _ARP.unpack(answer[: _ARP.size])
                 address, mac = socket.inet_ntoa(fields[6]), fields[5].hex(":")
                 # A question tells as well as an answer who asks it.
-                if address in wanted and mac != own.hex(":") and (macs is None or mac in macs):
+                known = address in wanted if wanted else address != "0.0.0.0"
+                if known and mac != own.hex(":") and (macs is None or mac in macs):
                     found[address] = mac
                     if enough and len(found) >= enough:
                         return found
                 if patience.expired():
                     break
-            if len(found) == len(wanted):
+            if wanted and len(found) == len(wanted):
                 break
     return found
 
 
-def sweep(interface: str, subnets: t.Iterable[str], macs: t.Collection[str], seconds: float) -> dict[str, str]:
-    """The IPv4 addresses of some MACs, found by asking for each address of the subnets that this host has there.
+def sweep(interface: str, own: ipaddress.IPv4Interface, mac: str, seconds: float) -> list[str]:
+    """The IPv4 addresses of a MAC, found by asking for each address of the subnet that this host has there.
 
-    subnets -- this host's addresses on the interface, with their prefix lengths; those of large subnets are left out
+    A large subnet is not searched: what is heard there meanwhile counts.
     """
-    found: dict[str, str] = {}
-    for text in subnets:
-        own = ipaddress.ip_interface(text)
-        if own.version != 4 or own.network.num_addresses > LARGEST_SWEEP or len(set(found.values())) == len(macs):
-            continue
+    hosts: list[str] = []
+    if own.network.num_addresses <= LARGEST_SWEEP:
         hosts = [str(host) for host in own.network.hosts() if host != own.ip]
-        found.update(find(interface, hosts, str(own.ip), Deadline(seconds), macs, enough=len(macs)))
-    return found
+    return list(find(interface, hosts, str(own.ip), Deadline(seconds), {mac}, enough=1))
 
 
 def _answers6(interface: str, mac: str, address: str, deadline: Deadline) -> bool:

@@ -216,7 +216,7 @@ def reconcile_network(
 
 def _concerns_start(wish: NetworkWish, current: Network | None) -> bool:
     """Whether the start with the host has to be looked at."""
-    return wish.autostart is not None or bool(current and current.autostart)
+    return wish.autostart is not None or wish.state == ABSENT or bool(current and current.autostart)
 
 
 def _autostart() -> t.Any:

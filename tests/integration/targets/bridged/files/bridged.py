@@ -5,7 +5,9 @@
 """Bridges of physical interfaces, tried in network namespaces that are made for it and go again.
 
 Namespace HOST has an interface with addresses and routes, like a host; LAN is the other end of its cable, with its
-gateway. Without arguments this makes both, runs itself within HOST, and removes them.
+gateway. This makes both, runs itself within HOST, and removes them.
+
+Arguments: a data directory, and the image of a small guest.
 """
 
 from __future__ import annotations
@@ -28,11 +30,18 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
     MinicloudError,
+    NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import bridged, probe
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import bridged, lookup, probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import read_interfaces
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
+    parse_network,
+    reconcile_network,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.plugin_utils import _runner
 
 PORT = "uplink0"
@@ -50,7 +59,8 @@ def main() -> None:
         ip(f"netns add {host}")
         ip(f"netns add {lan}")
         done = subprocess.run(
-            ["ip", "netns", "exec", host, sys.executable, __file__, "within", lan, directory], check=False
+            ["ip", "netns", "exec", host, sys.executable, __file__, "within", lan, directory, *sys.argv[1:3]],
+            check=False,
         )
         if done.returncode:
             sys.exit("the tests in the namespace failed")
@@ -79,9 +89,11 @@ def die() -> None:
 
 
 class Test:
-    def __init__(self, lan: str, directory: str) -> None:
+    def __init__(self, lan: str, directory: str, data_dir: str = "", image: str = "") -> None:
         self.lan = lan
         self.directory = directory
+        self.data = DataDirectory(data_dir or directory)
+        self.image = image
 
     def cable(self) -> None:
         """A host with a network card, and what is at the other end of its cable."""
@@ -406,8 +418,14 @@ class Test:
     def neighbours(self) -> None:
         with self.fresh("neighbours are found by their MAC"):
             mac = json.loads(ip(f"-n {self.lan} -j link show gw0"))[0]["address"]
-            found = probe.sweep(PORT, ["10.77.0.2/24"], {mac}, 3)
-            check(set(found.values()) == {mac} and set(found) <= {"10.77.0.1", "10.77.0.3"}, f"found {found}")
+            found = lookup.find_guest(PORT, mac)
+            check(set(found) <= {"10.77.0.1", "10.77.0.3"} and len(found) == 1, f"found {found}")
+            ip(f"-n {self.lan} addr delete {found[0]}/24 dev gw0")
+            moved = lookup.find_guest(PORT, mac)
+            check({*found, *moved} == {"10.77.0.1", "10.77.0.3"}, f"an address that has gone was told: {moved}")
+            check(lookup.find_guest(PORT, "52:54:00:00:00:07") == (), "an address of nobody")
+            check(lookup.find_guest("other0", mac) == (), "an address where this host has none")
+            ip(f"-n {self.lan} addr add 10.77.0.1/24 dev gw0") if found[0] == "10.77.0.1" else None
             check(probe.find(PORT, ["10.77.0.9"], "10.77.0.2", Deadline(0.5)) == {}, "an answer from nobody")
             own = links()[PORT]["address"]
             check(probe.answers(PORT, own, "fd77::1", "", Deadline(5)), "no answer over IPv6")
@@ -415,6 +433,103 @@ class Test:
             found_interfaces = read_interfaces(Runtime(_runner.run))
             check(found_interfaces[PORT].default_route, "the default route is not seen")
             check(found_interfaces[PORT].types == ("bridge", "macvtap"), f"{found_interfaces[PORT]}")
+
+    # With guests
+
+    def guests(self) -> None:
+        """A guest gets its address from the LAN, which reaches it; on a bridge this host does, too."""
+        for what, words in (
+            ("bridge", {"confirm_bridge": True}),
+            ("macvtap", {"bridge_type": "macvtap"}),
+            ("existing bridge", {"parent": "br7"}),
+        ):
+            with self.fresh(f"a guest on a network of the kind {what}"), self.dhcp() as leases:
+                if what == "existing bridge":
+                    for command in ("link add br7 type bridge", "link set br7 up", f"link set {PORT} master br7"):
+                        ip(command)
+                    ip("addr add 10.77.0.2/24 dev br7")
+                    ip(f"addr flush dev {PORT}")
+                before = links()
+                try:
+                    self.guest(what, words, leases)
+                finally:
+                    self.reconcile("guest", state="absent")
+                    self.network_module(name="lan", state="absent")
+                left = {each: entry for each, entry in links().items() if each not in before}
+                check(not left, f"interfaces are left over: {left}")
+                if what == "existing bridge":
+                    ip("link delete br7")
+
+    def guest(self, what: str, words: dict[str, t.Any], leases: str) -> None:
+        made = self.network_module(name="lan", mode="bridged", **{"parent": PORT, **words})
+        check(made.changed, "the network was there already")
+        check(not self.network_module(name="lan").changed, "the network is not as it was made")
+        failure = raised(NotSupported, lambda: self.reconcile("guest", ports=["2222"], networks=[{"name": "lan"}]))
+        check("all its networks are bridged" in str(failure), str(failure))
+        wait = what != "macvtap"
+        view = self.reconcile("guest", networks=[{"name": "lan"}], wait=wait).view
+        mac = view["networks"][0]["mac"]
+        address = self.leased(leases, mac)
+        # What is outside reaches it.
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.lan, sys.executable, "-c", _BANNER, address],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        check(done.stdout.startswith("SSH-2.0"), f"the guest does not answer the LAN: {done.stdout}{done.stderr}")
+        now = self.reconcile("guest", wait=False)
+        check(not now.changed, f"another run had something to do: {now.actions}")
+        expected = [address] if wait else []
+        check(now.view["addresses"] == expected, f"addresses {now.view['addresses']} instead of {expected}")
+        check(now.view["ssh"]["host"] == (address if wait else ""), f"ssh leads to {now.view['ssh']}")
+        failure = raised(InUse, lambda: self.network_module(name="lan", state="absent"))
+        check("guest" in str(failure), str(failure))
+
+    @contextlib.contextmanager
+    def dhcp(self) -> t.Iterator[str]:
+        """The LAN gives out addresses. Yields the file of its leases."""
+        leases = os.path.join(self.directory, "leases")
+        argv = ["ip", "netns", "exec", self.lan, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0"]
+        argv += ["--interface=gw0", "--dhcp-range=10.77.0.50,10.77.0.60,1h"]
+        argv += [f"--dhcp-leasefile={leases}", "--user=root", "--dhcp-authoritative", "--no-ping"]
+        with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as server:
+            try:
+                yield leases
+            finally:
+                server.terminate()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leases)
+
+    @staticmethod
+    def leased(leases: str, mac: str) -> str:
+        for dummy in Deadline(300).pauses():
+            with contextlib.suppress(FileNotFoundError), open(leases, encoding="ascii") as stream:
+                for line in stream:
+                    if line.split()[1:2] == [mac]:
+                        return line.split()[2]
+        sys.exit(f"FAILED: {mac} has not got an address from the LAN")
+
+    def reconcile(self, name: str, **wish: t.Any) -> t.Any:
+        params = {"name": name, "image": self.image, "memory": "128M", "user": "debian", "timeout": 600, **wish}
+        return reconcile_instance(parse_wish(params), Runtime(_runner.run), self.data, "qemu")
+
+    def network_module(self, **wish: t.Any) -> t.Any:
+        return reconcile_network(parse_network(wish), Runtime(_runner.run), self.data, "qemu")
+
+
+# Says what answers at an address as soon as something does.
+_BANNER = """
+import socket, sys, time
+end = time.monotonic() + 120
+while time.monotonic() < end:
+    try:
+        with socket.create_connection((sys.argv[1], 22), timeout=10) as guest:
+            print(guest.recv(64).decode(errors="replace"))
+            break
+    except OSError:
+        time.sleep(0.5)
+"""
 
 
 def links() -> dict[str, dict[str, t.Any]]:
@@ -468,11 +583,11 @@ def check(holds: bool, what: str) -> None:
         sys.exit(f"FAILED: {what}")
 
 
-def within(lan: str, directory: str) -> None:
+def within(lan: str, directory: str, data_dir: str = "", image: str = "") -> None:
     bridged._ASK_AFTER = 4.0  # the gateway is at the other end of a short cable
     bridged._ASK_BEFORE = 2.0
     ip("link set lo up")
-    test = Test(lan, directory)
+    test = Test(lan, directory, data_dir, image)
     test.over_and_back()
     test.existing_bridge()
     test.macvtap()
@@ -485,10 +600,11 @@ def within(lan: str, directory: str) -> None:
     test.drift()
     test.killed_at_each_step()
     test.killed_in_the_batch()
+    test.guests()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["within"]:
-        within(*sys.argv[2:4])
+        within(*sys.argv[2:6])
     else:
         main()
