@@ -77,8 +77,11 @@ options:
   parent:
     description:
       - For O(mode=bridged), the host's bridge or interface that the network is bridged to.
-      - An existing bridge is used as it is. An interface becomes part of a bridge of its own, to which its addresses
-        and routes move; see O(confirm_bridge).
+      - An existing bridge is used as it is, and nothing of it is changed.
+      - Of another interface, a bridge takes the place. The interface's addresses, routes and hardware address move to
+        it, and back when the network is removed; see O(confirm_bridge).
+      - Wi-Fi cannot be bridged, as an access point takes frames only from the address of the station that has joined.
+        M(minicloud.local.network_info) tells what can be a parent, and why others cannot.
     type: str
   bridge_type:
     description:
@@ -91,8 +94,12 @@ options:
     choices: [bridge, macvtap]
   confirm_bridge:
     description:
-      - Confirms that O(parent) may be an interface that the host itself may be reached by. Moving its addresses can
-        cut off the host; if the host has lost its default route afterwards, everything is put back and the task fails.
+      - Confirms that the addresses of O(parent) may move to a bridge, which can cut off the host. Needed when the
+        network is made, and only where a bridge would be.
+      - If afterwards the default route is lost, or its gateway does not answer any more, or the run is ended in the
+        middle, all is put back as it was.
+      - An interface that NetworkManager, systemd-networkd or a DHCP client looks after is refused even so, since they
+        would give it its addresses again. The error tells how to have them make the bridge instead.
     type: bool
     default: false
   mtu:

@@ -142,7 +142,10 @@ class HostNetworks(Networks):
     def problems(self, network: Network) -> list[str]:
         found = []
         if network.mode == "bridged":
-            return self._bridged.problems(network)
+            found = self._bridged.problems(network)
+            if network.bridge_type == interfaces.BRIDGE:
+                found += self._filtered(network.interface)
+            return found
         subnet = subnets.parse_subnet(network.subnet)
         other = subnets.collision(subnet, self._taken(network, ()))
         if other:
@@ -155,6 +158,23 @@ class HostNetworks(Networks):
                 f" {network.interface}."
                 for chain in self._look_strict()
             ]
+        return found
+
+    def _filtered(self, bridge: str) -> list[str]:
+        """Who drops what crosses a bridge that leads to others, as if this host forwarded it."""
+        if links.read_sysctl("bridge/bridge-nf-call-iptables") != "1":
+            return []
+        found = [
+            f"The chain {chain} drops what crosses the bridge {bridge}: have it accept what comes from {bridge} and"
+            " goes to it, or set net.bridge.bridge-nf-call-iptables to 0."
+            for chain in self._look_strict()
+        ]
+        for docker in self._look_docker():
+            program = os.path.basename(docker.program)
+            # Not more than that: it would let others on the bridge into Docker's containers.
+            rule = f"DOCKER-USER -i {bridge} -o {bridge} -j ACCEPT"
+            if f"-A {rule}" not in docker.rules:
+                found.append(f"Docker's firewall drops what crosses the bridge {bridge}: run {program} -I {rule}")
         return found
 
     def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
