@@ -173,6 +173,7 @@ class Test:
             parse_network({"name": "lab", **params}), runtime, self.data, "qemu", None, check_mode
         )
         self.warnings = runtime.report.warnings
+        note_bridges()
         return outcome
 
     def killed(self, at: int, **params: t.Any) -> bool:
@@ -210,14 +211,24 @@ class Test:
         return t.cast(Network, network)
 
 
+# The bridges that networks of this test have had: others on this host may be at work too.
+SEEN: set[str] = set()
+
+
+def note_bridges() -> None:
+    networks = DataDirectory(sys.argv[1]).scope("qemu").networks.all()[0]
+    SEEN.update(network.interface for network in networks)
+
+
 def traces() -> dict[str, t.Any]:
     """What networks leave on a host: links, rules, processes and files."""
+    note_bridges()
     return {
         "links": sorted(links.read_links(Runtime(run))),
         "rules": sh("nft list ruleset"),
         "routes": sh("ip route; ip -6 route"),
         "processes": sorted(servers()),
-        "files": sorted(os.listdir("/run/minicloud")) if os.path.isdir("/run/minicloud") else [],
+        "files": sorted(SEEN.intersection(os.listdir("/run/minicloud"))) if os.path.isdir("/run/minicloud") else [],
     }
 
 
