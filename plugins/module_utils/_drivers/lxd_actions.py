@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver, storage_drivers
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import NotThere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_config import Config, NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -98,13 +99,20 @@ class LxdActions:
         doing -- what failed if it fails; project -- another than ours, empty for none
         NotFound where there is no such object, InUse where it is there already; else HypervisorError.
         """
-        pylxd = self.require_library()
-        import requests
-
         params = dict(query or {})
         project = self.place.project if project is None else project
         if project:
             params["project"] = project
+        if method == "get":
+            try:
+                return self.api.get(path, **{"project": "default", **params})
+            except NotThere as exc:
+                raise NotFound(doing, exc.why) from exc
+            except HypervisorError as exc:
+                raise HypervisorError(doing, exc.why) from exc
+        pylxd = self.require_library()
+        import requests
+
         if json is not None:
             kwargs["json"] = json
         try:
@@ -367,7 +375,16 @@ class LxdActions:
             "devices": devices,
         }
         target = {"target": str(self.options["target"])} if self.options.get("target") else {}
-        self.call("post", "instances", f"LXD could not make {instance.name}", json=body, query=target)
+        doing = f"LXD could not make {instance.name}"
+        for last in (False, False, True):
+            try:
+                self.call("post", "instances", doing, json=body, query=target)
+                break
+            except HypervisorError as exc:
+                # What a killed run has asked for may have taken away the network between our look at it and this.
+                if last or "Network not found" not in exc.why:
+                    raise
+            self._nic_places(instance)
         self.runtime.report.step("lxd_instance_made")
 
     def _clear(self, instance: Instance) -> None:

@@ -25,12 +25,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
 
 NETWORK, DATA_DIR = f"{OURS}network", f"{OURS}data_dir"
+# Seconds for which LXD may go on with what a killed run has asked of it.
+_PATIENCE = 20.0
 # Bridges belong to LXD's own project, whichever project the instances on them are in.
 _WHERE = {"project": "default"}
 _MODES = ("nat", "isolated", "bridged")
@@ -117,20 +120,21 @@ class LxdNetworks(Networks):
         return found
 
     def is_up(self, network: Network) -> bool:
-        if network.mode == "bridged" or not network.interface:
-            return False
+        return network.mode != "bridged" and bool(network.interface) and self._look(network) is not None
+
+    def _look(self, network: Network) -> dict[str, t.Any] | None:
+        """What LXD knows of a network; None where it has none, even if the host has such an interface still."""
         try:
-            self.driver.api.get(f"networks/{network.interface}", **_WHERE)
+            there: dict[str, t.Any] = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
         except NotThere:
-            return False
-        return True
+            return None
+        return there if there.get("managed", True) else None
 
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         if network.mode == "bridged":
             return []
-        try:
-            there = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
-        except NotThere:
+        there = self._look(network)
+        if there is None:
             return [f"LXD has no network {network.interface}"]
         if there.get("status", "Created") != "Created":
             return [f"LXD has not finished making the network {network.interface}"]
@@ -144,44 +148,52 @@ class LxdNetworks(Networks):
         actions = self.driver._actions()
         wanted = config_of(network, self.data_dir)
         doing = f"LXD could not change the network {network.interface}"
-        try:
-            there = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
-        except NotThere:
-            there = None
-        if there is not None and there.get("config", {}).get(NETWORK) != network.name and there.get("managed", True):
-            if there.get("status", "Created") == "Created":
-                raise InUse(
-                    f"LXD has another network {network.interface}",
-                    "it was not made for this data directory",
-                    "Remove it, or choose another name.",
-                )
-        if there is None or there.get("status", "Created") != "Created":
+        there = self._look(network)
+        finished = there is not None and there.get("status", "Created") == "Created"
+        if there is not None and finished and there.get("config", {}).get(NETWORK) != network.name:
+            raise InUse(
+                f"LXD has another network {network.interface}",
+                "it was not made for this data directory",
+                "Remove it, or choose another name.",
+            )
+        if there is None or not finished:
             self.driver.runtime.report.step("lxd_network")
-            actions.make_clustered("networks", network.interface, self._environment(), {"type": "bridge"}, wanted)
+            self._make(network, wanted)
         elif differences(there["config"], wanted):
             self.driver.runtime.report.step("lxd_network")
             config = {key: value for key, value in there["config"].items() if key.startswith("volatile.")}
             body = {"config": {**config, **wanted}, "description": there.get("description", "")}
             actions.call("put", f"networks/{network.interface}", doing, json=body, project="")
 
+    def _make(self, network: Network, wanted: dict[str, str]) -> None:
+        actions = self.driver._actions()
+        environment = self._environment()
+        for dummy in Deadline(_PATIENCE).pauses():
+            try:
+                actions.make_clustered("networks", network.interface, environment, {"type": "bridge"}, wanted)
+                return
+            except InUse as exc:
+                # What a killed run has asked for is done by and by: the network has come, or its bridge will go.
+                if self._look(network) is not None:
+                    return
+                refused = exc
+        raise refused
+
     def remove(self, network: Network) -> None:
-        if network.mode == "bridged":
+        there = self._look(network) if network.interface and network.mode != "bridged" else None
+        if there is None or there.get("config", {}).get(NETWORK) not in (None, network.name):
             return
-        with contextlib.suppress(NotThere):
-            there = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
-            if there.get("config", {}).get(NETWORK) not in (None, network.name):
-                return
-            users = there.get("used_by") or []
-            if users:
-                what = f"LXD keeps the network {network.interface} ({network.name})"
-                why = f"it is used by {', '.join(users)}, which this collection did not make"
-                if not network.on_demand:
-                    raise InUse(what, why, "Take it from those first.")
-                self.driver.runtime.report.warn(f"{what}: {why}.")
-                return
-            with contextlib.suppress(NotFound):
-                doing = f"LXD could not remove the network {network.interface}"
-                self.driver._actions().call("delete", f"networks/{network.interface}", doing, project="")
+        users = there.get("used_by") or []
+        if users:
+            what = f"LXD keeps the network {network.interface} ({network.name})"
+            why = f"it is used by {', '.join(users)}, which this collection did not make"
+            if not network.on_demand:
+                raise InUse(what, why, "Take it from those first.")
+            self.driver.runtime.report.warn(f"{what}: {why}.")
+            return
+        with contextlib.suppress(NotFound):
+            doing = f"LXD could not remove the network {network.interface}"
+            self.driver._actions().call("delete", f"networks/{network.interface}", doing, project="")
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import addresses_of

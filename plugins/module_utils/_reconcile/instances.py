@@ -154,7 +154,8 @@ def reconcile_instance(
             require_capability(driver.name, "ipv6_ports", f"ports: {port}")
 
     current, observed = _observe(wish, crew)
-    image = _cached_image(wish, current, runtime, data, host_arch)
+    there = observed is not None and observed.state != ABSENT
+    image = _cached_image(wish, current if there else None, runtime, data, host_arch)
     plan = make_plan(wish, current, observed, image, surroundings(driver, host_arch))
     for text in plan.drift:
         runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
@@ -164,7 +165,6 @@ def reconcile_instance(
     concerned = wish.autostart is not None or wish.state == ABSENT or (current and current.autostart)
     keeper = _autostart() if concerned else None
     repair = keeper is not None and not plan.changes and not keeper.is_settled(current, runtime, data)
-    there = observed is not None and observed.state != ABSENT
     before = comparable(current if there else None, observed.state if observed else ABSENT)
     if plan.steps or plan.drift or repair:
         runtime.begin_changes()
@@ -223,13 +223,15 @@ def _predicted(plan: Plan, crew: Crew, login_user: str) -> Instance | None:
 def _cached_image(
     wish: Wish, current: Instance | None, runtime: Runtime, data: DataDirectory, host_arch: str
 ) -> Image | None:
-    """The wished image if the vault has it; not looked for where nothing is made from it."""
-    there = current is not None and current.phase == "ready"
+    """The wished image if the vault has it; not looked for where nothing is made from it.
+
+    current -- the instance, if there is more of it than leftovers
+    """
     same = current is not None and wish.image in (None, current.image.get("name"))
-    if wish.state == ABSENT or (there and same and not wish.recreate):
+    if wish.state == ABSENT or (same and not wish.recreate):
         return None
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 
-    type_ = wish.instance_type or (current.instance_type if current and there and not wish.recreate else DEFAULT_TYPE)
+    type_ = wish.instance_type or (current.instance_type if current and not wish.recreate else DEFAULT_TYPE)
     reference = parse_reference(wish.image_source or DEFAULT_IMAGE)
     return Vault(data, runtime).find(reference, wish.arch or host_arch, KINDS[type_])

@@ -9,6 +9,7 @@ Arguments: the data directory, the image of a small guest, and the driver.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import time
 import typing as t
 
 # The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -46,6 +48,7 @@ class Test:
         self.data = DataDirectory(data_dir)
         self.image = image
         self.driver = driver
+        self.processes = containers if driver == "lxd" else processes
 
     def reconcile(self, at: int = 0, **wish: t.Any) -> t.Any:
         params = {
@@ -53,6 +56,7 @@ class Test:
             "image": self.image,
             "memory": "128M",
             "user": "debian",
+            "instance_type": "container" if self.driver == "lxd" else "vm",
             "wait": False,
             "timeout": 600,
             **wish,
@@ -81,25 +85,26 @@ class Test:
         self.reconcile(**wish)
         # What a killed run has started may be a shell still that is about to become QEMU.
         end = time.monotonic() + 60
-        while processes() == 0 and time.monotonic() < end:
+        while self.processes() == 0 and time.monotonic() < end:
             time.sleep(0.02)
-        count = processes()
-        check(count == 1, f"there are {count} QEMU processes instead of one")
+        count = self.processes()
+        check(count == 1, f"{count} instances run instead of one")
         again = self.reconcile(**wish)
         check(not again.changed, f"another run had something to do: {again.actions}")
         self.remove()
 
     def remove(self) -> None:
         self.reconcile(state="absent")
-        check(processes() == 0, "a QEMU process is left over")
+        check(self.processes() == 0, "a process or a container is left over")
         if self.driver == "libvirt":
             check(NAME not in domains(), "a domain is left over")
-        check(not os.path.exists(self.data.scope("qemu").directory(NAME)), "the instance's directory is left over")
+        directory = self.data.scope(scope_of(self.driver)).directory(NAME)
+        check(not os.path.exists(directory), "the instance's directory is left over")
         check(not os.listdir(os.path.join(self.data.path, "locks")), "a lock is left over")
         with open(self.data.known_hosts, encoding="utf-8") as stream:
             check(f"-{NAME}" not in stream.read(), "a line in known_hosts is left over")
         # The network was made for this instance, so it has gone with it.
-        network = self.data.scope("qemu").networks.read("default")
+        network = self.data.scope(scope_of(self.driver)).networks.read("default")
         if network:
             check(network.interface not in os.listdir("/sys/class/net"), "the bridge of the network is left over")
             check(not os.path.exists(f"/run/minicloud/{network.interface}"), "files of the network are left over")
@@ -110,7 +115,7 @@ class Test:
     def at_every_step(self, what: str, **wish: t.Any) -> None:
         at = 1
         while True:
-            if wish.get("state", "running") != "running" or "memory" in wish:
+            if wish.get("state", "running") != "running" or "memory" in wish or "cpus" in wish:
                 self.reconcile()
             ended = self.child(at, **wish)
             self.converge(**{**wish, "state": "running"})
@@ -151,6 +156,13 @@ def domains() -> list[str]:
     return run(["virsh", "-c", "qemu:///system", "list", "--all", "--name"]).out.split()
 
 
+def containers() -> int:
+    """How many containers of the instance's name LXD has, whatever they do."""
+    argv = ["lxc", "query", "/1.0/instances?recursion=1&project=minicloud"]
+    found = json.loads(run(argv).out)
+    return sum(each["name"] == NAME for each in found)
+
+
 def check(holds: bool, what: str) -> None:
     if not holds:
         print(f"FAILED: {what}", flush=True)
@@ -162,13 +174,18 @@ def main() -> None:
     test.converge()
     test.at_every_step("launch")
     test.at_every_step("removal", state="absent")
-    test.at_every_step("restart for more memory", memory="160M", allow_restart=True, force=True)
+    longest = 0.3
+    if test.driver == "lxd":
+        test.at_every_step("change while it runs", cpus=2, disk="6G", tags={"role": "test"}, ports=["22"])
+        longest = 1.0  # LXD has done it when the run ends
+    else:
+        test.at_every_step("restart for more memory", memory="160M", allow_restart=True, force=True)
     random.seed()
     for dummy in range(30):
-        test.child(0, random.uniform(0.0, 0.3))
+        test.child(0, random.uniform(0.0, longest))
         test.converge()
     print("30 launches killed at any moment", flush=True)
-    test.child(0, random.uniform(0.0, 0.3))
+    test.child(0, random.uniform(0.0, longest))
     test.converge(wait=True)
 
 

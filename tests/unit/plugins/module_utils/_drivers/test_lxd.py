@@ -154,6 +154,24 @@ class TestCreate:
         assert lxd.changes == ["delete instances/web", "post instances"]
         assert lxd.running == []  # it was waited for
 
+    def test_a_network_that_goes_at_the_last_moment_is_made_anew(self, driver, lxd, web, image):
+        """A killed run has asked LXD to make or remove it, and LXD is at it still."""
+        post = lxd._post
+
+        def lose(path, *args):
+            if (
+                path == "instances"
+                and lxd.objects["networks"].pop("mc1", None)
+                and lxd.changes.count("post instances") == 1
+            ):
+                raise HypervisorError("no", 'Failed to load network "mc1" for project "default": Network not found')
+            return post(path, *args)
+
+        lxd._post = lose
+        driver.create(web, image, SEED)
+        assert lxd.changes.count("post networks") == 2
+        assert "web" in lxd.objects["instances"]
+
     def test_somebody_elses_instance_is_not_touched(self, driver, lxd, web, image):
         driver.create(web, image, SEED)
         lxd.changes.clear()
@@ -569,6 +587,26 @@ class TestNetworks:
         for subnet, by in (("10.130.0.0/24", "tun0"), ("10.1.0.0/24", "eth0"), ("10.192.1.0/24", "network lan")):
             with pytest.raises(InUse, match=by):
                 driver.networks().settle(Network("x", "lxd", "lxd", "", subnet=subnet), [taken])
+
+    def test_a_bridge_that_a_killed_run_is_taking_away(self, driver, lxd, network):
+        """LXD has forgotten the network already, and shows what is left of it as an interface of the host."""
+        lxd.objects["networks"]["mc7"] = {"managed": False, "type": "bridge", "config": {}, "status": ""}
+        networks = driver.networks()
+        assert not networks.is_up(network)
+        networks.remove(network)
+        post = lxd._post
+        looks = []
+
+        def refuse_twice(path, *args):
+            looks.append(path)
+            if len(looks) == 3:
+                del lxd.objects["networks"]["mc7"]
+            return post(path, *args)
+
+        lxd._post = refuse_twice
+        networks.apply(network, [])
+        assert len(looks) == 3
+        assert networks.drift(network, []) == []
 
     def test_who_uses_it_keeps_it(self, driver, lxd, network):
         networks = driver.networks()
