@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import bridged, lookup, probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import read_interfaces
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import start_all
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     parse_network,
@@ -434,6 +435,25 @@ class Test:
             check(found_interfaces[PORT].default_route, "the default route is not seen")
             check(found_interfaces[PORT].types == ("bridge", "macvtap"), f"{found_interfaces[PORT]}")
 
+    def starts_with_the_host(self) -> None:
+        with self.fresh("a network that starts with the host takes over again"):
+            try:
+                made = self.network_module(name="lan", mode="bridged", parent=PORT, confirm_bridge=True, autostart=True)
+                bridge = made.view["interface"]
+                ip(f"link delete {bridge}")
+                ip(f"link delete {PORT}")
+                ip("link delete other0")
+                self.cable()
+                before = snapshot(PORT)
+                failures = start_all(Runtime(_runner.run), self.data)
+                check(not failures, f"it did not start: {failures}")
+                check(snapshot(bridge) == before, f"the bridge has {snapshot(bridge)}, not {before}")
+                check(not self.network_module(name="lan").changed, "it was not complete")
+            finally:
+                self.network_module(name="lan", state="absent")
+            check(snapshot(PORT) == before, f"afterwards: {snapshot(PORT)} instead of {before}")
+            check(not os.path.exists(os.path.join(self.data.path, "autostart.pyz")), "what starts it is left over")
+
     # With guests
 
     def guests(self) -> None:
@@ -600,6 +620,7 @@ def within(lan: str, directory: str, data_dir: str = "", image: str = "") -> Non
     test.drift()
     test.killed_at_each_step()
     test.killed_in_the_batch()
+    test.starts_with_the_host()
     test.guests()
 
 
