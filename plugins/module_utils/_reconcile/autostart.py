@@ -74,7 +74,8 @@ class _Journal(Reporter):
 
     def warn(self, text: str) -> None:
         super().warn(text)
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"warning: {text}\n")
+        sys.stderr.flush()
 
 
 def main(arguments: t.Sequence[str], runner: Runner) -> int:
