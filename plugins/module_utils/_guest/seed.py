@@ -150,12 +150,14 @@ def seed_files(
     host_keys: t.Sequence[HostKey],
     wishes: Wishes,
     nics: t.Sequence[Nic] | None = None,
+    named: bool = False,
 ) -> dict[str, bytes]:
     """The seed's files by name: meta-data, user-data, vendor-data and, unless the NICs are unknown, network-config.
 
     name -- becomes the host name; instance_id -- a new one makes cloud-init run its first boot again
     login_keys -- public keys of this host that may log in, besides the user's ssh_authorized_keys
     host_keys -- the server keys made for the instance; the user's own ssh_keys, if any, replace them
+    named -- as of network_config
     The seed holds private host keys: keep what is made of it readable to its owner alone.
     """
     check_wishes(wishes)
@@ -169,13 +171,15 @@ def seed_files(
         text = wishes.network_config if isinstance(wishes.network_config, str) else to_json(wishes.network_config)
         files["network-config"] = text.encode()
     elif nics is not None:
-        files["network-config"] = to_json(network_config(nics)).encode()
+        files["network-config"] = to_json(network_config(nics, named)).encode()
     return files
 
 
-def network_config(nics: t.Sequence[Nic]) -> dict[str, t.Any]:
+def network_config(nics: t.Sequence[Nic], named: bool = False) -> dict[str, t.Any]:
     """Cloud-init's network configuration, version 2: DHCP on each NIC in mode auto, found by its MAC address.
 
+    named -- the NICs are called eth0, eth1 … in the guest, and found by that: those of a container have no permanent
+    MAC address, which is the one that netplan looks for
     Interfaces keep the names that the guest gives them. IPv6 is left to router advertisements: asking for DHCPv6
     makes some guests wait a minute for a server that is not there.
     """
@@ -183,7 +187,8 @@ def network_config(nics: t.Sequence[Nic]) -> dict[str, t.Any]:
     for index, nic in enumerate(nics):
         if nic.mode != "auto":
             continue
-        entry: dict[str, t.Any] = {"match": {"macaddress": nic.mac.lower()}, "dhcp4": True, "dhcp-identifier": "mac"}
+        entry: dict[str, t.Any] = {} if named else {"match": {"macaddress": nic.mac.lower()}}
+        entry.update({"dhcp4": True, "dhcp-identifier": "mac"})
         # Names of the network are found without its domain, too.
         entry["dhcp4-overrides"] = {"use-domains": True}
         if len(nics) > 1:

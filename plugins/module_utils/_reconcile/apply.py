@@ -288,7 +288,8 @@ class Applier:
         else:
             instance.host_keys = [host_key.public]
         nics = self.driver.interfaces(instance)
-        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], wishes, nics)
+        named = instance.instance_type == "container"
+        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], wishes, nics, named)
         self.driver.create(instance, image, files)
 
     def _new_mac(self) -> str:

@@ -214,6 +214,15 @@ def test_network_of_several_nics() -> None:
     assert ethernets["eth2"]["optional"] is True
 
 
+def test_network_of_a_container() -> None:
+    nics = [Nic("a", "52:54:00:00:00:01"), Nic("b", "52:54:00:00:00:02", "manual"), Nic("c", "52:54:00:00:00:03")]
+    ethernets = network_config(nics, named=True)["ethernets"]
+    assert sorted(ethernets) == ["eth0", "eth2"]
+    assert not any("match" in entry for entry in ethernets.values())
+    made = seed_files("web", "i-1", [KEY], [HOST], Wishes(), nics, named=True)
+    assert json.loads(made["network-config"])["ethernets"] == ethernets
+
+
 def test_network_without_auto_nics() -> None:
     assert network_config([Nic("a", "52:54:00:00:00:01", "manual")]) == {"config": "disabled"}
     assert "network-config" not in seed_files("web", "i-1", [KEY], [HOST], Wishes())
