@@ -177,9 +177,15 @@ def test_a_container_image_is_the_same_system_without_what_boots_it(ready: str) 
     assert "systemctl enable systemd-networkd.service" in host.hook
     with tarfile.open(os.path.join(ready, "..", "target")) as archive:
         names = archive.getnames()
-        metadata = json.load(archive.extractfile("metadata.yaml") or b"")
-        sources = (archive.extractfile("rootfs/etc/cloud/cloud.cfg.d/91_minicloud_datasources.cfg") or b"").read()
-        config = json.load(archive.extractfile("rootfs/etc/cloud/cloud.cfg.d/90_minicloud.cfg") or b"")
+
+        def content(name):
+            member = archive.extractfile(name)
+            assert member
+            return member.read()
+
+        metadata = json.loads(content("metadata.yaml"))
+        sources = content("rootfs/etc/cloud/cloud.cfg.d/91_minicloud_datasources.cfg")
+        config = json.loads(content("rootfs/etc/cloud/cloud.cfg.d/90_minicloud.cfg"))
     assert sources == b"datasource_list: [ LXD, NoCloud, None ]\n"
     assert config["datasource_list"] == ["LXD", "NoCloud", "None"]
     assert names[0] == "metadata.yaml"
