@@ -66,7 +66,8 @@ def lxd_answers() -> bool:
 def succeeds(argv: t.Sequence[str]) -> bool:
     """Whether a command ends well within the time that a daemon may take."""
     try:
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE).returncode == 0
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
+        return done.returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

@@ -17,7 +17,7 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
-from ansible_collections.minicloud.local.plugins.module_utils._images import disk, fetch, lxd_metadata
+from ansible_collections.minicloud.local.plugins.module_utils._images import disk, lxd_metadata
 from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition, digests_of
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
 from ansible_collections.minicloud.local.plugins.module_utils._images.root import Root, RootScan
@@ -81,10 +81,10 @@ class RootAcquisition(Acquisition):
             scan = RootScan(str(self._reference), self._runtime, deep=not before)
             return [scan, _Together(before)] if before else [scan]
 
-        fetched = self._download(part, outlets, partial, known)
+        fetched: t.Any = self._download(part, outlets, partial, known)
         if fetched is None and cached:
             return self._named(cached, source, entry or Entry(cached.hash))
-        result, flow = t.cast("tuple[fetch.Fetched, Flow]", fetched)
+        result, flow = fetched
         together = next((o.hex for o in flow.outlets if isinstance(o, _Together)), "")
         root = next(o.root for o in flow.outlets if isinstance(o, RootScan))
         digests = digests_of(flow)
@@ -103,8 +103,9 @@ class RootAcquisition(Acquisition):
         """The file that LXD needs beside a root file system."""
         if part.size > _METADATA_SIZE:
             raise self._too_large(part.size)
-        fetched = self._download(part._replace(sha256=part.sha256.lower(), sha512=part.sha512.lower()), list, partial)
-        path = t.cast("tuple[fetch.Fetched, Flow]", fetched)[0].path
+        part = part._replace(sha256=part.sha256.lower(), sha512=part.sha512.lower())
+        fetched: t.Any = self._download(part, list, partial)
+        path = fetched[0].path
         try:
             if os.path.getsize(path) > _METADATA_SIZE:
                 raise self._too_large(os.path.getsize(path))

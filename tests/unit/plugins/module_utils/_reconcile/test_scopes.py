@@ -565,7 +565,11 @@ class TestRunsAtOnce:
     def test_what_another_run_starts_meanwhile_comes_down_too(self, world):
         both_sides(world)
         reporter = RecordingReporter()
-        reporter.at["stop web"] = lambda: processes.run(lambda: World.run(world, name="late")) == 0 or os._exit(1)
+
+        def launch_another():
+            assert processes.run(lambda: World.run(world, name="late")) == 0
+
+        reporter.at["stop web"] = launch_another
         outcome = world.switch("lxd", reporter=reporter)
         assert outcome.brought_down == ["db", "web", "late"]
         assert world.running() == ["lxd/box", "lxd/web"]
