@@ -62,7 +62,7 @@ def test_addresses_that_the_kernel_makes_are_left_out() -> None:
 
 
 def test_routes_of_others_are_left_out() -> None:
-    entries = [
+    entries: list[dict[str, t.Any]] = [
         DEFAULT,
         {"dst": "default", "gateway": "10.8.0.1", "dev": "eth1"},
         {"type": "local", "dst": "10.9.0.2", "dev": "eth0", "table": "local"},
