@@ -14,8 +14,9 @@ import io
 import json
 import os
 import random
+import sys
 import typing as t
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver, storage_drivers
@@ -135,14 +136,22 @@ class LxdActions:
     def _connected(self, pylxd: t.Any) -> t.Any:
         if self._client is None:
             place = self.place
-            session = None
+            endpoint, options = f"http+unix://{quote(place.endpoint, safe='')}", {}
             if place.is_remote:
+                if not hasattr(pylxd.client, "get_session_for_url"):
+                    raise MissingRequirement(
+                        f"the LXD server {place.endpoint} cannot be used",
+                        f"the library pylxd of {sys.executable} is older than 2.3.2, which serves LXD on this host only",
+                        "Install pylxd 2.3.2 or newer for that Python.",
+                        missing_library="pylxd",
+                    )
                 verify = {"true": True, "false": False}.get(place.verify, place.verify)
                 session = pylxd.client.get_session_for_url(place.endpoint, verify, (place.cert, place.key))
                 # The environment may name certificates, which would count more than the one that is pinned.
                 session.trust_env = False
+                endpoint, options = place.endpoint.rstrip("/"), {"session": session}
             try:
-                self._client = pylxd.Client(endpoint=place.endpoint.rstrip("/"), session=session)
+                self._client = pylxd.Client(endpoint=endpoint, **options)
             except pylxd.exceptions.ClientConnectionFailed as exc:
                 self.api.get("")  # which knows more of what may be wrong
                 raise HypervisorError(f"LXD at {place.endpoint} cannot be reached", str(exc)) from exc
