@@ -141,7 +141,7 @@ class LxdActions:
                 if not hasattr(pylxd.client, "get_session_for_url"):
                     raise MissingRequirement(
                         f"the LXD server {place.endpoint} cannot be used",
-                        f"the library pylxd of {sys.executable} is older than 2.3.2, which serves LXD on this host only",
+                        f"the library pylxd of {sys.executable} is older than 2.3.2, and serves this host only",
                         "Install pylxd 2.3.2 or newer for that Python.",
                         missing_library="pylxd",
                     )
