@@ -51,10 +51,19 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 
 class Applier:
-    """Carries out plans for one wish."""
+    """Carries out plans for one wish. changing -- what is entered while records change, under the instance's lock"""
 
-    def __init__(self, wish: Wish, crew: Crew, runtime: Runtime, data: DataDirectory, host_arch: str) -> None:
+    def __init__(
+        self,
+        wish: Wish,
+        crew: Crew,
+        runtime: Runtime,
+        data: DataDirectory,
+        host_arch: str,
+        changing: t.Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self.wish = wish
+        self.changing = changing
         self.crew = crew
         self.driver = crew.wanted  # which makes; what runs is its owner's
         self.runtime = runtime
@@ -128,7 +137,8 @@ class Applier:
                     observed = self.crew.of(current).observe([current])[0]
                 plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
                 if "fetch_image" not in plan.steps:
-                    current = self._apply(plan, current, image, deadline)
+                    with self.changing():
+                        current = self._apply(plan, current, image, deadline)
                     break
             # Another run has removed the instance meanwhile: it is to be made, and what that takes was not looked at.
             self.check_host(plan)

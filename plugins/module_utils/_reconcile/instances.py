@@ -170,7 +170,8 @@ def reconcile_instance(
         runtime.begin_changes()
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
-        applier = Applier(wish, crew, runtime, data, host_arch)
+        changing = (lambda: keeper.kept_unit(runtime, data)) if keeper else contextlib.nullcontext
+        applier = Applier(wish, crew, runtime, data, host_arch, changing)
         applier.check_host(plan)
         if check_mode:
             applier.foresee_image(plan)
@@ -179,8 +180,13 @@ def reconcile_instance(
             by_mac = observed.by_mac if addresses and observed else {}
             observed = Observed(plan.state, addresses, by_mac) if current else None
         else:
-            with keeper.kept_unit(runtime, data) if keeper else contextlib.nullcontext():
-                plan, current = applier.carry_out(plan)
+            if keeper and repair:
+                # Another run that has changed the instance sees to it, too, before it gives the lock back.
+                with driver.scope.lock(wish.name, report=runtime.report):
+                    repair = not keeper.is_settled(driver.scope.read(wish.name), runtime, data)
+                    with changing() if repair else contextlib.nullcontext():
+                        pass
+            plan, current = applier.carry_out(plan)
             observed = crew.of(current).observe([current])[0] if current else None
     if current and observed and observed.state == RUNNING and not check_mode:
         crew.of(current).tidy(current)
