@@ -259,7 +259,8 @@ class SegmentNetworks(Networks):
 def _source() -> bytes:
     """The program of the hub, from wherever this code was imported."""
     loader: t.Any = hub.__spec__.loader if hub.__spec__ else None
-    return str(loader.get_source(hub.__name__)).encode()
+    source: str | bytes = loader.get_source(hub.__name__)
+    return source if isinstance(source, bytes) else source.encode()  # the loader of collections reads bytes
 
 
 def _is_read(path: str) -> bool:
