@@ -47,7 +47,9 @@ class Peers:
         book = self.bench.path("books", f"{name}.yml")
         with open(book, "w", encoding="utf-8") as file:
             json.dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}], file)
-        seconds, cpu, dummy = self.bench.program(["ansible-playbook", book], self.data, **self.env)
+        # The implicit localhost has the Python of ansible-playbook, unless it is told by a variable.
+        argv = ["ansible-playbook", book, "-e", f"ansible_python_interpreter={self.python}"]
+        seconds, cpu, dummy = self.bench.program(argv, self.data, **self.env)
         return seconds, cpu
 
     def inventory(self, name: str, config: dict[str, t.Any], data: DataDirectory | None = None) -> tuple[float, int]:

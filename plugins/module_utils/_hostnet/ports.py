@@ -126,7 +126,7 @@ def settle(
 def _leads_to(port: PortForward, others: t.Iterable[Instance]) -> str:
     for other in others:
         if other.owner and any(_clash(port, each) for each in other.ports):
-            return other.name
+            return f"the instance {other.name}"
     return "an instance of another data directory"
 
 
