@@ -139,7 +139,7 @@ def ports(test: Guests) -> None:
     check(banner(OUTSIDE, HOST_IP, 8081).startswith("SSH"), "the new port does not lead to web")
     check(banner(HOST, HOST_IP, 8081).startswith("SSH"), "the new port is not there on the host")
     check(banner(HOST, "127.0.0.1", 8080, 2) == "", "the old port is still there")
-    with refused(InUse, "8081/tcp of 127.0.0.1 is taken: web has it"):
+    with refused(InUse, "8081/tcp of 127.0.0.1 is taken: the instance web has it"):
         test.guest("db", ports=["8081:22"])
     with socket.socket() as holder:
         holder.bind(("0.0.0.0", 8082))

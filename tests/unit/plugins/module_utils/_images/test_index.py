@@ -456,7 +456,7 @@ class Signer:
         subprocess.run(["gpgconf", "--homedir", self.home, "--kill", "all"], check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def signer():
     if not (shutil.which("gpg") and shutil.which("gpgv") and shutil.which("gpgconf")):
         pytest.skip("gpg and gpgv are not installed")
