@@ -132,7 +132,7 @@ class Guest:
     def __init__(self, data: DataDirectory) -> None:
         self.key = os.path.join(data.keys, LOGIN_KEY)
 
-    def ssh(self, port: int, command: str) -> bool:
+    def ssh(self, port: int, command: str, host: str = "127.0.0.1") -> bool:
         """Whether a command succeeds in the guest."""
         argv = ["ssh", "-F", "/dev/null", "-T", "-i", self.key, "-p", str(port), "-l", USER]
         for option in (
@@ -140,27 +140,27 @@ class Guest:
             *("IdentitiesOnly=yes", "ConnectTimeout=30"),
         ):
             argv += ["-o", option]
-        return run([*argv, "127.0.0.1", command]).rc == 0
+        return run([*argv, host, command]).rc == 0
 
     @staticmethod
-    def greets(port: int) -> bool:
+    def greets(port: int, host: str = "127.0.0.1") -> bool:
         """Whether an ssh server answers."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as connection:
             return connection.recv(64).startswith(b"SSH-")
         return False
 
-    def await_login(self, port: int) -> None:
+    def await_login(self, port: int, host: str = "127.0.0.1") -> None:
         """Look every 0.2 s until ssh answers and a login works."""
         end = time.monotonic() + BOOT_LIMIT
         while time.monotonic() < end:
-            if self.greets(port) and self.ssh(port, "true"):
+            if self.greets(port, host) and self.ssh(port, "true", host):
                 return
             time.sleep(POLL)
         raise RuntimeError(f"no login on port {port} within {BOOT_LIMIT:g} s")
 
-    def await_cloud_init(self, port: int) -> None:
+    def await_cloud_init(self, port: int, host: str = "127.0.0.1") -> None:
         """Wait until cloud-init has finished, as its own command does."""
-        self.ssh(port, "cloud-init status --wait >/dev/null 2>&1 || :")
+        self.ssh(port, "cloud-init status --wait >/dev/null 2>&1 || :", host)
 
 
 class Launches:
@@ -241,9 +241,9 @@ class Launches:
         view = change(self.data, name="ours", wait=wait, **self.options)
         login = 0.0
         if not wait:
-            self.guest.await_login(view["ssh"]["port"])
+            self.guest.await_login(view["ssh"]["port"], view["ssh"]["host"])
             login = time.perf_counter() - began
-            self.guest.await_cloud_init(view["ssh"]["port"])
+            self.guest.await_cloud_init(view["ssh"]["port"], view["ssh"]["host"])
         ready = time.perf_counter() - began
         change(self.data, name="ours", state="absent", force=True)
         return login, ready
