@@ -58,7 +58,7 @@ INTEGRATION_TARGETS: tuple[str, ...] = (
 )
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.
-DEMO_DRIVERS: tuple[str, ...] = ("qemu",)
+DEMO_DRIVERS: tuple[str, ...] = ("qemu", "lxd")
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, ".build")
