@@ -733,11 +733,11 @@ def integration_targets() -> list[str]:
 
 
 def bench(tools: Tools, _cores: t.Sequence[str], args: t.Sequence[str] = ()) -> None:
-    """tests/bench/bench.py in the environment of the newest ansible-core; its output is not captured."""
+    """tests/bench/bench.py beside what users would take instead; its output is not captured."""
     install_packages()
-    venv, top = tools.venv(f"ansible-{NEWEST}"), stage()
+    venv, top = tools.venv("peers"), stage()
     argv = [os.path.join(venv, "bin", "python"), os.path.join(ROOT, "tests", "bench", "bench.py"), *args]
-    argv += ["--peers", tools.venv("peers")]
+    argv += ["--peers", venv]
     with ready_hypervisors():
         done = subprocess.run(argv, cwd=ROOT, env=tools.environment(venv, top), check=False)
     sys.exit(done.returncode)
