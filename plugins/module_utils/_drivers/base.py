@@ -143,8 +143,11 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def endpoint(self, instance: Instance) -> tuple[str, int]:
-        """The address and port at which this host reaches the guest's ssh server; no address while none is known."""
+    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
+        """The address and port at which this host reaches the guest's ssh server; no address while none is known.
+
+        seen -- what observe() has just told of it, where that is at hand
+        """
 
     @abc.abstractmethod
     def alive(self, instance: Instance) -> bool:

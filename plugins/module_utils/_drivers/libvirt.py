@@ -23,6 +23,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    RUNNING,
     STOPPED,
     Instance,
     Observed,
@@ -137,7 +138,8 @@ class LibvirtDriver(LocalDriver):
         # of a millisecond each, and no hypervisor is asked, as it would be for bulk statistics.
         with self.explained("the domains of libvirt cannot be listed"):
             domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
-            return [self._observe(instance, domains.get(instance.uuid)) for instance in instances]
+            seen = [self._observe(instance, domains.get(instance.uuid)) for instance in instances]
+        return self.located(instances, seen)
 
     def _observe(self, instance: Instance, domain: t.Any) -> Observed:
         found = None if domain is None else self._described(domain)
@@ -151,7 +153,7 @@ class LibvirtDriver(LocalDriver):
         changes = drift(found, instance)
         if not domain.isPersistent():
             changes += ("its domain was undefined while it runs",)
-        return self.running(instance)._replace(drift=changes)
+        return Observed(RUNNING, drift=changes)
 
     def _described(self, domain: t.Any) -> Domain | None:
         """A domain as it is now; None if it has just gone."""

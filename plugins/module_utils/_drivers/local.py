@@ -96,54 +96,61 @@ class LocalDriver(Driver):
         uplink = self.uplink(instance)
         return [uplink, *instance.nics] if uplink else instance.nics
 
-    def addresses(self, instance: Instance) -> dict[str, tuple[str, ...]]:
-        """The addresses that a running instance has now, by the MAC of its interfaces."""
-        names = {nic.network for nic in instance.nics if nic.network != USER_NETWORK}
+    def located(self, instances: t.Sequence[Instance], seen: t.Sequence[Observed]) -> list[Observed]:
+        """What is seen of some instances, completed by the addresses of those that run."""
+        running = [instance for instance, each in zip(instances, seen) if each.state == RUNNING]
+        by_mac = self.addresses(running)
+        severed = self._severed_networks(running)
+        found = []
+        for instance, each in zip(instances, seen):
+            if each.state == RUNNING:
+                own = {nic.mac: by_mac[nic.mac] for nic in instance.nics if nic.mac in by_mac}
+                addresses = tuple(address for some in own.values() for address in some)
+                if instance.user_mode and not own:
+                    addresses = ("127.0.0.1",)
+                cut_off = any(nic.network in severed for nic in instance.nics)
+                each = each._replace(addresses=addresses, by_mac=own, severed=cut_off)
+            found.append(each)
+        return found
+
+    def addresses(self, instances: t.Sequence[Instance]) -> dict[str, tuple[str, ...]]:
+        """The addresses that running instances have now, by the MAC of their interfaces."""
+        nics = [nic for instance in instances for nic in instance.nics if nic.network != USER_NETWORK]
+        by_network: dict[str, list[Nic]] = {}
+        for nic in nics:
+            by_network.setdefault(nic.network, []).append(nic)
+        # However many instances there are, what is known of a network is read once.
         given: dict[str, tuple[str, ...]] = {}
-        for name in names:
+        for name in by_network:
             given.update(leases.active(leases.read_leases(self.scope.networks.directory(name))))
-        met = leases.neighbours() if names else {}
-        found = {}
-        for nic in instance.nics:
-            mac = nic.mac.lower()
-            # Who has no address from us may have one that it gave itself.
-            addresses = given.get(mac) or met.get(mac)
-            if addresses and nic.network != USER_NETWORK:
-                found[nic.mac] = addresses
-        for mac, addresses in self._bridged_addresses(instance).items():
-            found.pop(mac, None)
-            found.update({mac: addresses} if addresses else {})
-        return found
+        # Who has no address from us may have one that it gave itself.
+        met = leases.neighbours() if nics else {}
+        found = {nic.mac: given.get(nic.mac.lower()) or met.get(nic.mac.lower(), ()) for nic in nics}
+        for name, its_nics in by_network.items() if os.geteuid() == 0 else ():
+            found.update(self._bridged_addresses(name, its_nics))
+        return {mac: addresses for mac, addresses in found.items() if addresses}
 
-    def _bridged_addresses(self, instance: Instance) -> dict[str, tuple[str, ...]]:
-        """The addresses on networks of others: what this host has heard of them may be long past, so it asks."""
-        found: dict[str, tuple[str, ...]] = {}
-        for nic in instance.nics if os.geteuid() == 0 else ():
-            # Whatever is on a network of ours has one that we keep.
-            if nic.network == USER_NETWORK or nic.address or nic.lease:
-                continue
-            network = self.scope.networks.read(nic.network)
-            if network and network.mode == "bridged":
-                from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import find_guest
+    def _bridged_addresses(self, name: str, nics: t.Sequence[Nic]) -> dict[str, tuple[str, ...]]:
+        """The addresses on a network of others: what this host has heard of them may be long past, so it asks."""
+        # Whatever is on a network of ours has one that we keep.
+        macs = [nic.mac for nic in nics if not nic.address and not nic.lease]
+        network = self.scope.networks.read(name) if macs else None
+        if network is None or network.mode != "bridged":
+            return {}
+        # A guest on top of an interface hears nothing of this host, and this host nothing of it.
+        if network.bridge_type == "macvtap":
+            return dict.fromkeys(macs, ())
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import find_guests
 
-                # A guest on top of an interface hears nothing of this host, and this host nothing of it.
-                direct = network.bridge_type == "macvtap"
-                found[nic.mac] = () if direct else find_guest(network.interface, nic.mac)
-        return found
+        return find_guests(network.interface, macs)
 
-    def running(self, instance: Instance) -> Observed:
-        """What is to be seen of an instance that runs."""
-        by_mac = self.addresses(instance)
-        if instance.user_mode and not by_mac:
-            return Observed(RUNNING, ("127.0.0.1",))
-        addresses = tuple(address for each in by_mac.values() for address in each)
-        return Observed(RUNNING, addresses, by_mac, severed=self._is_severed(instance))
-
-    def _is_severed(self, instance: Instance) -> bool:
-        """Whether a network of a running instance, an ordinary user's, has lost its hub."""
-        names = {nic.network for nic in instance.nics if nic.network != USER_NETWORK} if os.geteuid() else ()
-        locks = (os.path.join(self.scope.networks.directory(name), HUB_LOCK) for name in names)
-        return any(os.path.exists(lock) and not is_locked(lock, fcntl.LOCK_SH) for lock in locks)
+    def _severed_networks(self, instances: t.Sequence[Instance]) -> set[str]:
+        """The networks of running instances, an ordinary user's, that have lost their hub."""
+        if os.geteuid() == 0:
+            return set()
+        names = {nic.network for instance in instances for nic in instance.nics if nic.network != USER_NETWORK}
+        locks = {name: os.path.join(self.scope.networks.directory(name), HUB_LOCK) for name in names}
+        return {name for name, lock in locks.items() if os.path.exists(lock) and not is_locked(lock, fcntl.LOCK_SH)}
 
     def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
         self._actions().require(arch, firmware)
@@ -177,10 +184,13 @@ class LocalDriver(Driver):
         actions.delete(instance)
         actions.remove_sockets(instance)
 
-    def endpoint(self, instance: Instance) -> tuple[str, int]:
+    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         if self.user_mode(instance):
             return "127.0.0.1", instance.ssh_port
-        by_mac = self.addresses(instance) if instance.owner else {}
+        if seen is not None:
+            by_mac = seen.by_mac
+        else:
+            by_mac = self.addresses([instance]) if instance.owner else {}
         for nic in instance.nics:
             kept = nic.address or nic.lease
             now = by_mac.get(nic.mac, ())

@@ -171,9 +171,9 @@ class LxdDriver(Driver):
     def alive(self, instance: Instance) -> bool:
         return _is_up(self.record(instance))
 
-    def endpoint(self, instance: Instance) -> tuple[str, int]:
-        seen = self.seen.get(instance.name)
-        host, port = self._endpoint_from(instance, seen if seen and _is_ours(instance, seen) else None)
+    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
+        latest = self.seen.get(instance.name)
+        host, port = self._endpoint_from(instance, latest if latest and _is_ours(instance, latest) else None)
         if not host and instance.owner:
             host, port = self._endpoint_from(instance, self.record(instance))
         return host, port

@@ -21,6 +21,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    RUNNING,
     STOPPED,
     Instance,
     Observed,
@@ -45,7 +46,8 @@ class QemuDriver(LocalDriver):
         return self._actions().probe()
 
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
-        return [self.running(instance) if self.alive(instance) else Observed(STOPPED) for instance in instances]
+        seen = [Observed(RUNNING if self.alive(instance) else STOPPED) for instance in instances]
+        return self.located(instances, seen)
 
     def alive(self, instance: Instance) -> bool:
         try:

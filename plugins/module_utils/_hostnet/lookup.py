@@ -10,10 +10,12 @@ Nothing here runs a command, so that looking stays cheap.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import socket
 import struct
+import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.leases import neighbours
@@ -25,23 +27,32 @@ _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _CONFIRM, _SEARCH = 0.3, 1.0
 
 
-def find_guest(interface: str, mac: str) -> tuple[str, ...]:
-    """The IPv4 addresses that a MAC has now on an interface of this host.
+def find_guests(interface: str, macs: t.Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The IPv4 addresses that some MACs have now on an interface of this host, by MAC.
 
-    Where it was met before is asked first; then each address of the subnet that this host has there, unless that is
-    large. None where it does not answer, and where this host has no address there.
+    Where they were met before is asked first; then each address of the subnet that this host has there, unless that is
+    large. None of a MAC that does not answer, and where this host has no address there.
     """
+    wanted = {mac.lower() for mac in macs}
+    found: dict[str, list[str]] = {}
     own = own_subnet(interface)
-    if own is None:
-        return ()
-    mac = mac.lower()
-    candidates = neighbours(interface).get(mac, ())
-    try:
-        found = list(probe.find(interface, candidates, str(own.ip), Deadline(_CONFIRM), {mac}) if candidates else ())
-        found = found or probe.sweep(interface, own, mac, _SEARCH)
-    except OSError:  # not root, or the interface has just gone
-        return ()
-    return tuple(sorted(found, key=ipaddress.IPv4Address))
+    if own is not None and wanted:
+        met = neighbours(interface)
+        candidates = [address for mac in wanted for address in met.get(mac, ())]
+        with contextlib.suppress(OSError):  # not root, or the interface has just gone
+            if candidates:
+                found = _by_mac(probe.find(interface, candidates, str(own.ip), Deadline(_CONFIRM), wanted))
+            missing = wanted - set(found)
+            if missing:
+                found.update(_by_mac(probe.sweep(interface, own, missing, _SEARCH)))
+    return {mac: tuple(sorted(found.get(mac.lower(), ()), key=ipaddress.IPv4Address)) for mac in macs}
+
+
+def _by_mac(answers: t.Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for address, mac in answers.items():
+        found.setdefault(mac, []).append(address)
+    return found
 
 
 def own_subnet(interface: str) -> ipaddress.IPv4Interface | None:

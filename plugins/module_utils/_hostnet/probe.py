@@ -44,12 +44,12 @@ def find(
     addresses: t.Sequence[str],
     source: str,
     deadline: Deadline,
-    macs: t.Container[str] | None = None,
+    macs: t.Collection[str] | None = None,
     enough: int = 0,
 ) -> dict[str, str]:
     """Who answers for some IPv4 addresses on an interface, or without any, who is heard there: address to MAC.
 
-    macs -- count only these; enough -- stop when so many have answered
+    macs -- count only these; enough -- stop when so many neighbours have answered
     """
     wanted = set(addresses)
     found: dict[str, str] = {}
@@ -74,7 +74,7 @@ def find(
                 known = address in wanted if wanted else address != "0.0.0.0"
                 if known and mac != own.hex(":") and (macs is None or mac in macs):
                     found[address] = mac
-                    if enough and len(found) >= enough:
+                    if enough and len(set(found.values())) >= enough:
                         return found
                 if patience.expired():
                     break
@@ -83,15 +83,15 @@ def find(
     return found
 
 
-def sweep(interface: str, own: ipaddress.IPv4Interface, mac: str, seconds: float) -> list[str]:
-    """The IPv4 addresses of a MAC, found by asking for each address of the subnet that this host has there.
+def sweep(interface: str, own: ipaddress.IPv4Interface, macs: t.Collection[str], seconds: float) -> dict[str, str]:
+    """Where some MACs are, address to MAC, found by asking for each address of the subnet that this host has there.
 
     A large subnet is not searched: what is heard there meanwhile counts.
     """
     hosts: list[str] = []
     if own.network.num_addresses <= LARGEST_SWEEP:
         hosts = [str(host) for host in own.network.hosts() if host != own.ip]
-    return list(find(interface, hosts, str(own.ip), Deadline(seconds), {mac}, enough=1))
+    return find(interface, hosts, str(own.ip), Deadline(seconds), macs, enough=len(macs))
 
 
 def _answers6(interface: str, mac: str, address: str, deadline: Deadline) -> bool:

@@ -19,9 +19,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 LOGIN_KEY = "id_ed25519"
 
 
-def ssh_endpoint(instance: Instance, driver: Driver, data: DataDirectory) -> SshEndpoint:
+def ssh_endpoint(
+    instance: Instance, driver: Driver, data: DataDirectory, observed: Observed | None = None
+) -> SshEndpoint:
     """How this host reaches the instance by ssh."""
-    host, port = driver.endpoint(instance)
+    host, port = driver.endpoint(instance, observed)
     return SshEndpoint(
         host=host,
         port=port,
@@ -47,7 +49,7 @@ def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
 
 def instance_view(instance: Instance, observed: Observed, driver: Driver, data: DataDirectory) -> dict[str, t.Any]:
     """The return value `instance` of the modules."""
-    endpoint = ssh_endpoint(instance, driver, data)
+    endpoint = ssh_endpoint(instance, driver, data, observed)
     return {
         "name": instance.name,
         "state": observed.state,

@@ -428,8 +428,8 @@ class Test:
             ip(f"-n {self.lan} addr replace {other}/24 dev gw0")
             moved = found_soon(mac)
             check({*found, *moved} == {"10.77.0.1", "10.77.0.3"}, f"an address that has gone was told: {moved}")
-            check(lookup.find_guest(PORT, "52:54:00:00:00:07") == (), "an address of nobody")
-            check(lookup.find_guest("other0", mac) == (), "an address where this host has none")
+            check(lookup.find_guests(PORT, ["52:54:00:00:00:07"]) == {"52:54:00:00:00:07": ()}, "an address of nobody")
+            check(lookup.find_guests("other0", [mac]) == {mac: ()}, "an address where this host has none")
             ip(f"-n {self.lan} addr add 10.77.0.1/24 dev gw0") if found[0] == "10.77.0.1" else None
             check(probe.find(PORT, ["10.77.0.9"], "10.77.0.2", Deadline(0.5)) == {}, "an answer from nobody")
             own = links()[PORT]["address"]
@@ -604,7 +604,7 @@ def raised(kind: type[MinicloudError], work: t.Callable[[], t.Any]) -> Minicloud
 
 def found_soon(mac: str) -> tuple[str, ...]:
     """The addresses of a neighbour as soon as there are any."""
-    return next((found for dummy in Deadline(60).pauses() if (found := lookup.find_guest(PORT, mac))), ())
+    return next((found for dummy in Deadline(60).pauses() if (found := lookup.find_guests(PORT, [mac])[mac])), ())
 
 
 def check(holds: bool, what: str) -> None:

@@ -31,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Image,
@@ -202,6 +203,26 @@ class TestAlive:
             told.wait()
             states = [each.state for each in driver.observe([other, instance, other])]
         assert states == ["stopped", "running", "stopped"]
+
+    def test_the_addresses_of_many_are_read_once(self, driver, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(driver, "alive", lambda dummy: True)
+        macs = [f"52:54:00:00:00:{number:02X}" for number in range(20)]
+        lines = "".join(f"0 {mac.lower()} 10.1.2.{number + 10} web *\n" for number, mac in enumerate(macs))
+        make_dir(driver.scope.networks.directory("lan"))
+        write_file(os.path.join(driver.scope.networks.directory("lan"), "leases"), lines.encode())
+        read = []
+        for name in ("read_leases", "neighbours"):
+            real = getattr(leases, name)
+            monkeypatch.setattr(leases, name, lambda *args, real=real: read.append(args) or real(*args))
+        many = [an_instance(f"web{mac[-2:]}".lower(), owner="qemu", nics=[Nic("lan", mac)]) for mac in macs]
+        seen = driver.observe(many)
+        addresses = [(f"10.1.2.{number + 10}",) for number in range(20)]
+        assert [(each.addresses, each.by_mac) for each in seen] == [
+            (own, {mac: own}) for own, mac in zip(addresses, macs)
+        ]
+        assert [driver.endpoint(*each) for each in zip(many, seen)] == [(own, 22) for (own,) in addresses]
+        assert read == [(driver.scope.networks.directory("lan"),), ()]
 
 
 @needs_setsid
