@@ -141,7 +141,8 @@ def libvirt(bench: Bench) -> list[Row]:
             "osinfo": {"name": "debian11"},
             "networks": [{"type": "user"}],
             "graphics": {"type": "none"},
-            "cloud_init": {"user_data": "#cloud-config\n{}\n"},
+            # What it appends to it must be of the same mapping.
+            "cloud_init": {"user_data": "#cloud-config\nhostname: bench-peer\n"},
             "wait_for_cloud_init_reboot": wait,
         }
         try:
