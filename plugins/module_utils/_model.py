@@ -196,6 +196,7 @@ class Instance:
     chosen_ports -- the ports of the host among those of ports that nobody asked for by number
     ssh_port -- the port of the host's loopback address that leads to the guest's ssh server
     booted -- whether it has ever become ready; ready -- whether it has since its last start
+    restarting -- whether it was stopped only to be changed and started again
     cloud_init -- status and errors, as cloud-init reported them
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     """
@@ -217,6 +218,7 @@ class Instance:
     ssh_port: int = 0
     booted: bool = False
     ready: bool = False
+    restarting: bool = False
     image: dict[str, str] = field(default_factory=dict)
     tags: dict[str, t.Any] = field(default_factory=dict)
     ports: list[PortForward] = field(default_factory=list)

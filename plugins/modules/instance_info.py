@@ -170,13 +170,13 @@ instances:
           description: The address that the network keeps for it; empty where it keeps none.
           type: str
           returned: always
-          sample: 10.152.7.64
+          sample: 10.152.20.1
         addresses:
           description: The addresses that it has now, as far as the host knows them.
           type: list
           elements: str
           returned: always
-          sample: [10.152.7.64]
+          sample: [10.152.20.1]
     ports:
       description: Ports of the host that lead to ports of the guest.
       type: list

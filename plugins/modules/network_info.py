@@ -87,7 +87,7 @@ networks:
       description: Its IPv4 subnet; empty of one that is bridged.
       type: str
       returned: always
-      sample: 10.152.7.0/24
+      sample: 10.152.16.0/20
     subnet6:
       description: Its IPv6 subnet, empty where it has none.
       type: str
@@ -97,12 +97,12 @@ networks:
       description: The host's address in it; empty of one that is bridged.
       type: str
       returned: always
-      sample: 10.152.7.1
+      sample: 10.152.16.1
     dhcp_range:
       description: First and last of the addresses that are chosen for instances.
       type: str
       returned: always
-      sample: 10.152.7.64-10.152.7.254
+      sample: 10.152.20.0-10.152.31.254
     domain:
       description: What the names of instances in it end with.
       type: str

@@ -24,6 +24,8 @@ _POOLS = ("10.128.0.0/9", "10.0.0.0/9", "172.16.0.0/12", "192.168.0.0/16")
 _WIDEST_ROUTE = 7
 
 _LARGEST, _SMALLEST = 8, 29
+# The prefix of those that are chosen: some thousand instances, and still hundreds of networks.
+_CHOSEN = 20
 
 # What IPv6 asks for.
 _SMALLEST_MTU = 1280
@@ -132,15 +134,15 @@ def check_free(subnet: Subnet, taken: t.Iterable[Taken], option: str = "subnet")
 
 
 def choose_subnet(taken: t.Sequence[Taken], start: int) -> Subnet:
-    """A free /24 of the private ranges. start -- a number that leads different networks to different ones. InUse."""
+    """A free subnet of the private ranges. start -- a number that leads different networks to different ones. InUse."""
     for pool in map(ipaddress.IPv4Network, _POOLS):
-        count = 1 << (24 - pool.prefixlen)
+        count = 1 << (_CHOSEN - pool.prefixlen)
         base = int(pool.network_address)
         close = [other for other in taken if other.subnet.prefixlen > _WIDEST_ROUTE and other.subnet.overlaps(pool)]
         if any(pool.subnet_of(other.subnet) for other in close):
             continue
         for number in range(count):
-            subnet = ipaddress.IPv4Network((base + ((start + number) % count << 8), 24))
+            subnet = ipaddress.IPv4Network((base + ((start + number) % count << (32 - _CHOSEN)), _CHOSEN))
             if not collision(subnet, close):
                 return subnet
     raise InUse(
@@ -203,7 +205,8 @@ def choose_address(dhcp_range: str, subnet: Subnet, used: t.Container[str]) -> s
     first, last = parse_range(dhcp_range, subnet)
     for number in range(first, last + 1):
         address = str(ipaddress.IPv4Address(number))
-        if address not in used:
+        # Not every program takes an address that would be none of a host's in a subnet of the usual size.
+        if number & 0xFF not in (0, 0xFF) and address not in used:
             return address
     raise InUse(
         f"the dhcp_range {dhcp_range} has no free address left",

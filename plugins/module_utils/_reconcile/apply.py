@@ -162,10 +162,16 @@ class Applier:
                 with _stage("create"):
                     current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
             elif step == "stop":
-                current = self.power.stop(t.cast(Instance, current), deadline, self.wish.force)
+                current = replace(t.cast(Instance, current), restarting=t.cast(Instance, after).restarting)
+                if current.restarting:
+                    self._store(current)
+                current = self.power.stop(current, deadline, self.wish.force)
             elif step == "start":
                 with _stage("boot"):
                     current = after = self.power.start(t.cast(Instance, after))
+                # A restart that is waited for has not ended yet.
+                if after.restarting and "wait_ready" not in plan.steps:
+                    current = after = self._store(replace(after, restarting=False))
             elif step == "grow_disk":
                 self.crew.of(t.cast(Instance, after)).grow_disk(t.cast(Instance, after))
             elif step == "set_networks":

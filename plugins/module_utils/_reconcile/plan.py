@@ -263,7 +263,9 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
         after.ready = False
         after.owner = ""
     steps += [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
-    if (wish.wants_running and (not running or stops)) or (wish.state == "present" and stops):
+    # A run that was cut off after the stop has left the start to this one.
+    resumes = wish.state == "present" and (stops or (current.restarting and not running))
+    if (wish.wants_running and (not running or stops)) or resumes:
         steps.append("start")
         running = True
         after.ready = False
@@ -273,9 +275,13 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
     elif observed.drift and not running:
         # Nothing else puts it right.
         steps.append("reconfigure")
+    after.restarting = "start" in steps and (stops or current.restarting)
+    if current.restarting and not running and not steps:
+        steps.append("stay_stopped")
     if observed.severed and running and "start" not in steps:
         steps.append("repair_networks")
-    if wish.wait and not after.ready and (wish.wants_running or "start" in steps):
+    resumed = wish.state == "present" and current.restarting and running
+    if wish.wait and not after.ready and (wish.wants_running or "start" in steps or resumed):
         steps.append("wait_ready")
     return Plan(steps, after, RUNNING if running else STOPPED, drift)
 

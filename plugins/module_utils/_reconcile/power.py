@@ -113,7 +113,7 @@ class Power:
                 raise self._removed("cloud-init", instance)
             found = {"status": readiness.status, "errors": readiness.errors}
             user = latest.user or readiness.user
-            return self._store(replace(latest, ready=True, booted=True, cloud_init=found, user=user))
+            return self._store(replace(latest, ready=True, booted=True, restarting=False, cloud_init=found, user=user))
 
     @staticmethod
     def _is_still(instance: Instance, latest: Instance | None) -> bool:

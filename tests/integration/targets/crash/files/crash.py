@@ -118,7 +118,7 @@ class Test:
             if wish.get("state", "running") != "running" or "memory" in wish or "cpus" in wish:
                 self.reconcile()
             ended = self.child(at, **wish)
-            self.converge(**{**wish, "state": "running"})
+            self.converge(**{**wish, "state": "present" if wish.get("state") == "present" else "running"})
             if ended:
                 break
             at += 1
@@ -179,7 +179,8 @@ def main() -> None:
         test.at_every_step("change while it runs", cpus=2, disk="6G", tags={"role": "test"}, ports=["22"])
         longest = 1.0  # LXD has done it when the run ends
     else:
-        test.at_every_step("restart for more memory", memory="160M", allow_restart=True, force=True)
+        change = {"memory": "160M", "allow_restart": True, "force": True}
+        test.at_every_step("restart for more memory", state="present", **change)
     random.seed()
     for dummy in range(30):
         test.child(0, random.uniform(0.0, longest))

@@ -82,15 +82,15 @@ def test_a_collision_names_what_takes_the_subnet():
 
 def test_a_subnet_is_chosen_beside_those_taken():
     first = subnets.choose_subnet([], 5)
-    assert first == IPv4Network("10.128.5.0/24")
-    assert subnets.choose_subnet(taken(str(first), "10.128.6.128/25"), 5) == IPv4Network("10.128.7.0/24")
+    assert first == IPv4Network("10.128.80.0/20")
+    assert subnets.choose_subnet(taken(str(first), "10.128.97.128/25"), 5) == IPv4Network("10.128.112.0/20")
     # The last one of a range is followed by its first.
-    assert subnets.choose_subnet(taken("10.255.255.0/24"), 32767) == IPv4Network("10.128.0.0/24")
+    assert subnets.choose_subnet(taken("10.255.255.0/24"), 2047) == IPv4Network("10.128.0.0/20")
 
 
 def test_a_route_to_a_whole_range_leads_to_another_range():
-    assert subnets.choose_subnet(taken("10.0.0.0/8"), 3) == IPv4Network("172.16.3.0/24")
-    assert subnets.choose_subnet(taken("10.0.0.0/8", "172.16.0.0/12"), 3) == IPv4Network("192.168.3.0/24")
+    assert subnets.choose_subnet(taken("10.0.0.0/8"), 3) == IPv4Network("172.16.48.0/20")
+    assert subnets.choose_subnet(taken("10.0.0.0/8", "172.16.0.0/12"), 3) == IPv4Network("192.168.48.0/20")
     with pytest.raises(InUse, match="no free subnet"):
         subnets.choose_subnet(taken("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"), 3)
 
@@ -115,18 +115,21 @@ def test_addresses_that_cannot_be_given(address, why):
 def test_an_address_is_chosen_beside_those_used():
     assert subnets.parse_address("10.20.30.5", NET) == "10.20.30.5"
     assert subnets.choose_address("10.20.30.5-10.20.30.7", NET, {"10.20.30.5", "10.20.30.7"}) == "10.20.30.6"
+    wide = IPv4Network("10.20.16.0/20")
+    assert subnets.choose_address("10.20.20.0-10.20.31.254", wide, ()) == "10.20.20.1"
+    assert subnets.choose_address("10.20.20.254-10.20.31.254", wide, {"10.20.20.254"}) == "10.20.21.1"
     with pytest.raises(InUse, match="no free address"):
         subnets.choose_address("10.20.30.5-10.20.30.5", NET, {"10.20.30.5"})
 
 
 def test_a_record_is_settled():
     network = Network("lab", "qemu", "qemu", "")
-    subnets.settle(network, taken("10.128.7.0/24"), 7)
-    assert (network.subnet, network.dhcp_range) == ("10.128.8.0/24", "10.128.8.64-10.128.8.254")
+    subnets.settle(network, taken("10.128.112.0/24"), 7)
+    assert (network.subnet, network.dhcp_range) == ("10.128.128.0/20", "10.128.132.0-10.128.143.254")
     network.phase = "ready"
     # What came later than the network does not move it.
-    subnets.settle(network, taken("10.128.8.0/24"), 7)
-    assert network.subnet == "10.128.8.0/24"
+    subnets.settle(network, taken("10.128.128.0/24"), 7)
+    assert network.subnet == "10.128.128.0/20"
     with pytest.raises(InUse):
         subnets.settle(Network("lab", "qemu", "qemu", "", subnet="10.128.8.0/24"), taken("10.128.8.0/24"), 7)
     with pytest.raises(InvalidOption, match="mtu 900"):

@@ -553,6 +553,7 @@ class TestKilledRuns:
         "restart": ([FULL], {**FULL, "state": "restarted"}),
         "stop": ([FULL], {"state": "stopped"}),
         "cold change": ([FULL], {**FULL, "cpus": 4, "memory": "3G", "disk": "9G", "allow_restart": True}),
+        "cold change of one that is to be as it is": ([FULL], {"state": "present", "cpus": 4, "allow_restart": True}),
         "ports": ([FULL], {**FULL, "ports": ["443", "9090:90"]}),
         "recreate": ([FULL], {**FULL, "user": "bob", "recreate": True}),
         "remove": ([FULL], {"state": "absent"}),
@@ -594,6 +595,19 @@ class TestKilledRuns:
             assert world.run(**{**params, "state": again}).actions == []
             world.run(state="absent")
             assert world.everything() == alone, where
+
+    def test_stopping_it_ends_a_restart_that_was_cut_off(self, tmp_path, monkeypatch):
+        world = World(tmp_path, monkeypatch)
+        change = {"state": "present", "cpus": 4, "allow_restart": True}
+        world.run(**FULL)
+        world.run(**change)
+        at = world.reporter.steps.index("start")
+        world.run(**{**FULL, "allow_restart": True})
+        with pytest.raises(Killed):
+            world.run(reporter=RecordingReporter(at), **change)
+        assert world.run(state="stopped").actions == ["stay_stopped"]
+        assert world.run(**change).actions == ["set_cpus"]
+        assert world.run(state="stopped").actions == []
 
     @pytest.mark.parametrize("scenario", ["launch", "recreate"])
     def test_another_task_after_it_converges_too(self, tmp_path, monkeypatch, scenario):

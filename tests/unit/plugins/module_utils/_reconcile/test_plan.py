@@ -320,6 +320,23 @@ class TestChanges:
         ((option, value),) = wishes.items()
         assert getattr(plan.after, option) == value
 
+    @pytest.mark.parametrize(
+        ("situation", "state", "steps", "restarting"),
+        [
+            ("stopped", "present", "start wait_ready", True),
+            ("stopped", "running", "start wait_ready", True),
+            ("stopped", "stopped", "stay_stopped", False),
+            ("starting", "present", "wait_ready", False),
+            ("running", "present", "", False),
+            ("running", "stopped", "stop", False),
+        ],
+    )
+    def test_a_restart_that_was_cut_off(self, situation, state, steps, restarting):
+        there = {"stopped": stopped, "starting": lambda **changes: running(ready=False, **changes), "running": running}
+        plan = plan_for(there[situation](restarting=True), state=state)
+        assert plan.steps == steps.split()
+        assert plan.after.restarting == restarting
+
     @pytest.mark.parametrize("state", ["running", "present"])
     @pytest.mark.parametrize(("kind", "live"), [("container", True), ("vm", False)])
     def test_a_running_container_changes_where_its_driver_can(self, monkeypatch, state, kind, live):

@@ -214,7 +214,7 @@ class FakeDriver(Driver):
             os.unlink(self._machine(instance))
             self.runtime.report.step("ended")
 
-    def endpoint(self, instance):
+    def endpoint(self, instance, seen=None):
         return "127.0.0.1", instance.ssh_port
 
     def alive(self, instance):
