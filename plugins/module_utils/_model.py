@@ -25,6 +25,8 @@ DEFAULT_TYPE = "vm"
 
 # The network that is made when an instance first needs one, and the one that a hypervisor's process plays by itself.
 DEFAULT_NETWORK, USER_NETWORK = "default", "user"
+# How the name of a network begins that an interface with the key `bridged` is on; what follows is its parent.
+BRIDGED_TO = "bridged-"
 
 # Less boots no cloud image; what users of Multipass know.
 MIN_MEMORY = 64 * MIB

@@ -129,11 +129,18 @@ options:
     suboptions:
       name:
         description:
-          - The network, as M(minicloud.local.network) made it.
+          - The network, as M(minicloud.local.network) made it. Unless this or O(networks[].bridged) is given,
+            V(default).
           - V(user) is the user-mode network of QEMU, which needs no root. The guest can reach the outside, and only
             forwarded ports lead to it.
         type: str
-        default: default
+      bridged:
+        description:
+          - A bridge of this host, instead of a name. The interface is on the network that is bridged to it; if there is
+            none, it is made with the name C(bridged-) and the bridge's.
+          - An interface that is no bridge is not made one by this. Make a network of it with
+            M(minicloud.local.network), which asks for confirmation, and then name either of the two here.
+        type: str
       address:
         description:
           - A static address in the network's subnet. The guest gets it by DHCP, so it may be changed while the instance
@@ -150,6 +157,12 @@ options:
         type: str
         choices: [auto, manual]
         default: auto
+  bridged:
+    description:
+      - One more interface of the instance, after those of O(networks) or those that it has, on a bridge of this host.
+        The same as one more entry with O(networks[].bridged).
+    type: str
+    version_added: 1.0.0
   ports:
     description:
       - Ports of the host that lead to ports of the guest, each as C([[host_ip:]host_port:]guest_port[/tcp|udp]).
@@ -582,12 +595,14 @@ ARGUMENTS = {
         "type": "list",
         "elements": "dict",
         "options": {
-            "name": {"type": "str", "default": "default"},
+            "name": {"type": "str"},
+            "bridged": {"type": "str"},
             "address": {"type": "str"},
             "mac": {"type": "str"},
             "mode": {"type": "str", "choices": ["auto", "manual"], "default": "auto"},
         },
     },
+    "bridged": {"type": "str"},
     "ports": {"type": "list", "elements": "str"},
     "tags": {"type": "dict"},
     "autostart": {"type": "bool"},

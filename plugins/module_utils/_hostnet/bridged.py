@@ -105,8 +105,8 @@ class Bridged:
                 f"the network {network.name} would make a bridge of {parent.name}",
                 f"its addresses ({', '.join(parent.addresses) or 'none'}) and routes would move to the bridge, which"
                 " can cut this host off",
-                "Set confirm_bridge: true to have that done, name a bridge that is there already as parent,"
-                " or set bridge_type: macvtap.",
+                "Set confirm_bridge: true of minicloud.local.network to have that done, name a bridge that is there"
+                " already, or set bridge_type: macvtap.",
             )
         if not moved:
             self._check_movable(parent.name)

@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Nic,
     key_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import bridged_parent
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -50,7 +51,9 @@ class Attachment:
                 continue
             networks = self._networks(nic)
             network = self._read(nic)
-            networks.require(network or self._new_default())
+            networks.require(network or self._new(nic))
+            if network is None and bridged_parent(nic.network):
+                networks.settle(self._new(nic), all_networks(self.data))
             others = [other for other in self.scope.instances()[0] if key_of(other.name) != key_of(instance.name)]
             if nic.address and network and network.subnet:
                 subnet = subnets.parse_subnet(network.subnet)
@@ -78,7 +81,7 @@ class Attachment:
             if nic.network != USER_NETWORK:
                 networks = self._networks(nic)
                 with self._lock(nic.network):
-                    network = self._read(nic) or self._make_default(networks)
+                    network = self._read(nic) or self._make(nic, networks)
                     nic = self._with_address(instance, nic, network, networks)
                     # Stored before anybody else looks for a free address.
                     instance = replace(instance, nics=[*nics, nic, *instance.nics[len(nics) + 1 :]])
@@ -132,9 +135,9 @@ class Attachment:
         return networks
 
     def _read(self, nic: Nic) -> Network | None:
-        """The record of an interface's network; None only of the default one that is still to be made."""
+        """The record of an interface's network; None only of one that is still to be made because it is needed."""
         network = self.scope.networks.read(nic.network)
-        if network is None and key_of(nic.network) != DEFAULT_NETWORK:
+        if network is None and key_of(nic.network) != DEFAULT_NETWORK and not bridged_parent(nic.network):
             known = ", ".join(each.name for each in self.scope.networks.all()[0]) or "none yet"
             raise InvalidOption(
                 f"there is no network {nic.network!r}",
@@ -142,19 +145,23 @@ class Attachment:
             )
         return network
 
-    def _new_default(self) -> Network:
+    def _new(self, nic: Nic) -> Network:
+        """A network that is made because an instance needs it."""
+        parent = bridged_parent(nic.network)
         return Network(
-            DEFAULT_NETWORK,
+            nic.network if parent else DEFAULT_NETWORK,
             self.scope.name,
             self.driver.name,
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            mode="bridged" if parent else "nat",
+            parent=parent,
             on_demand=True,
             handles={self.driver.name: self.driver.handle()},
         )
 
-    def _make_default(self, networks: Networks) -> Network:
-        """The record of the default network, stored; on the host it comes when an instance starts."""
-        network = self._new_default()
+    def _make(self, nic: Nic, networks: Networks) -> Network:
+        """The record of a network that is needed, stored; on the host it comes when an instance starts."""
+        network = self._new(nic)
         # Two that choose at once would choose alike.
         with self.data.lock("subnets", Deadline(60), self.runtime.report):
             networks.settle(network, all_networks(self.data))

@@ -24,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Inv
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
+    BRIDGED_TO,
     DEFAULT_IMAGE,
     DEFAULT_TYPE,
     KINDS,
@@ -45,6 +46,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     Wish,
     comparable,
     make_plan,
+    with_bridged,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -100,6 +102,10 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
 
         wish.networks = parse_nics(params["networks"])
+    if params.get("bridged") is not None:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
+
+        (wish.bridged,) = parse_nics([{"bridged": params["bridged"]}])
     for option in _ORIGIN:
         if params.get(option) is not None:
             from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import fingerprint
@@ -155,6 +161,7 @@ def reconcile_instance(
 
     current, observed = _observe(wish, crew)
     there = observed is not None and observed.state != ABSENT
+    _choose_networks(wish, current if there else None, driver, surroundings(driver, host_arch))
     image = _cached_image(wish, current if there else None, runtime, data, host_arch)
     plan = make_plan(wish, current, observed, image, surroundings(driver, host_arch))
     for text in plan.drift:
@@ -208,6 +215,21 @@ def _autostart() -> t.Any:
 def surroundings(driver: Driver, host_arch: str) -> Surroundings:
     """What a plan for an instance of a driver depends on besides the instance."""
     return Surroundings(host_arch, driver.name, driver.default_network, driver.scope.networks.names())
+
+
+def _choose_networks(wish: Wish, current: Instance | None, driver: Driver, around: Surroundings) -> None:
+    """Have the wish name the networks of all its interfaces, also of those that tell only what they are bridged to."""
+    asked = [*(wish.networks or ()), *([wish.bridged] if wish.bridged else ())]
+    if wish.state == ABSENT or not any(nic.network.startswith(BRIDGED_TO) for nic in asked):
+        return
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import find_bridged
+
+    networks = driver.scope.networks.all()[0]
+    if wish.networks is not None:
+        wish.networks = find_bridged(wish.networks, networks)
+    if wish.bridged is not None:
+        (bridged,) = find_bridged([wish.bridged], networks)
+        wish.networks = with_bridged(wish, bridged, current, around)
 
 
 def _observe(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:

@@ -11,16 +11,23 @@ from __future__ import annotations
 import re
 import socket
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    BRIDGED_TO,
     DEFAULT_NETWORK,
     USER_NETWORK,
+    Network,
     Nic,
     check_name,
+    key_of,
 )
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
+
+# Interfaces of the host that can be part of a network's name.
+_PARENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,13}[A-Za-z0-9])?\Z")
 
 # The bit of a MAC that says that it is many hosts' address.
 _GROUP = 0x01
@@ -30,7 +37,7 @@ def parse_nics(entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[Nic]:
     """Interfaces from their descriptions. InvalidOption where one of them cannot be meant."""
     nics: list[Nic] = []
     for entry in entries:
-        name = check_name(entry.get("name") or DEFAULT_NETWORK, "networks: name")
+        name = check_name(_bridged(entry) or entry.get("name") or DEFAULT_NETWORK, "networks: name")
         nic = Nic(name, _mac(entry.get("mac")), entry.get("mode") or "auto", _address(entry.get("address")))
         if nic.address and (nic.mode == "manual" or name == USER_NETWORK):
             raise InvalidOption(
@@ -48,6 +55,50 @@ def parse_nics(entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[Nic]:
             raise InvalidOption("networks has the network user twice", hint="One is all that a guest can use.")
         nics.append(nic)
     return nics
+
+
+def _bridged(entry: t.Mapping[str, t.Any]) -> str:
+    """The name of the network that the key bridged means; empty without it."""
+    parent = entry.get("bridged") or ""
+    if parent and entry.get("name"):
+        raise InvalidOption(
+            f"networks has an entry with both name {entry['name']} and bridged {parent}",
+            "each of them says which network the interface is on",
+            "Leave one of them out.",
+        )
+    if parent and not _PARENT.match(parent):
+        raise InvalidOption(
+            f"bridged {parent!r} has no name that a network could be called after",
+            hint="Make the network with minicloud.local.network (mode: bridged, parent), and name it in networks.",
+        )
+    return parent and BRIDGED_TO + parent
+
+
+def find_bridged(nics: t.Sequence[Nic], networks: t.Sequence[Network]) -> list[Nic]:
+    """Interfaces as parsed, those that were asked for by the parent of their network on the one that is there.
+
+    networks -- of the scope. InvalidOption where the name that it would have is another's.
+    """
+    found = []
+    for nic in nics:
+        parent = bridged_parent(nic.network)
+        same = [each for each in networks if parent and each.mode == "bridged" and each.parent == parent]
+        named = next((each for each in networks if parent and key_of(each.name) == key_of(nic.network)), None)
+        if same and named not in same:
+            nic = replace(nic, network=min(each.name for each in same))
+        elif named and not same:
+            raise InvalidOption(
+                f"an interface cannot be bridged to {parent}",
+                f"there is a network {named.name} already, and it is not bridged to {parent}",
+                "Name the network that you mean in networks, or remove that one.",
+            )
+        found.append(nic)
+    return found
+
+
+def bridged_parent(network: str) -> str:
+    """What a network is bridged to that has got its name from that; empty of any other."""
+    return network[len(BRIDGED_TO) :] if network.startswith(BRIDGED_TO) else ""
 
 
 def _mac(text: str | None) -> str:

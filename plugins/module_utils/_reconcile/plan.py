@@ -19,7 +19,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_DISK,
     DEFAULT_IMAGE,
     DEFAULT_MEMORY,
-    DEFAULT_NETWORK,
     DEFAULT_TYPE,
     RUNNING,
     STOPPED,
@@ -51,6 +50,7 @@ class Wish:
     """What a task asks of an instance; None where it has no opinion. Sizes in bytes.
 
     image -- its name as it is kept; image_source -- as the task has it, with the password that a URL may have
+    bridged -- one more interface, besides those of networks or those that the instance has
     """
 
     name: str
@@ -69,6 +69,7 @@ class Wish:
     tags: dict[str, t.Any] | None = None
     ports: list[PortForward] | None = None
     networks: list[Nic] | None = None
+    bridged: Nic | None = None
     ssh_authorized_keys: list[str] | None = None
     cloud_init: t.Any = None
     vendor_data: t.Any = None
@@ -163,9 +164,7 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, making_room
         origin=dict(wish.origin),
     )
     # What is there goes only once the image is at hand.
-    lacking = (
-        any(key_of(nic.network) == DEFAULT_NETWORK for nic in after.nics) and DEFAULT_NETWORK not in around.networks
-    )
+    lacking = any(key_of(nic.network) not in (*around.networks, USER_NETWORK) for nic in after.nics)
     steps = [*([] if image else ["fetch_image"]), *making_room, *(["ensure_network"] if lacking else []), "create"]
     if wish.wants_running:
         steps.append("start")
@@ -308,6 +307,15 @@ def keep_chosen(wanted: t.Sequence[PortForward], actual: t.Sequence[PortForward]
             left.remove(match)
         kept.append(match or port)
     return kept
+
+
+def with_bridged(wish: Wish, bridged: Nic, current: Instance | None, around: Surroundings) -> list[Nic]:
+    """The interfaces that a task asks for, with one more unless its network is among theirs."""
+    nics = wish.networks
+    if nics is None:
+        nics = current.nics if current else [Nic(around.default_network, "")]
+    there = any(key_of(nic.network) == key_of(bridged.network) for nic in nics)
+    return list(nics) if there else [*nics, bridged]
 
 
 def _attachments(nics: t.Iterable[Nic]) -> list[tuple[str, str]]:

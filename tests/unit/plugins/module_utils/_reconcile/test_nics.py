@@ -4,12 +4,19 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._model import Nic
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import keep_nics
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import find_bridged, parse_nics
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    Surroundings,
+    Wish,
+    keep_nics,
+    with_bridged,
+)
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
 
@@ -41,11 +48,53 @@ def test_interfaces_in_their_usual_form():
         ([{"mac": MAC}, {"mac": MAC}], "mac .* twice"),
         ([{"address": "10.1.1.5"}, {"address": "10.1.1.5"}], "address .* twice"),
         ([{"name": "user"}, {"name": "user"}], "user twice"),
+        ([{"name": "lan", "bridged": "br0"}], "both name lan and bridged br0"),
+        ([{"bridged": "eth0.7"}], "minicloud.local.network"),
+        ([{"bridged": "../x"}], "minicloud.local.network"),
     ],
 )
 def test_interfaces_that_cannot_be_meant(entries, why):
     with pytest.raises(InvalidOption, match=why):
         parse_nics(entries)
+
+
+def a_network(name, **changes):
+    return Network(name, "qemu", "qemu", "", **changes)
+
+
+def test_one_that_is_bridged_is_on_the_network_of_that_bridge():
+    nics = parse_nics([{"bridged": "br0", "mac": MAC}, {}])
+    assert nics == [Nic("bridged-br0", MAC), Nic("default", "")]
+    others = [a_network("default"), a_network("lan", mode="bridged", parent="br1")]
+    assert find_bridged(nics, others) == nics
+    there = [a_network(name, mode="bridged", parent="br0") for name in ("office", "lab")]
+    assert find_bridged(nics, [*others, *there]) == [Nic("lab", MAC), Nic("default", "")]
+    # The one of that name is the first choice.
+    assert find_bridged(nics, [*there, a_network("bridged-br0", mode="bridged", parent="br0")]) == nics
+
+
+@pytest.mark.parametrize("other", [{"mode": "nat"}, {"mode": "bridged", "parent": "br1"}])
+def test_a_network_of_that_name_that_is_not_bridged_there_is_an_error(other):
+    with pytest.raises(InvalidOption, match="there is a network Bridged-br0 already"):
+        find_bridged([Nic("bridged-br0", "")], [a_network("Bridged-br0", **other)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "then"),
+    [
+        (None, None, "default lan"),
+        (None, "lab", "lab lan"),
+        (None, "lab Lan", "lab Lan"),
+        ("user", "lab", "user lan"),
+        ("lan user", None, "lan user"),
+    ],
+)
+def test_one_more_that_is_bridged(asked, has, then):
+    nics, there = (names and [Nic(name, "") for name in names.split()] for names in (asked, has))
+    current = there and types.SimpleNamespace(nics=there)
+    around = Surroundings("x86_64", "qemu", "default")
+    found = with_bridged(Wish("web", networks=nics), Nic("lan", ""), current, around)
+    assert " ".join(nic.network for nic in found) == then
 
 
 def test_what_is_there_keeps_its_mac_and_address():
