@@ -307,7 +307,7 @@ class Observed(t.NamedTuple):
     state -- running or stopped; absent where the instance was removed at the hypervisor by other means
     addresses -- of the guest, as far as the driver knows them; by_mac -- the same by network interface
     drift -- what somebody changed at the hypervisor, as sentences; the next start puts it right
-    severed -- whether it runs, and a network that it is on does not work
+    severed -- whether it runs, and a network that it is on does not work, or forwards its ports to where it is not
     """
 
     state: str

@@ -169,6 +169,9 @@ options:
       - Without C(host_ip) only this host can use the forward (V(127.0.0.1)); V(0.0.0.0) opens it to others.
       - Without C(host_port) a free one is chosen, returned, and kept.
       - The list is complete; a forward that is not in it is taken away. Changes take effect while the instance runs.
+      - Where all networks are bridged, a forward leads to where this host finds the instance on the first of them.
+        That is known when the instance is ready; with O(wait=false), the next run leads the ports there. With macvtap
+        this host does not reach the instance, and ports are refused.
     type: list
     elements: str
   tags:

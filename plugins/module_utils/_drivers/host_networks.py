@@ -28,13 +28,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     bridged,
     dhcp,
     firewall,
+    guest_ports,
     interfaces,
     leases,
     links,
     resolved,
     subnets,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network, Nic, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     Scope,
@@ -133,7 +134,11 @@ class HostNetworks(Networks):
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         if network.mode == "bridged":
             stray = self._stray_taps(network, hosts)
-            return self._bridged.drift(network) + [_not_on_bridge(tap) for tap in stray]
+            found = self._bridged.drift(network) + [_not_on_bridge(tap) for tap in stray]
+            ports, guests = self._ports(network), self._port_guests(network, hosts)
+            if guests or ports.concerned:
+                found += ports.drift(guests, self._look_ruleset(), self._look_docker)
+            return found
         found = list(self._link_drift(network, hosts))
         found += self._firewall_drift(network, hosts)
         found += self._server_drift(network, hosts)
@@ -145,20 +150,22 @@ class HostNetworks(Networks):
             found = self._bridged.problems(network)
             if network.bridge_type == interfaces.BRIDGE:
                 found += self._filtered(network.interface)
-            return found
+            return found + (self._closed(network) if self._ports(network).open else [])
         subnet = subnets.parse_subnet(network.subnet)
         other = subnets.collision(subnet, self._taken(network, ()))
         if other:
             found.append(
                 f"The subnet {subnet} collides with {other.subnet}, {other.by}: what is sent there may not arrive."
             )
-        if network.mode == "nat":
-            found += [
-                f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to"
-                f" {network.interface}."
-                for chain in self._look_strict()
-            ]
-        return found
+        return found + (self._closed(network) if network.mode == "nat" else [])
+
+    def _closed(self, network: Network) -> list[str]:
+        """Who drops what this host forwards to and from a network."""
+        return [
+            f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to"
+            f" {network.interface}."
+            for chain in self._look_strict()
+        ]
 
     def _filtered(self, bridge: str) -> list[str]:
         """Who drops what crosses a bridge that leads to others, as if this host forwarded it."""
@@ -187,6 +194,7 @@ class HostNetworks(Networks):
             self._links = None
             taps = [f"link set dev {tap} master {network.interface}" for tap in self._stray_taps(network, hosts)]
             links.change(self.runtime, taps, f"guests could not be put on {network.interface}")
+            self._apply_ports(network, hosts)
             return
         if self._link_drift(network, hosts):
             self._apply_link(network, hosts)
@@ -198,6 +206,8 @@ class HostNetworks(Networks):
     def remove(self, network: Network) -> None:
         self._forget()
         if network.mode == "bridged":
+            if self._ports(network).concerned:
+                self._ports(network).remove(self._look_ruleset())
             self._bridged.remove(network)
             remove_path(self._notes_path(network))
             self._forget()
@@ -214,22 +224,29 @@ class HostNetworks(Networks):
             self.runtime.report.step("no_bridge")
         ruleset = self._look_ruleset()
         if firewall.table_name(network.interface) in ruleset.tables:
-            firewall.remove_table(self.runtime, network.interface)
+            firewall.remove_table(self.runtime, firewall.table_name(network.interface))
             self.runtime.report.step("no_rules")
         firewall.remove_docker_rules(self.runtime, network.interface)
         firewall.distrust(self.runtime, ruleset, network.interface)
         remove_path(self._notes_path(network))
         self._forget()
 
-    def forwards(self, network: Network, address: str) -> list[PortForward]:
-        """The ports of the host that lead to an address of a network now."""
-        table = firewall.table_name(network.interface)
-        return [port for where, port, to in self._look_ruleset().forwards if (where, to) == (table, address)]
+    def forwards(self, network: Network, nic: Nic) -> list[PortForward]:
+        """The ports of the host that lead to an interface on a network now."""
+        ours = self._target(network, nic)
+        return [port for where, port, to in self._look_ruleset().forwards if (where, to) == ours]
 
-    def forwarded_elsewhere(self, network: Network | None = None, address: str = "") -> list[PortForward]:
-        """The ports of the host that lead anywhere but to an address of a network, of whichever data directory."""
-        ours = (firewall.table_name(network.interface), address) if network else ("", "")
+    def forwarded_elsewhere(self, network: Network | None = None, nic: Nic | None = None) -> list[PortForward]:
+        """The ports of the host that lead anywhere but to an interface on a network, of whichever data directory."""
+        ours = self._target(network, nic) if network and nic else ("", "")
         return [port for where, port, to in self._look_ruleset().forwards if (where, to) != ours]
+
+    def _target(self, network: Network, nic: Nic) -> tuple[str, str]:
+        """The table that forwards ports to an interface, and the address that they lead to; empty where none do."""
+        if network.mode == "bridged":
+            ports = self._ports(network)
+            return ports.table, ports.address(nic.mac)
+        return firewall.table_name(network.interface), nic.address or nic.lease
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -349,7 +366,7 @@ class HostNetworks(Networks):
 
     def _apply_firewall(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
         rules = self._rules(network, hosts)
-        firewall.put_table(self.runtime, rules)
+        firewall.put_table(self.runtime, firewall.table_name(network.interface), firewall.table_text(rules))
         self.runtime.report.step("rules")
         if not firewall.is_trusted(self._look_ruleset(), network.interface):
             firewall.trust(self.runtime, network.interface)
@@ -360,6 +377,28 @@ class HostNetworks(Networks):
         notes["rules"] = firewall.digest(firewall.table_text(rules))
         notes["listing"] = self._look_ruleset().tables.get(firewall.table_name(network.interface), "")
         self._note(network, notes)
+
+    def _ports(self, network: Network) -> guest_ports.GuestPorts:
+        """The ports that a bridged network forwards."""
+        return guest_ports.GuestPorts(self.runtime, self.scope.networks.directory(network.name), network.interface)
+
+    def _port_guests(self, network: Network, hosts: t.Sequence[Host]) -> list[guest_ports.Guest]:
+        """Those guests of a bridged network that have ports and run: then their taps are there."""
+        if network.bridge_type == interfaces.MACVTAP:
+            return []
+        asking = [host for host in hosts if host.forwards]
+        there = self._look_links() if asking else {}
+        return [
+            guest_ports.Guest(host.mac, host.forwards)
+            for host in asking
+            if links.tap_name(network.interface, host.mac) in there
+        ]
+
+    def _apply_ports(self, network: Network, hosts: t.Sequence[Host]) -> None:
+        ports, guests = self._ports(network), self._port_guests(network, hosts)
+        if guests or ports.concerned:
+            ports.apply(guests, self._look_ruleset(), self._look_docker)
+            self._ruleset = self._docker = None
 
     # DHCP and DNS
 

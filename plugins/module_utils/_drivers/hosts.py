@@ -11,7 +11,13 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    USER_NETWORK,
+    Instance,
+    Network,
+    Nic,
+    key_of,
+)
 
 
 def hosts_of(network: Network, instances: t.Iterable[Instance]) -> list[Host]:
@@ -20,7 +26,7 @@ def hosts_of(network: Network, instances: t.Iterable[Instance]) -> list[Host]:
     for instance in instances:
         if instance.phase == "removing":
             continue
-        main = main_nic(instance)
+        main = forwarding_nic(instance)
         for nic in instance.nics:
             if key_of(nic.network) == key_of(network.name):
                 addresses = (nic.address or nic.lease,) if nic.address or nic.lease else ()
@@ -32,6 +38,16 @@ def hosts_of(network: Network, instances: t.Iterable[Instance]) -> list[Host]:
 def main_nic(instance: Instance) -> Nic | None:
     """The interface at which this host reaches an instance: the first that has an address on a network of the host."""
     return next((nic for nic in instance.nics if nic.address or nic.lease), None)
+
+
+def forwarding_nic(instance: Instance) -> Nic | None:
+    """The interface that ports of this host lead to, where networks forward them: the one above all, if there is one.
+
+    Else it is the first on a network of others, who give it an address that this host has to find.
+    """
+    nics = [nic for nic in instance.nics if nic.network != USER_NETWORK]
+    found = main_nic(instance) or next((nic for nic in nics if nic.mode == "auto"), None)
+    return found or next(iter(nics), None)
 
 
 def users_of(network: Network, instances: t.Iterable[Instance]) -> list[str]:

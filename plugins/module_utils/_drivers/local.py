@@ -20,6 +20,7 @@ import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
@@ -108,7 +109,7 @@ class LocalDriver(Driver):
                 addresses = tuple(address for some in own.values() for address in some)
                 if instance.user_mode and not own:
                     addresses = ("127.0.0.1",)
-                cut_off = any(nic.network in severed for nic in instance.nics)
+                cut_off = any(nic.network in severed for nic in instance.nics) or self._is_astray(instance, own)
                 each = each._replace(addresses=addresses, by_mac=own, severed=cut_off)
             found.append(each)
         return found
@@ -143,6 +144,19 @@ class LocalDriver(Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import find_guests
 
         return find_guests(network.interface, macs)
+
+    def _is_astray(self, instance: Instance, by_mac: t.Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether ports lead elsewhere than to where an instance is now, on a network of others."""
+        nic = forwarding_nic(instance) if instance.ports and not self.user_mode(instance) else None
+        if nic is None or nic.address or nic.lease or not by_mac.get(nic.mac):
+            return False
+        network = self.scope.networks.read(nic.network)
+        if network is None or network.mode != "bridged" or network.bridge_type == "macvtap":
+            return False
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import noted_addresses
+
+        noted = noted_addresses(self.scope.networks.directory(nic.network))
+        return noted.get(nic.mac) not in by_mac[nic.mac]
 
     def _severed_networks(self, instances: t.Sequence[Instance]) -> set[str]:
         """The networks of running instances, an ordinary user's, that have lost their hub."""

@@ -13,7 +13,7 @@ import os
 import stat
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, hosts_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
     CONSOLE,
     DISK,
@@ -130,14 +130,17 @@ class LocalActions:
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 
-        self._check_forwardable(instance)
-        elsewhere: t.Sequence[PortForward] = ()
+        instances = self.scope.instances()[0]
+        elsewhere: list[PortForward] = []
         user_mode = self.driver.user_mode(instance)
         if not user_mode:
             network, networks = self._main_network(instance)
-            nic = main_nic(instance)
-            elsewhere = networks.forwarded_elsewhere(network, nic.address or nic.lease if nic else "")
-        ports.settle(instance, self.scope.instances()[0], held, elsewhere, with_ssh=user_mode)
+            self._check_forwardable(instance, network)
+            elsewhere = networks.forwarded_elsewhere(network, forwarding_nic(instance))
+            # Those that lead nowhere yet, because the guest has no address, are taken as well.
+            others = [other for other in instances if other.uuid != instance.uuid and other.owner]
+            elsewhere += [port for other in others if not other.user_mode for port in other.ports]
+        ports.settle(instance, instances, held, elsewhere, with_ssh=user_mode)
 
     def wiring(self, instance: Instance) -> Wiring:
         """How an instance of an ordinary user is connected; nothing is done for it yet."""
@@ -185,16 +188,23 @@ class LocalActions:
             if network:
                 remove_path(networks.sockets(network, nic.mac)[0])
 
-    def _check_forwardable(self, instance: Instance) -> None:
-        """Raise where ports are to be forwarded to an instance whose addresses are not this host's to know."""
-        if not instance.ports or any(nic.network == USER_NETWORK or nic.address or nic.lease for nic in instance.nics):
+    def _check_forwardable(self, instance: Instance, network: Network | None) -> None:
+        """Raise where no port can be forwarded to an instance on the network that is to do it; warn where not yet."""
+        if not instance.ports or network is None or network.mode != "bridged":
             return
-        networks = [self.scope.networks.read(nic.network) for nic in instance.nics]
-        if networks and all(network and network.mode == "bridged" for network in networks):
+        if network.bridge_type == "macvtap":
             raise NotSupported(
                 f"no port can be forwarded to {instance.name}",
-                "all its networks are bridged, where it has an address that others give it and reach it at",
-                "Use that address, or give it an interface on a private network as well, such as default.",
+                f"it is on top of {network.parent} (macvtap), where this host and the instance cannot reach each other",
+                "Give it an interface on a private network as well, such as default, or on a bridge, and name that"
+                " first.",
+            )
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import own_subnet
+
+        if own_subnet(network.interface) is None:
+            self.runtime.report.warn(
+                f"The ports of {instance.name} lead nowhere as long as this host has no IPv4 address on"
+                f" {network.interface}: it cannot reach the instance."
             )
 
     def _main_network(self, instance: Instance) -> tuple[Network | None, HostNetworks]:
@@ -204,14 +214,14 @@ class LocalActions:
             raise MissingRequirement(
                 f"the networks of {instance.name} cannot be had", "only root makes them", "Run as root (become: true)."
             )
-        nic = main_nic(instance)
+        nic = forwarding_nic(instance)
         return (self.scope.networks.read(nic.network) if nic else None), networks
 
     def network_forwards(self, instance: Instance) -> list[PortForward]:
         """The ports of the host that networks forward to an instance now."""
         network, networks = self._main_network(instance)
-        nic = main_nic(instance)
-        return networks.forwards(network, nic.address or nic.lease) if network and nic else []
+        nic = forwarding_nic(instance)
+        return networks.forwards(network, nic) if network and nic else []
 
     def forward_by_network(self, instance: Instance) -> None:
         """Have the network forward the ports that the record of a running instance has."""

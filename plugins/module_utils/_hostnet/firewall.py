@@ -25,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import Ru
 
 _COMMENT = "minicloud"
 _PREFIX = "minicloud_"
+_PORTS_PREFIX = f"{_PREFIX}ports_"
 
 
 class Rules(t.NamedTuple):
@@ -89,23 +90,66 @@ def table_text(rules: Rules) -> str:
         f"oifname {bridge} ip saddr 127.0.0.0/8 masquerade",
         f"oifname {bridge} ip saddr {rules.subnet} ct status dnat masquerade",
     ]
+    chains = [
+        _loopback_chain(bridge),
+        _chain("forward", "filter hook forward priority filter", forward),
+        _chain("input", "filter hook input priority filter", input_),
+        *_forward_chains(rules.forwards),
+        _chain("source", "nat hook postrouting priority srcnat", source),
+    ]
+    return _table(table_name(rules.interface), chains)
+
+
+def port_table_name(interface: str, directory: str = "") -> str:
+    """The table of the ports that a bridged network forwards, of which a bridge can have several.
+
+    directory -- of the network; without it, what the names of all of them on that bridge begin with
+    """
+    return f"{_PORTS_PREFIX}{digest(interface)[:8]}_{digest(directory)[:8] if directory else ''}"
+
+
+def port_table_text(name: str, interface: str, forwards: t.Sequence[tuple[PortForward, str]]) -> str:
+    """The table of the ports that a bridged network forwards, in the language of nft.
+
+    A guest there would answer others on its link itself, at an address that they did not ask: so all comes to it from
+    this host's address.
+    """
+    bridge = f'"{interface}"'
+    source = [
+        f"oifname {bridge} ct status dnat ip daddr {address} {port.protocol} dport {port.guest_port}"
+        f" ct original proto-dst {port.host_port} masquerade"
+        for port, address in forwards
+    ]
+    chains = [
+        _loopback_chain(bridge),
+        *_forward_chains(forwards),
+        _chain("source", "nat hook postrouting priority srcnat", source),
+    ]
+    return _table(name, chains)
+
+
+def _table(name: str, chains: t.Sequence[str]) -> str:
+    return f"table inet {name} {{\n{''.join(chains)}}}\n"
+
+
+def _loopback_chain(bridge: str) -> str:
+    """Before connection tracking: with route_localnet on the bridge, nobody must reach the host's loopback by it."""
+    return _chain("early", "filter hook prerouting priority raw", [f"iifname {bridge} ip daddr 127.0.0.0/8 drop"])
+
+
+def _forward_chains(forwards: t.Iterable[tuple[PortForward, str]]) -> list[str]:
+    """What leads ports of the host to guests: for whoever comes from outside, and for the host itself."""
     outside, inside = [], []
-    for port, address in rules.forwards:
+    for port, address in forwards:
         target = f"{port.protocol} dport {port.host_port} dnat ip to {address}:{port.guest_port}"
         where = "fib daddr type local" if port.host_ip == "0.0.0.0" else f"ip daddr {port.host_ip}"
         inside.append(f"meta nfproto ipv4 {where} {target}")
         if not port.host_ip.startswith("127."):
             outside.append(f"meta nfproto ipv4 {where} {target}")
-    chains = [
-        # Before connection tracking: with route_localnet on the bridge, a guest must not reach the host's loopback.
-        _chain("early", "filter hook prerouting priority raw", [f"iifname {bridge} ip daddr 127.0.0.0/8 drop"]),
-        _chain("forward", "filter hook forward priority filter", forward),
-        _chain("input", "filter hook input priority filter", input_),
+    return [
         _chain("outside", "nat hook prerouting priority dstnat", outside),
         _chain("inside", "nat hook output priority -100", inside),
-        _chain("source", "nat hook postrouting priority srcnat", source),
     ]
-    return f"table inet {table_name(rules.interface)} {{\n{''.join(chains)}}}\n"
 
 
 def _chain(name: str, hook: str, rules: t.Sequence[str]) -> str:
@@ -164,17 +208,15 @@ def _forward(expressions: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[tuple
             yield PortForward(ip, number, int(each["dnat"]["port"]), protocol), each["dnat"]["addr"]
 
 
-def put_table(runtime: Runtime, rules: Rules) -> None:
-    """Put the table of a network in place, instead of the one that is there."""
-    name = table_name(rules.interface)
+def put_table(runtime: Runtime, name: str, content: str) -> None:
+    """Put a table in place, instead of the one of that name that is there. content -- as of table_text()"""
     # The first line has the second always find one to remove.
-    text = f"table inet {name} {{}}\ndelete table inet {name}\n{table_text(rules)}"
+    text = f"table inet {name} {{}}\ndelete table inet {name}\n{content}"
     runtime.check([nft_program(runtime), "-f", "-"], "the firewall rules could not be loaded", stdin=text.encode())
 
 
-def remove_table(runtime: Runtime, interface: str) -> None:
-    """Remove the table of a network; all the same if there is none."""
-    name = table_name(interface)
+def remove_table(runtime: Runtime, name: str) -> None:
+    """Remove a table; all the same if there is none."""
     text = f"table inet {name} {{}}\ndelete table inet {name}\n"
     runtime.check([nft_program(runtime), "-f", "-"], "the firewall rules could not be removed", stdin=text.encode())
 
@@ -202,28 +244,32 @@ def docker_chains(runtime: Runtime) -> list[DockerChain]:
     return found
 
 
-def _docker_rules(interface: str) -> tuple[str, ...]:
-    comment = f"-m comment --comment {_COMMENT} -j ACCEPT"
-    return (f"-i {interface} {comment}", f"-o {interface} {comment}")
+def _docker_rules(interface: str, ports_of: str) -> tuple[str, ...]:
+    what = f"-m conntrack --ctstate DNAT -m comment --comment {ports_of}" if ports_of else ""
+    what = what or f"-m comment --comment {_COMMENT}"
+    return (f"-i {interface} {what} -j ACCEPT", f"-o {interface} {what} -j ACCEPT")
 
 
-def lacking_docker_rules(chain: DockerChain, interface: str) -> list[str]:
-    """Those of a network's rules that are not in Docker's chain."""
-    return [rule for rule in _docker_rules(interface) if f"-A DOCKER-USER {rule}" not in chain.rules]
+def lacking_docker_rules(chain: DockerChain, interface: str, ports_of: str = "") -> list[str]:
+    """Those of a network's rules that are not in Docker's chain.
+
+    ports_of -- where forwarded ports only are to pass, the table that forwards them
+    """
+    return [rule for rule in _docker_rules(interface, ports_of) if f"-A DOCKER-USER {rule}" not in chain.rules]
 
 
-def add_docker_rules(runtime: Runtime, chain: DockerChain, interface: str) -> None:
-    """Have Docker let pass what our own table decides about."""
-    for rule in lacking_docker_rules(chain, interface):
+def add_docker_rules(runtime: Runtime, chain: DockerChain, interface: str, ports_of: str = "") -> None:
+    """Have Docker let pass what our own table decides about. ports_of -- as above"""
+    for rule in lacking_docker_rules(chain, interface, ports_of):
         runtime.check(
             [chain.program, "-w", "5", "-I", "DOCKER-USER", *rule.split()], "Docker's firewall could not be told"
         )
 
 
-def remove_docker_rules(runtime: Runtime, interface: str) -> None:
-    """Take a network's rules out of Docker's chains."""
+def remove_docker_rules(runtime: Runtime, interface: str, ports_of: str = "") -> None:
+    """Take a network's rules out of Docker's chains. ports_of -- as above"""
     for chain in docker_chains(runtime):
-        for rule in _docker_rules(interface):
+        for rule in _docker_rules(interface, ports_of):
             for dummy in range(chain.rules.count(f"-A DOCKER-USER {rule}")):
                 runtime.run([chain.program, "-w", "5", "-D", "DOCKER-USER", *rule.split()])
 

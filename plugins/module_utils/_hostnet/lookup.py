@@ -13,13 +13,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import ipaddress
+import os
 import socket
 import struct
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.leases import neighbours
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record
+
+# Beside the record of a network: where guests were found that ports are forwarded to.
+PORT_NOTES = "ports.json"
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 
@@ -65,3 +71,12 @@ def own_subnet(interface: str) -> ipaddress.IPv4Interface | None:
         except OSError:
             return None
     return ipaddress.IPv4Interface(f"{socket.inet_ntoa(address)}/{socket.inet_ntoa(mask)}")
+
+
+def noted_addresses(directory: str) -> dict[str, str]:
+    """Where the ports of the host that lead to guests of a network lead, by MAC. directory -- of the network"""
+    try:
+        notes = read_record(os.path.join(directory, PORT_NOTES)) or {}
+    except RecordError:
+        return {}
+    return dict(notes.get("addresses", {}))

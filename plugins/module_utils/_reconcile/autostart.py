@@ -21,6 +21,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 Starting = t.Union[Instance, Network]
 
+# Seconds that guests have in all to get the addresses, from others, that ports of this host are to lead to.
+_ADDRESSES = 180.0
+
 
 def needs_unit(record: Starting) -> bool:
     """Whether something is to start with the host that its hypervisor does not start by itself."""
@@ -95,6 +98,11 @@ def start_all(runtime: Runtime, data: DataDirectory) -> dict[str, str]:
         for instance in filter(needs_unit, _instances(scope)):
             with _noted(failures, instance.name, runtime):
                 _start(instance, runtime, data)
+    patience = Deadline(_ADDRESSES)
+    for scope in data.scopes():
+        for instance in filter(needs_unit, _instances(scope)):
+            with _noted(failures, f"ports of {instance.name}", runtime):
+                _lead_ports(instance, runtime, data, patience)
     return failures
 
 
@@ -119,6 +127,23 @@ def _bring_up(network: Network, runtime: Runtime, data: DataDirectory) -> None:
         latest = scope.networks.read(network.name)
         if latest and needs_unit(latest):
             networks.apply(latest, hosts_of(latest, scope.instances()[0]))
+
+
+def _lead_ports(instance: Instance, runtime: Runtime, data: DataDirectory, patience: Deadline) -> None:
+    """See to the ports of an instance that gets its address, from others, only after it has started."""
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+
+    if not instance.ports or not instance.owner:
+        return
+    crew = Crew(load(instance.owner, runtime, data))
+    driver = crew.of(instance)
+    for dummy in patience.pauses(first=0.5, longest=2.0):
+        if not driver.alive(instance) or driver.endpoint(instance)[0]:
+            break
+    with crew.wanted.scope.lock(instance.name, Deadline(120), runtime.report):
+        latest = crew.wanted.scope.read(instance.name)
+        if latest and latest.phase == "ready" and latest.owner == instance.owner and driver.alive(latest):
+            Power(crew, runtime, data).lead_ports(latest)
 
 
 def _start(instance: Instance, runtime: Runtime, data: DataDirectory) -> None:

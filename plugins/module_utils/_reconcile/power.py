@@ -113,7 +113,14 @@ class Power:
                 raise self._removed("cloud-init", instance)
             found = {"status": readiness.status, "errors": readiness.errors}
             user = latest.user or readiness.user
+            self.lead_ports(latest)
             return self._store(replace(latest, ready=True, booted=True, restarting=False, cloud_init=found, user=user))
+
+    def lead_ports(self, instance: Instance) -> None:
+        """Have forwarded ports lead to an instance that got its address, from others, since they were asked for."""
+        driver = self.crew.of(instance)
+        if instance.ports and driver.observe([instance])[0].severed:
+            Attachment(driver, self.runtime, self.data).connect(instance)
 
     @staticmethod
     def _is_still(instance: Instance, latest: Instance | None) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _runtime
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import local, qemu_actions, qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import Identity, identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp
@@ -31,7 +33,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Image,
@@ -223,6 +225,74 @@ class TestAlive:
         ]
         assert [driver.endpoint(*each) for each in zip(many, seen)] == [(own, 22) for (own,) in addresses]
         assert read == [(driver.scope.networks.directory("lan"),), ()]
+
+
+class TestPortsOnABridge:
+    """With a host that is root's, has a bridge, and whose firewall forwards what the test says."""
+
+    MAC = "52:54:00:00:00:11"
+
+    @pytest.fixture(autouse=True)
+    def host(self, driver, monkeypatch):
+        self.there, self.elsewhere, self.subnet = {self.MAC: ("192.0.2.50",)}, [], "192.0.2.2/24"
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(driver, "alive", lambda dummy: True)
+        monkeypatch.setattr(lookup, "find_guests", lambda dummy, macs: {mac: self.there[mac] for mac in macs})
+        monkeypatch.setattr(lookup, "own_subnet", lambda dummy: self.subnet)
+        monkeypatch.setattr(HostNetworks, "forwarded_elsewhere", lambda *dummy: list(self.elsewhere))
+        self.network(driver)
+
+    @staticmethod
+    def network(driver, **values):
+        given = {"mode": "bridged", "parent": "br0", "interface": "br0", "phase": "ready", **values}
+        driver.scope.networks.write(Network("lan", "qemu", "qemu", "", **given))
+
+    def instance(self, driver, name="web", **values):
+        given = {"nics": [Nic("lan", self.MAC)], "ports": [parse_port("48080:80")], "owner": "qemu", **values}
+        instance = an_instance(name, **given)
+        driver.scope.write(instance)
+        return instance
+
+    @staticmethod
+    def note(driver, address):
+        path = os.path.join(driver.scope.networks.directory("lan"), lookup.PORT_NOTES)
+        write_file(path, json.dumps({"schema": 1, "addresses": {TestPortsOnABridge.MAC: address}}).encode())
+
+    def test_ports_that_lead_elsewhere_are_noticed_without_a_look_at_the_firewall(self, driver):
+        instance = self.instance(driver)
+        assert driver.observe([instance])[0].severed
+        self.note(driver, "192.0.2.50")
+        assert not driver.observe([instance])[0].severed
+        self.note(driver, "192.0.2.7")
+        assert driver.observe([instance])[0].severed
+        # Nobody knows better while it does not answer.
+        self.there[self.MAC] = ()
+        assert not driver.observe([instance])[0].severed
+
+    def test_nothing_is_severed_that_has_no_ports_there(self, driver):
+        assert not driver.observe([self.instance(driver, ports=[])])[0].severed
+        kept = [Nic("lan", self.MAC), Nic("default", "52:54:00:00:00:12", lease="10.1.2.64")]
+        assert not driver.observe([self.instance(driver, nics=kept)])[0].severed
+
+    def test_on_top_of_an_interface_no_port_can_be_forwarded(self, driver):
+        self.network(driver, bridge_type="macvtap")
+        with pytest.raises(NotSupported, match="this host and the instance cannot reach each other"):
+            driver.choose_ports(self.instance(driver))
+        driver.choose_ports(self.instance(driver, ports=[]))
+
+    def test_a_host_without_an_address_there_is_warned(self, driver):
+        driver.choose_ports(self.instance(driver))
+        assert driver.runtime.report.warnings == []
+        self.subnet = None
+        driver.choose_ports(self.instance(driver))
+        assert "no IPv4 address on br0" in driver.runtime.report.warnings[0]
+
+    def test_a_port_of_an_instance_that_has_no_address_yet_is_taken(self, driver):
+        other = self.instance(driver, "db", nics=[Nic("lan", "52:54:00:00:00:13")])
+        with pytest.raises(InUse, match="the instance db has it"):
+            driver.choose_ports(self.instance(driver))
+        driver.scope.write(dataclasses.replace(other, owner=""))
+        driver.choose_ports(self.instance(driver))
 
 
 @needs_setsid

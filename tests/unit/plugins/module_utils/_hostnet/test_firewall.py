@@ -103,6 +103,30 @@ def test_loopback_addresses_are_never_reached_from_the_network():
     assert chain(Rules(BRIDGE, SUBNET), "early") == [f'iifname "{BRIDGE}" ip daddr 127.0.0.0/8 drop']
 
 
+def test_ports_to_a_bridge_of_others_lead_there_from_this_host_and_nobody_reaches_its_loopback():
+    forwards = [(parse_port(port), "192.0.2.50") for port in ("8080:80", "0.0.0.0:53:5353/udp")]
+    text = firewall.port_table_text("minicloud_ports_x_y", "br0", forwards)
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == "table inet minicloud_ports_x_y {"
+    assert 'iifname "br0" ip daddr 127.0.0.0/8 drop' in lines
+    loopback = "meta nfproto ipv4 ip daddr 127.0.0.1 tcp dport 8080 dnat ip to 192.0.2.50:80"
+    anywhere = "meta nfproto ipv4 fib daddr type local udp dport 53 dnat ip to 192.0.2.50:5353"
+    assert (lines.count(loopback), lines.count(anywhere)) == (1, 2)
+    # Connections of others through the same bridge keep their addresses.
+    assert [line for line in lines if "masquerade" in line] == [
+        'oifname "br0" ct status dnat ip daddr 192.0.2.50 tcp dport 80 ct original proto-dst 8080 masquerade',
+        'oifname "br0" ct status dnat ip daddr 192.0.2.50 udp dport 5353 ct original proto-dst 53 masquerade',
+    ]
+    assert not [line for line in lines if "hook forward" in line or "hook input" in line]
+
+
+def test_each_network_on_a_bridge_has_a_table_of_ports_of_its_own():
+    names = {firewall.port_table_name(bridge, path) for bridge in ("br0", "br.0@x") for path in ("/a/lan", "/b/lan")}
+    assert len(names) == 4
+    assert all(name.replace("_", "").isalnum() and name.startswith("minicloud_ports_") for name in names)
+    assert len([name for name in names if name.startswith(firewall.port_table_name("br0"))]) == 2
+
+
 def test_what_the_kernel_has_is_read(monkeypatch):
     ours = firewall.table_name(BRIDGE)
     text = listing(
@@ -143,7 +167,8 @@ def test_without_firewalld_there_is_nobody_to_trust_anything(monkeypatch):
 
 def test_a_table_is_replaced_in_one_go(monkeypatch):
     commands = Commands(monkeypatch, {})
-    firewall.put_table(commands.runtime, Rules(BRIDGE, SUBNET))
+    rules = Rules(BRIDGE, SUBNET)
+    firewall.put_table(commands.runtime, firewall.table_name(BRIDGE), firewall.table_text(rules))
     ((argv, text),) = commands.asked
     assert argv == "nft -f -"
     assert text.startswith(f"table inet minicloud_{BRIDGE} {{}}\ndelete table inet minicloud_{BRIDGE}\ntable inet")
@@ -168,6 +193,16 @@ class TestDocker:
         assert [argv for argv, dummy in commands.asked] == [
             f"iptables -w 5 -I DOCKER-USER -o {BRIDGE} -m comment --comment minicloud -j ACCEPT"
         ]
+
+    def test_where_ports_only_are_forwarded_nothing_else_passes(self, monkeypatch):
+        commands = Commands(monkeypatch, {})
+        firewall.add_docker_rules(commands.runtime, self.chain(*self.rules("br0")), "br0", "minicloud_ports_x")
+        added = [argv.partition("DOCKER-USER ")[2] for argv, dummy in commands.asked]
+        rule = "br0 -m conntrack --ctstate DNAT -m comment --comment minicloud_ports_x -j ACCEPT"
+        assert added == [f"-i {rule}", f"-o {rule}"]
+        there = self.chain(f"-A DOCKER-USER -i {rule}", f"-A DOCKER-USER -o {rule}")
+        assert firewall.lacking_docker_rules(there, "br0", "minicloud_ports_x") == []
+        assert len(firewall.lacking_docker_rules(there, "br0", "minicloud_ports_y")) == 2
 
     def test_what_is_ours_is_removed_and_nothing_else(self, monkeypatch):
         others = [*self.rules("mcb76543210"), f"-A DOCKER-USER -i {BRIDGE} -j DROP"]

@@ -9,11 +9,13 @@ import typing as t
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import units
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
@@ -126,6 +128,20 @@ def test_networks_come_first_and_one_failure_does_not_keep_the_others(
     runtime = Runtime(nothing)
     assert autostart.start_all(runtime, data) == {"b": "b could not be started: it does not want to."}
     assert seen == ["network z", "a", "b", "d"]
+
+
+def test_ports_wait_for_addresses_that_others_give(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance(data, "a", ports=[parse_port("8080:80")], owner="qemu")
+    instance(data, "b", owner="qemu")
+    addresses = iter(["", "", "192.0.2.50"])
+    seen: list[str] = []
+    monkeypatch.setattr(autostart, "_start", lambda *dummy: None)
+    monkeypatch.setattr(QemuDriver, "alive", lambda *dummy: True)
+    monkeypatch.setattr(QemuDriver, "endpoint", lambda *dummy: (seen.append("asked") or next(addresses), 22))
+    monkeypatch.setattr(Power, "lead_ports", lambda dummy, instance: seen.append(instance.name))
+    monkeypatch.setattr(Deadline, "pauses", lambda *dummy, **more: iter([0.0] * 9))
+    assert autostart.start_all(Runtime(nothing), data) == {}
+    assert seen == ["asked", "asked", "asked", "a"]
 
 
 def test_the_exit_status_tells(data: DataDirectory, monkeypatch: pytest.MonkeyPatch, capsys: t.Any) -> None:

@@ -19,12 +19,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network
 
 def a_network(**changes):
     values = {
+        "name": "lab",
         "subnet": "10.1.2.0/24",
         "dhcp_range": "10.1.2.64-10.1.2.254",
         "phase": "ready",
         "interface": "mcb01234567",
     }
-    return Network("lab", "qemu", "qemu", "", **{**values, **changes})
+    return Network(scope="qemu", driver="qemu", created="", **{**values, **changes})
 
 
 def plan(current, drift=(), users=(), **wish):
@@ -136,3 +137,21 @@ def test_a_network_knows_the_interfaces_on_it():
         ("off", ("10.1.2.64",), 0),
         ("far", ("10.1.2.64",), 0),
     ]
+
+
+def test_ports_lead_to_the_first_interface_on_a_network_of_others_where_no_address_is_kept():
+    lan, user = Nic("lan", "52:54:00:00:00:01"), Nic("user", "52:54:00:00:00:02")
+    left_alone = Nic("lan", "52:54:00:00:00:03", "manual")
+    kept = Nic("lab", "52:54:00:00:00:04", lease="10.1.2.64")
+    bridged = a_network(name="lan", mode="bridged", subnet="", dhcp_range="", parent="br0")
+    ports = [parse_port("8080:80")]
+
+    def forwarded(*nics):
+        found = hosts_of(bridged, [an_instance("web", *nics, owner="qemu", ports=ports)])
+        return [host.mac[-1] for host in found if host.forwards]
+
+    assert forwarded(lan) == ["1"]
+    assert forwarded(user, lan) == ["1"]
+    assert forwarded(left_alone, lan) == ["1"]
+    assert forwarded(left_alone) == ["3"]
+    assert forwarded(lan, kept) == []
