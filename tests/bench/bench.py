@@ -26,18 +26,19 @@ import time
 import traceback
 import typing as t
 
+import nets
 import peers
 from frame import (
-    BOOT_LIMIT,
-    POLL,
     ROOT,
     USER,
     Bench,
+    Guest,
     Row,
     beyond_row,
     change,
     in_turns,
     into_vault,
+    no_change_rows,
     ratio_row,
     table,
     verdict,
@@ -53,22 +54,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
     parse_image_wish,
     reconcile_image,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 # -- a task that changes nothing ---------------------------------------------------------------------------------------
-
-LOOP = """
-- hosts: localhost
-  gather_facts: false
-  tasks:
-    - {module}: {arguments}
-      environment: {environment}
-      loop: "{{{{ range({count}) | list }}}}"
-"""
-TASKS = 20
 
 
 def no_change(bench: Bench) -> list[Row]:
@@ -76,47 +66,26 @@ def no_change(bench: Bench) -> list[Row]:
     data = bench.data("no-change")
     options = {"name": "bench", "image": bench.tiny(), "user": USER, "cpus": 1, "memory": "128M", "disk": "1G"}
     change(data, **options)
-    calls = {"ping": ("ansible.builtin.ping", {}), "instance": ("minicloud.local.instance", options)}
-    books = {}
-    # On another host, as another user and with another environment nothing is seen without starting the module.
-    for name, call, environment in (
-        ("ping", "ping", {}),
-        ("instance", "instance", {}),
-        ("module", "instance", {"A": "B"}),
-    ):
-        module, arguments = calls[call]
-        for count in (0, TASKS):
-            books[name, count] = bench.path("books", f"{name}-{count}.yml")
-            text = LOOP.format(
-                module=module, arguments=json.dumps(arguments), count=count, environment=json.dumps(environment)
-            )
-            with open(books[name, count], "w", encoding="utf-8") as file:
-                file.write(text)
 
-    def play(name: str, count: int) -> float:
-        return bench.program(["ansible-playbook", books[name, count]], data)[1]
+    def command(module: str, **options: t.Any) -> float:
+        return bench.ad_hoc(module, " ".join(f"{key}={value}" for key, value in options.items()), data)[1]
 
-    def command(name: str) -> float:
-        module, arguments = calls[name]
-        return bench.ad_hoc(module, " ".join(f"{key}={value}" for key, value in arguments.items()), data)[1]
-
-    whole = in_turns(5, {name: lambda name=name: command(name) for name in calls})
-    plays = in_turns(
-        3,
+    whole = in_turns(
+        5,
         {
-            "empty play": lambda: play("ping", 0),
-            f"{TASKS} ping": lambda: play("ping", TASKS),
-            f"{TASKS} instance": lambda: play("instance", TASKS),
-            f"{TASKS} module": lambda: play("module", TASKS),
+            "ping": lambda: command("ansible.builtin.ping"),
+            "instance": lambda: command("minicloud.local.instance", **options),
         },
     )
-    change(data, name="bench", state="absent", force=True)
-    ping, ours, module = (
-        (plays[f"{TASKS} {name}"] - plays["empty play"]) / TASKS for name in ("ping", "instance", "module")
+    rows = no_change_rows(
+        lambda name, tasks, count: bench.play(name, tasks, data, count)[1],
+        "CPU of a no-change `instance` task in a play",
+        {"minicloud.local.instance": options},
+        1.25,
     )
+    change(data, name="bench", state="absent", force=True)
     return [
-        ratio_row("CPU of a no-change `instance` task in a play", ours, ping, "ms", "`ping`", 1.25),
-        ratio_row("the same where the module has to be started", module, ping, "ms", "`ping`", 1.25),
+        *rows,
         ratio_row(
             "CPU of the whole command, `ansible -m`", whole["instance"], whole["ping"], "ms", "`ansible -m ping`", 1.25
         ),
@@ -124,43 +93,6 @@ def no_change(bench: Bench) -> list[Row]:
 
 
 # -- launch ------------------------------------------------------------------------------------------------------------
-
-
-class Guest:
-    """How the guests of one data directory are reached; by what knows nothing of the collection."""
-
-    def __init__(self, data: DataDirectory) -> None:
-        self.key = os.path.join(data.keys, LOGIN_KEY)
-
-    def ssh(self, port: int, command: str, host: str = "127.0.0.1") -> bool:
-        """Whether a command succeeds in the guest."""
-        argv = ["ssh", "-F", "/dev/null", "-T", "-i", self.key, "-p", str(port), "-l", USER]
-        for option in (
-            *("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR"),
-            *("IdentitiesOnly=yes", "ConnectTimeout=30"),
-        ):
-            argv += ["-o", option]
-        return run([*argv, host, command]).rc == 0
-
-    @staticmethod
-    def greets(port: int, host: str = "127.0.0.1") -> bool:
-        """Whether an ssh server answers."""
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as connection:
-            return connection.recv(64).startswith(b"SSH-")
-        return False
-
-    def await_login(self, port: int, host: str = "127.0.0.1") -> None:
-        """Look every 0.2 s until ssh answers and a login works."""
-        end = time.monotonic() + BOOT_LIMIT
-        while time.monotonic() < end:
-            if self.greets(port, host) and self.ssh(port, "true", host):
-                return
-            time.sleep(POLL)
-        raise RuntimeError(f"no login on port {port} within {BOOT_LIMIT:g} s")
-
-    def await_cloud_init(self, port: int, host: str = "127.0.0.1") -> None:
-        """Wait until cloud-init has finished, as its own command does."""
-        self.ssh(port, "cloud-init status --wait >/dev/null 2>&1 || :", host)
 
 
 class Launches:
@@ -565,6 +497,7 @@ SECTIONS: dict[str, t.Callable[[Bench], list[Row]]] = {
     "inventory": inventory,
     "fetch": fetch,
     "index": index,
+    "networks": nets.networks,
     "libvirt": peers.libvirt,
     "lxd": peers.lxd,
 }

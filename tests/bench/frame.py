@@ -10,9 +10,11 @@ import argparse
 import contextlib
 import glob
 import http.server
+import json
 import multiprocessing
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -41,13 +43,19 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instanc
     parse_wish,
     reconcile_instance,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (  # noqa: E402
+    parse_network,
+    reconcile_network,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory  # noqa: E402
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run  # noqa: E402
 
 USER = "debian"
 BOOT_LIMIT = 600.0  # seconds that a guest may take
 POLL = 0.2
+TASKS = 20
 
 
 class Row(t.NamedTuple):
@@ -109,6 +117,37 @@ def in_turns(repetitions: int, measures: t.Mapping[str, t.Callable[[], float]]) 
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
+def no_change_rows(
+    play: t.Callable[[str, list[dict[str, t.Any]], int], float],
+    what: str,
+    task: dict[str, t.Any],
+    bound: float,
+    started: str = "the same where the module has to be started",
+) -> list[Row]:
+    """The processor time of a task that finds all as it should be.
+
+    play -- runs the tasks of a playbook, each so many times, and returns the seconds of processor
+    """
+    tasks: dict[str, dict[str, t.Any]] = {
+        "ping": {"ansible.builtin.ping": {}},
+        "task": task,
+        # On another host, as another user and with another environment nothing is seen without starting the module.
+        "module": {**task, "environment": {"BENCH": "1"}},
+    }
+    found = in_turns(
+        3,
+        {
+            "empty play": lambda: play("empty", [tasks["ping"]], 0),
+            **{f"{TASKS} {name}": lambda name=name: play(name, [tasks[name]], TASKS) for name in tasks},  # type: ignore[misc]
+        },
+    )
+    each = {name: (found[f"{TASKS} {name}"] - found["empty play"]) / TASKS for name in tasks}
+    return [
+        ratio_row(what, each["task"], each["ping"], "ms", "`ping`", bound),
+        ratio_row(started, each["module"], each["ping"], "ms", "`ping`", bound),
+    ]
+
+
 class Bench:
     """The surroundings of a run: a directory that goes away at the end, and all that runs meanwhile."""
 
@@ -118,6 +157,7 @@ class Bench:
         self.python = args.python
         self._data: list[DataDirectory] = []
         self._processes: list[t.Any] = []
+        self._undo: list[t.Callable[[], t.Any]] = []
         config = self.path("ansible.cfg")
         with open(config, "w", encoding="ascii"):
             pass
@@ -154,16 +194,26 @@ class Bench:
         self._processes.append(process)
         return process
 
+    def afterwards(self, undo: t.Callable[[], t.Any]) -> None:
+        """Have something done at the end of the run, before data directories are emptied; the last one first."""
+        self._undo.append(undo)
+
     def clean(self) -> None:
         """End and remove all that was made."""
         for process in self._processes:
             with contextlib.suppress(Exception):
                 process.kill()
+        for undo in reversed(self._undo):
+            with contextlib.suppress(Exception):
+                undo()
         for data in self._data:
             for scope in data.scopes():
                 for instance in scope.instances()[0]:
                     with contextlib.suppress(Exception):
                         change(data, instance.driver, name=instance.name, state="absent", force=True)
+                for network in scope.networks.all()[0]:
+                    with contextlib.suppress(Exception):
+                        change_network(data, network.driver, name=network.name, state="absent")
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- programs -----------------------------------------------------------------------------------------------------
@@ -197,6 +247,26 @@ class Bench:
     def ad_hoc(self, module: str, arguments: str, data: DataDirectory, **env: str) -> tuple[float, float, str]:
         """One module by the command `ansible`."""
         return self.program(["ansible", "localhost", "-m", module, "-a", arguments], data, **env)
+
+    def play(
+        self,
+        name: str,
+        tasks: list[dict[str, t.Any]],
+        data: DataDirectory,
+        count: int | None = None,
+        python: str = "",
+        **env: str,
+    ) -> tuple[float, float]:
+        """Seconds and seconds of processor of a playbook with tasks, each of them COUNT times."""
+        if count is not None:
+            tasks = [{**task, "loop": list(range(count))} for task in tasks]
+        book = self.path("books", f"{name}.yml")
+        with open(book, "w", encoding="utf-8") as file:
+            json.dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}], file)
+        # The implicit localhost has the Python of ansible-playbook, unless it is told by a variable.
+        variable = ["-e", f"ansible_python_interpreter={python}"] if python else []
+        seconds, cpu, dummy = self.program(["ansible-playbook", book, *variable], data, **env)
+        return seconds, cpu
 
     def packed(self, module: str, arguments: str, data: DataDirectory) -> str:
         """The file that Ansible would have copied to the target and run there: the module without the controller."""
@@ -241,6 +311,47 @@ class Bench:
         return url
 
 
+class Guest:
+    """How the guests of one data directory are reached; by what knows nothing of the collection."""
+
+    def __init__(self, data: DataDirectory) -> None:
+        self.key = os.path.join(data.keys, LOGIN_KEY)
+
+    def run(self, port: int, command: str, host: str = "127.0.0.1") -> Completed:
+        """Run a command in the guest."""
+        argv = ["ssh", "-F", "/dev/null", "-T", "-i", self.key, "-p", str(port), "-l", USER]
+        for option in (
+            *("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR"),
+            *("IdentitiesOnly=yes", "ConnectTimeout=30"),
+        ):
+            argv += ["-o", option]
+        return run([*argv, host, command])
+
+    def ssh(self, port: int, command: str, host: str = "127.0.0.1") -> bool:
+        """Whether a command succeeds in the guest."""
+        return self.run(port, command, host).rc == 0
+
+    @staticmethod
+    def greets(port: int, host: str = "127.0.0.1") -> bool:
+        """Whether an ssh server answers."""
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as connection:
+            return connection.recv(64).startswith(b"SSH-")
+        return False
+
+    def await_login(self, port: int, host: str = "127.0.0.1") -> None:
+        """Look every 0.2 s until ssh answers and a login works."""
+        end = time.monotonic() + BOOT_LIMIT
+        while time.monotonic() < end:
+            if self.greets(port, host) and self.ssh(port, "true", host):
+                return
+            time.sleep(POLL)
+        raise RuntimeError(f"no login on port {port} within {BOOT_LIMIT:g} s")
+
+    def await_cloud_init(self, port: int, host: str = "127.0.0.1") -> None:
+        """Wait until cloud-init has finished, as its own command does."""
+        self.ssh(port, "cloud-init status --wait >/dev/null 2>&1 || :", host)
+
+
 class FileHandler(http.server.BaseHTTPRequestHandler):
     """Sends files as fast as the kernel can, so that the client is what is measured."""
 
@@ -275,6 +386,11 @@ def change(
     wish = parse_wish({"state": "running", "timeout": BOOT_LIMIT, **options})
     outcome = reconcile_instance(wish, Runtime(run), data, driver, driver_options)
     return outcome.view or {}
+
+
+def change_network(data: DataDirectory, driver: str = "qemu", **options: t.Any) -> dict[str, t.Any]:
+    """What the module network does, in this process."""
+    return reconcile_network(parse_network(options), Runtime(run), data, driver).view or {}
 
 
 def into_vault(data: DataDirectory, path: str) -> Image:
