@@ -448,9 +448,9 @@ def index(bench: Bench) -> list[Row]:
         served.write(content)
     hosts = {"release": {"url": f"{bench.serve(top)}releases/", "allow_http": True, "keyring": "none"}}
     data = bench.data("index")
-    arguments = f"query=r30 cached=false data_dir={data.path} image_hosts={json.dumps(json.dumps(hosts))}"
+    arguments = {"query": "r30", "cached": False, "image_hosts": hosts}
     modules = {
-        "ping": bench.packed("ansible.builtin.ping", "", data),
+        "ping": bench.packed("ansible.builtin.ping", {}, data),
         "image_info": bench.packed("minicloud.local.image_info", arguments, data),
     }
 

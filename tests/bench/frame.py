@@ -56,6 +56,8 @@ USER = "debian"
 BOOT_LIMIT = 600.0  # seconds that a guest may take
 POLL = 0.2
 TASKS = 20
+# On another host, as another user and with another environment nothing is seen without starting the module.
+STARTED = {"environment": {"BENCH": "1"}}
 
 
 class Row(t.NamedTuple):
@@ -131,8 +133,7 @@ def no_change_rows(
     tasks: dict[str, dict[str, t.Any]] = {
         "ping": {"ansible.builtin.ping": {}},
         "task": task,
-        # On another host, as another user and with another environment nothing is seen without starting the module.
-        "module": {**task, "environment": {"BENCH": "1"}},
+        "module": {**task, **STARTED},
     }
     found = in_turns(
         3,
@@ -268,10 +269,11 @@ class Bench:
         seconds, cpu, dummy = self.program(["ansible-playbook", book, *variable], data, **env)
         return seconds, cpu
 
-    def packed(self, module: str, arguments: str, data: DataDirectory) -> str:
+    def packed(self, module: str, arguments: dict[str, t.Any], data: DataDirectory) -> str:
         """The file that Ansible would have copied to the target and run there: the module without the controller."""
         remote = tempfile.mkdtemp(dir=self.directory)
-        self.ad_hoc(module, arguments, data, ANSIBLE_KEEP_REMOTE_FILES="1", ANSIBLE_REMOTE_TEMP=remote)
+        kept = {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_REMOTE_TEMP": remote}
+        self.play("packed", [{module: arguments, **STARTED}], data, python=self.python, **kept)
         (path,) = glob.glob(os.path.join(remote, "*", "AnsiballZ_*.py"))
         return path
 

@@ -41,13 +41,23 @@ from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 NETWORKS, RESERVATIONS = 50, 1000
 LAUNCHES = 3
-TRANSFERS = 9
+TRANSFERS = 15
 TRANSFER_SECONDS = 1.0
 
 # The bridge made by hand, and its addresses: those that are reserved for documentation, which no host has.
 BRIDGE = f"mclbench{os.getpid() % 1000000}"
 HAND = "198.51.100"
-PORT = 5001
+SINK, SOURCE = 5001, 5002
+
+# Who takes what is sent to it; who sends as many blocks as it is asked for; and who asks for them. Blocks are large:
+# the guests' own programs are not what is measured.
+_SCRIPTS = r"""
+    printf '#!/bin/sh\nexec dd of=/dev/null bs=64k\n' > sink
+    printf '#!/bin/sh\nread -r count\nexec dd if=/dev/zero bs=64k count=$count\n' > source
+    printf '#!/bin/sh\nread -r began rest < /proc/uptime\ncat /run/count\ndd of=/dev/null bs=64k\n' > take
+    echo 'read -r ended rest < /proc/uptime; echo "$began $ended" > /run/took' >> take
+    chmod 755 sink source take
+"""
 
 _ETH_P_ALL = 0x0003
 _SO_TIMESTAMP = 29
@@ -82,7 +92,7 @@ class Acknowledgements:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
         self._socket.bind((bridge, _ETH_P_ALL))
-        self._socket.setblocking(False)
+        self._socket.settimeout(30)
 
     def __enter__(self) -> Acknowledgements:
         return self
@@ -91,8 +101,11 @@ class Acknowledgements:
         self._socket.close()
 
     def first(self, mac: str) -> float:
-        """When a MAC was first told that it has an address; in seconds since the epoch."""
-        with contextlib.suppress(BlockingIOError):
+        """When a MAC was first told that it has an address; in seconds since the epoch.
+
+        That may be still to come: of an address that is only offered, this host knows already who is to have it.
+        """
+        with contextlib.suppress(TimeoutError):
             while True:
                 packet, extra, dummy, dummy = self._socket.recvmsg(2048, 256)
                 if _acknowledges(packet, mac):
@@ -186,11 +199,9 @@ class Throughput:
         self.ip("link", "set", BRIDGE, "up")
         for number, address in enumerate(self.addresses):
             # A renewed lease would take the other address away.
-            self.login(
-                address,
-                f"killall udhcpc; ip address add {HAND}.{number + 2}/24 dev eth0;"
-                f" (while :; do nc -l -p {PORT}; done) </dev/null >/dev/null 2>&1 &",
-            )
+            command = f"killall udhcpc; ip address add {HAND}.{number + 2}/24 dev eth0; cd /run; {_SCRIPTS}"
+            servers = f"nc -ll -p {SINK} -e /run/sink & nc -ll -p {SOURCE} -e /run/source &"
+            self.login(address, f"{command} exec </dev/null >/dev/null 2>&1; {servers}")
 
     def ip(self, *argv: str) -> None:
         """The command ip."""
@@ -224,38 +235,22 @@ class Throughput:
                 self.ip("link", "set", "dev", tap, "master", self.bridge)
 
     def between_guests(self, addresses: t.Sequence[str]) -> float:
-        """The seconds that the first guest takes to send to the second, by its own clock."""
-        # Whoever received the last transfer may not be back yet.
-        command = f"""
-            for try in 1 2 3 4 5 6 7 8 9 10; do
-                read -r began rest < /proc/uptime
-                if dd if=/dev/zero bs=64k count={self.size >> 16} 2>/dev/null | nc {addresses[1]} {PORT}; then
-                    read -r ended rest < /proc/uptime
-                    echo "$began $ended"
-                    exit 0
-                fi
-                sleep 0.2
-            done
-            exit 1
-        """
+        """The seconds that the first guest takes to receive from the second, by its own clock."""
+        command = f"echo {self.size >> 16} > /run/count; nc {addresses[1]} {SOURCE} -e /run/take; cat /run/took"
         began, ended = map(float, self.login(addresses[0], command).split())
         return ended - began
 
     def from_host(self, addresses: t.Sequence[str]) -> float:
         """The seconds that this host takes to send to the second guest."""
         block = bytes(64 << 10)
-        for dummy in Deadline(10).pauses():
-            with contextlib.suppress(ConnectionRefusedError):
-                with socket.create_connection((addresses[1], PORT), 10) as connection:
-                    connection.settimeout(60)
-                    began = time.perf_counter()
-                    for dummy in range(self.size // len(block)):
-                        connection.sendall(block)
-                    connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(4096):
-                        pass
-                    return time.perf_counter() - began
-        raise RuntimeError(f"{addresses[1]} does not receive")
+        with socket.create_connection((addresses[1], SINK), 60) as connection:
+            began = time.perf_counter()
+            for dummy in range(self.size // len(block)):
+                connection.sendall(block)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+            return time.perf_counter() - began
 
     @staticmethod
     def row(what: str, times: dict[str, float], size: float) -> Row:
@@ -303,8 +298,8 @@ def many_networks(bench: Bench) -> list[Row]:
             scope.write(record)
         change_network(data, name=view["name"])
     modules = {
-        "ping": bench.packed("ansible.builtin.ping", "", data),
-        "network_info": bench.packed("minicloud.local.network_info", "", data),
+        "ping": bench.packed("ansible.builtin.ping", {}, data),
+        "network_info": bench.packed("minicloud.local.network_info", {}, data),
     }
 
     def module(name: str) -> tuple[float, str]:
