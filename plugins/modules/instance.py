@@ -144,7 +144,8 @@ options:
       address:
         description:
           - A static address in the network's subnet. The guest gets it by DHCP, so it may be changed while the instance
-            runs; the guest has it within a few minutes, or after a restart.
+            runs. The guest is told to take it on at once, by ssh, or else by pulling its cable out for some seconds. A
+            warning says if it does not; then it has the address within a few minutes, or after a restart.
           - Unless given, the network chooses one and keeps it for the instance.
         type: str
       mac:

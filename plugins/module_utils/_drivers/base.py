@@ -131,6 +131,17 @@ class Driver(abc.ABC):
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         """Change the forwards of a running instance from those before to its record's."""
 
+    def replug(self, instance: Instance, nic: Nic) -> bool:
+        """Have a running guest find the cable of an interface pulled out and, some seconds later, put in again.
+
+        Whether that could be done; not everything that runs guests has such a thing.
+        """
+        return False
+
+    def plug_in(self, instance: Instance) -> None:
+        """Put in the cable of a running guest that a run which has ended pulled out; observe() tells it is severed."""
+        return
+
     @abc.abstractmethod
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         """Shut an instance down by its guest, or by force at once; HypervisorError if the guest does not comply."""

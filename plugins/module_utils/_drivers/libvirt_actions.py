@@ -394,6 +394,24 @@ class LibvirtActions(LocalActions):
         with self.driver.explained(f"the domain of {instance.name} cannot be looked at"):
             return self.driver.domain(instance)
 
+    def set_link(self, instance: Instance, mac: str, up: bool) -> bool:
+        from xml.etree import ElementTree
+
+        domain = self._domain(instance)
+        with self.driver.explained(f"the cable of {instance.name} could not be {'put in' if up else 'pulled out'}"):
+            devices = [] if domain is None else ElementTree.fromstring(domain.XMLDesc()).iterfind("devices/interface")
+            for interface in devices:
+                address = interface.find("mac")
+                if address is None or address.get("address", "").lower() != mac.lower():
+                    continue
+                link = interface.find("link")
+                link = ElementTree.SubElement(interface, "link") if link is None else link
+                link.set("state", "up" if up else "down")
+                xml = ElementTree.tostring(interface, encoding="unicode")
+                domain.updateDeviceFlags(xml, self.library.VIR_DOMAIN_AFFECT_LIVE)
+                return True
+        return False
+
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         domain = self._domain(instance)
         if domain is None:

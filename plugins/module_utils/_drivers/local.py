@@ -43,6 +43,8 @@ if t.TYPE_CHECKING:
 DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
 # A link to the copy of NVRAM that a hypervisor works on, where it wants one in a place of its own.
 NVRAM_COPY = "nvram.copy"
+# There while an interface is unplugged; it has that one's MAC.
+UNPLUGGED = "unplugged"
 
 # In the directory of a network of an ordinary user: its hub holds a lock on it.
 HUB_LOCK = "hub.lock"
@@ -110,6 +112,7 @@ class LocalDriver(Driver):
                 if instance.user_mode and not own:
                     addresses = ("127.0.0.1",)
                 cut_off = any(nic.network in severed for nic in instance.nics) or self._is_astray(instance, own)
+                cut_off = cut_off or os.path.exists(self.path(instance, UNPLUGGED))
                 each = each._replace(addresses=addresses, by_mac=own, severed=cut_off)
             found.append(each)
         return found
@@ -189,6 +192,13 @@ class LocalDriver(Driver):
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         self._actions().forward_ports(instance, before)
+
+    def replug(self, instance: Instance, nic: Nic) -> bool:
+        return bool(self._actions().replug(instance, nic))
+
+    def plug_in(self, instance: Instance) -> None:
+        if os.path.exists(self.path(instance, UNPLUGGED)):
+            self._actions().plug_in(instance)
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         self._actions().stop(instance, deadline, force)

@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import stat
+import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, hosts_of
@@ -20,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.local imp
     NVRAM,
     NVRAM_COPY,
     SEED,
+    UNPLUGGED,
     LocalDriver,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
@@ -48,6 +51,9 @@ if t.TYPE_CHECKING:
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
 
+# Seconds that a cable is out: NetworkManager of the guest takes no notice of less than 5.
+_CABLE_OUT = 6.0
+
 
 class Wiring(t.NamedTuple):
     """How the interfaces of a guest are connected.
@@ -61,7 +67,7 @@ class Wiring(t.NamedTuple):
     isolated: bool
 
 
-class LocalActions:
+class LocalActions(abc.ABC):
     """The methods of LocalDriver that change something and are the same for all of its kind; see Driver."""
 
     def __init__(self, driver: LocalDriver) -> None:
@@ -231,8 +237,31 @@ class LocalActions:
                 others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
                 networks.apply(network, hosts_of(network, [*others, instance]))
 
+    @abc.abstractmethod
+    def set_link(self, instance: Instance, mac: str, up: bool) -> bool:
+        """Pull out or put in the cable of an interface of a running instance; False where it has no such interface."""
+
+    def replug(self, instance: Instance, nic: Nic) -> bool:
+        # Should this run be ended meanwhile, the next one puts it in again.
+        write_file(self.driver.path(instance, UNPLUGGED), nic.mac.encode())
+        try:
+            if not self.set_link(instance, nic.mac, False):
+                return False
+            self.runtime.report.step("unplugged")
+            time.sleep(_CABLE_OUT)
+        finally:
+            self.plug_in(instance)
+        return True
+
+    def plug_in(self, instance: Instance) -> None:
+        marker = self.driver.path(instance, UNPLUGGED)
+        with explained(f"{marker} could not be read"), open(marker, encoding="ascii", errors="replace") as stream:
+            self.set_link(instance, stream.read().strip(), True)
+        remove_path(marker)
+
     def rotate_console(self, instance: Instance) -> None:
         """Make room for the console of a new start; the last few are kept."""
+        remove_path(self.driver.path(instance, UNPLUGGED))
         current = self.driver.path(instance, CONSOLE)
         try:
             if os.path.getsize(current) == 0:

@@ -261,6 +261,14 @@ class QemuActions(LocalActions):
         with self._monitor(instance) as qmp:
             usernet.change_forwards(qmp.monitor, "net0", instance, before)
 
+    def set_link(self, instance: Instance, mac: str, up: bool) -> bool:
+        with self._monitor(instance) as qmp:
+            for device in qmp.execute("query-rx-filter"):
+                if device["main-mac"].lower() == mac.lower():
+                    qmp.execute("set_link", name=device["name"], up=up)
+                    return True
+        return False
+
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
             self._end(instance)

@@ -46,6 +46,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     make_plan,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -148,7 +149,7 @@ class Applier:
         return plan, current
 
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
-        after = plan.after
+        before, after = current, plan.after
         if after is not None and ("create" in plan.steps or "stop" in plan.steps):
             self._foresee(after, current, image, plan.steps)
         for step in plan.steps:
@@ -179,11 +180,11 @@ class Applier:
             elif step == "set_ports":
                 self._set_ports(t.cast(Instance, after), "start" in plan.steps)
             elif step == "repair_networks":
-                Attachment(self.crew.of(t.cast(Instance, after)), self.runtime, self.data).connect(
-                    t.cast(Instance, after)
-                )
+                self._repair_networks(t.cast(Instance, after))
         if after is not None and RECONFIGURING.intersection(plan.steps) and "start" not in plan.steps:
             self.crew.of(after).reconfigure(after)
+        if after is not None and before is not None and "set_networks" in plan.steps and "start" not in plan.steps:
+            self._readdress(before, after, deadline)
         if after is not None and plan.changes and after is not current:
             current = self._store(after if current is None else self._merged(after, current))
         return current if plan.state != ABSENT else None
@@ -341,6 +342,32 @@ class Applier:
             if before:
                 attachment.disconnect(before)
         return instance
+
+    def _repair_networks(self, instance: Instance) -> None:
+        driver = self.crew.of(instance)
+        Attachment(driver, self.runtime, self.data).connect(instance)
+        driver.plug_in(instance)
+
+    def _readdress(self, before: Instance, after: Instance, deadline: Deadline) -> None:
+        """Have a running guest take on the addresses that have changed, and ssh know it there."""
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.readdress import (
+            changed_addresses,
+            readdress,
+        )
+
+        driver = self.crew.of(after)
+        changed = changed_addresses(before, after)
+        if changed and driver.alive(after):
+            readdress(
+                self.runtime,
+                driver,
+                after,
+                changed,
+                lambda: ssh_endpoint(after, driver, self.data),
+                deadline,
+                self.wish.wait,
+            )
+            self.power.pin(after)
 
     def _delete(self, instance: Instance) -> None:
         """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""

@@ -11,7 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import libvirt_actions, qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
+    libvirt_actions,
+    local_actions,
+    qemu_machine,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -91,6 +95,10 @@ class FakeDomain:
         self.active = False
         self._vanish()
 
+    def updateDeviceFlags(self, xml, flags):
+        assert self.active and flags == 1
+        self.connection.updates.append(xml)
+
     def undefineFlags(self, flags):
         self._gone()
         self.connection.undefined.append((self.name(), flags))
@@ -105,6 +113,7 @@ class FakeDomain:
 class FakeConnection:
     def __init__(self):
         self.domains, self.starts, self.undefined, self.refusals = [], [], [], []
+        self.updates = []
         self.lost = False
         self.version, self.kind, self.hostname, self.pools, self.kvm = 9_000_000, "QEMU", "elsewhere.test", (), False
 
@@ -172,6 +181,7 @@ def library(connection, monkeypatch):
     fake.libvirtError = LibvirtError
     fake.VIR_ERR_NO_DOMAIN, fake.VIR_ERR_OPERATION_INVALID, fake.VIR_ERR_RPC = NO_DOMAIN, INVALID, RPC
     fake.VIR_ERR_AUTH_FAILED, fake.VIR_ERR_AUTH_CANCELLED, fake.VIR_ERR_AUTH_UNAVAILABLE = AUTH, 79, 80
+    fake.VIR_DOMAIN_AFFECT_LIVE = 1
     fake.VIR_DOMAIN_START_FORCE_BOOT, fake.VIR_DOMAIN_START_RESET_NVRAM = 16, 32
     fake.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE, fake.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 1, 2
     fake.VIR_DOMAIN_UNDEFINE_NVRAM, fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 4, 8
@@ -400,6 +410,25 @@ class TestActing:
         driver.start(instance)
         assert len(connection.starts) == 2
         assert driver.alive(instance)
+
+    def test_a_cable_is_pulled_out_and_put_in_again(self, driver, instance, connection, monkeypatch):
+        monkeypatch.setattr(local_actions.time, "sleep", lambda seconds: None)
+        driver.start(instance)
+        (domain,) = connection.domains
+        root = domain.root()
+        devices = root.find("devices")
+        for mac in ("52:54:00:00:00:08", "52:54:00:00:00:09"):
+            interface = ElementTree.SubElement(devices, "interface", type="bridge")
+            ElementTree.SubElement(interface, "mac", address=mac)
+            ElementTree.SubElement(interface, "source", bridge="br0")
+        domain.xml = ElementTree.tostring(root, encoding="unicode")
+        assert driver.replug(instance, Nic("lab", "52:54:00:00:00:09"))
+        told = [ElementTree.fromstring(xml) for xml in connection.updates]
+        assert [each.find("link").get("state") for each in told] == ["down", "up"]
+        assert {each.find("mac").get("address") for each in told} == {"52:54:00:00:00:09"}
+        assert all(each.find("source").get("bridge") == "br0" for each in told)
+        # One of QEMU's own has no cable that libvirt knows of.
+        assert not driver.replug(instance, instance.nics[0])
 
     def test_force_is_the_plug_and_may_come_too_late(self, driver, instance, connection):
         driver.start(instance)

@@ -19,7 +19,12 @@ import types
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _runtime
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import local, qemu_actions, qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
+    local,
+    local_actions,
+    qemu_actions,
+    qemu_machine,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import Identity, identity_for
@@ -85,7 +90,12 @@ while True:
             say({"return": {}})
             sys.exit(0)
         answer = {}
-        if command == "human-monitor-command":
+        if command == "query-rx-filter":
+            answer = [{"name": "nic0", "main-mac": "52:54:00:00:00:01"}]
+        elif command == "set_link":
+            with open("links", "a") as stream_of_links:
+                stream_of_links.write(json.dumps(request["arguments"]) + "\n")
+        elif command == "human-monitor-command":
             answer = ""
             verb, *rest = request["arguments"]["command-line"].split()
             if verb == "info":
@@ -530,6 +540,39 @@ class TestRunning:
             instance.ports = list(map(parse_port, wanted))
             driver.forward_ports(instance, driver.forwards(instance))
             assert sorted(driver.forwards(instance)) == sorted(instance.ports)
+        driver.delete(instance)
+
+    def links(self, driver):
+        with open(path_of(driver, "links"), encoding="ascii") as stream:
+            return [(each["name"], each["up"]) for each in map(json.loads, stream)]
+
+    def test_a_cable_is_pulled_out_and_put_in_again(self, driver, instance, monkeypatch):
+        pauses = []
+        monkeypatch.setattr(local_actions.time, "sleep", pauses.append)
+        driver.start(instance)
+        assert driver.replug(instance, instance.nics[0])
+        assert self.links(driver) == [("nic0", False), ("nic0", True)]
+        assert pauses == [local_actions._CABLE_OUT]
+        assert not driver.replug(instance, Nic("user", "52:54:00:00:00:99"))
+        assert not driver.observe([instance])[0].severed
+        driver.delete(instance)
+
+    def test_a_cable_that_a_killed_run_pulled_out_is_put_in_by_the_next(self, driver, instance, monkeypatch):
+        def killed(seconds):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(local_actions.time, "sleep", killed)
+        monkeypatch.setattr(local_actions.LocalActions, "plug_in", lambda *dummy: None)
+        driver.start(instance)
+        with pytest.raises(KeyboardInterrupt):
+            driver.replug(instance, instance.nics[0])
+        monkeypatch.undo()
+        assert driver.observe([instance])[0].severed
+        driver.plug_in(instance)
+        assert self.links(driver) == [("nic0", False), ("nic0", True)]
+        assert not driver.observe([instance])[0].severed
+        driver.plug_in(instance)
+        assert len(self.links(driver)) == 2
         driver.delete(instance)
 
     def test_the_forward_for_ssh_is_not_one_of_the_users(self, driver, instance):
