@@ -182,10 +182,10 @@ def main() -> None:
         change = {"memory": "160M", "allow_restart": True, "force": True}
         test.at_every_step("restart for more memory", state="present", **change)
     random.seed()
-    for dummy in range(30):
+    for dummy in range(12):
         test.child(0, random.uniform(0.0, longest))
         test.converge()
-    print("30 launches killed at any moment", flush=True)
+    print("12 launches killed at any moment", flush=True)
     test.child(0, random.uniform(0.0, longest))
     test.converge(wait=True)
 
