@@ -27,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Instance,
@@ -155,7 +156,8 @@ class QemuActions(LocalActions):
         argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self, instance), program]
         argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
         self.runtime.report.step("spawn")
-        self.runtime.check(argv, f"QEMU could not be started for {instance.name}", cwd=directory, pass_fds=handles)
+        what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
+        systemd.start(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
 
     def _connect(

@@ -30,7 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets, systemd
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp import check_domain
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, find_program
@@ -231,9 +231,11 @@ class SegmentNetworks(Networks):
             write_file(self._path(network, hub.PROGRAM), _source())
         argv = [setsid, "--fork", "sh", "-c", _LAUNCHER, "sh", sys.executable, "-I", hub.PROGRAM, str(handles[1])]
         self.runtime.report.step("hub")
-        self.runtime.check(
+        systemd.start(
+            self.runtime,
             argv,
             f"the hub of the network {network.name} could not be started",
+            f"Network {network.name} of minicloud.local",
             cwd=self.scope.networks.directory(network.name),
             pass_fds=handles,
         )

@@ -27,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path, write_file
 
@@ -234,7 +235,8 @@ class Server:
         argv += [f"--pid-file={self._path(_PID)}", f"--dhcp-leasefile={self._path(_LEASES)}"]
         self.runtime.report.step("dnsmasq")
         try:
-            self.runtime.check(argv, f"dnsmasq could not be started on {self.interface}")
+            title = f"Addresses and names on {self.interface} of minicloud.local"
+            systemd.start(self.runtime, argv, f"dnsmasq could not be started on {self.interface}", title)
         except CommandFailed as exc:
             raise self._explained(exc, served) from exc
 

@@ -14,6 +14,7 @@ import os
 import sys
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     SYSTEM_PATH,
@@ -23,12 +24,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     remove_path,
     write_file,
 )
-
-# Where systemd tells that it runs.
-_BOOTED = "/run/systemd/system"
-
-# Where it notes whose units start with the host, and not with a login.
-_LINGER = "/var/lib/systemd/linger"
 
 _PACKAGE = "ansible_collections/minicloud/local/plugins/module_utils"
 
@@ -84,7 +79,7 @@ class Unit:
     """The unit of one data directory. unit_dir -- where units are, unless for this user as usual"""
 
     def __init__(
-        self, runtime: Runtime, data: DataDirectory, unit_dir: str | None = None, booted: str = _BOOTED
+        self, runtime: Runtime, data: DataDirectory, unit_dir: str | None = None, booted: str = systemd.BOOTED
     ) -> None:
         self.runtime = runtime
         self.data = data
@@ -144,8 +139,8 @@ class Unit:
                 "This host does not run systemd, so nothing starts its networks and instances with it. Have its init"
                 f" run this command: {shlex.join(self.command())}"
             )
-        user = "" if self.system else _user_name()
-        if user and not os.path.exists(os.path.join(_LINGER, user)):
+        if not self.system and not systemd.lingers():
+            user = _user_name()
             return (
                 f"The instances of {user} start when {user} logs in, and not with the host: have root run"
                 f" loginctl enable-linger {user} once."
@@ -193,8 +188,7 @@ class Unit:
 
     def _reload(self) -> None:
         # One that cannot be told now reads the unit when the host starts.
-        manager = [] if self.system else ["--user"]
-        self.runtime.run(["systemctl", *manager, "daemon-reload"])
+        self.runtime.run(["systemctl", *systemd.manager_options(), "daemon-reload"], env=systemd.manager_env())
 
 
 def _unit_dir(system: bool) -> str:

@@ -87,7 +87,7 @@ def test_without_systemd_there_is_the_command_only(tmp_path: pathlib.Path) -> No
 
 
 def test_a_user_whose_units_wait_for_a_login_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "_LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(units.systemd, "LINGER", str(tmp_path / "linger"))
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     it = unit(tmp_path)
     assert it.target == "default.target"
