@@ -273,7 +273,7 @@ class Bench:
         """The file that Ansible would have copied to the target and run there: the module without the controller."""
         remote = tempfile.mkdtemp(dir=self.directory)
         kept = {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_REMOTE_TEMP": remote}
-        self.play("packed", [{module: arguments, **STARTED}], data, python=self.python, **kept)
+        self.play("packed", [{module: arguments, **STARTED}], data, None, self.python, **kept)
         (path,) = glob.glob(os.path.join(remote, "*", "AnsiballZ_*.py"))
         return path
 

@@ -11,6 +11,7 @@ What was put in place is noted beside the record: a process tells nobody which c
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import random
@@ -25,11 +26,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
-    bridged,
     dhcp,
     firewall,
-    guest_ports,
-    interfaces,
     leases,
     links,
     resolved,
@@ -45,6 +43,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     write_record,
 )
 
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._hostnet.bridged import Bridged
+    from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guest_ports import Guest, GuestPorts
+
 _NOTES = "applied.json"
 
 
@@ -54,12 +56,17 @@ class HostNetworks(Networks):
     def __init__(self, runtime: Runtime, scope: Scope) -> None:
         self.runtime = runtime
         self.scope = scope
-        self._bridged = bridged.Bridged(runtime, scope.networks.directory)
         self._links: dict[str, links.Link] | None = None
         self._ruleset: firewall.Ruleset | None = None
         self._docker: list[firewall.DockerChain] | None = None
         self._routes: list[links.Route] | None = None
-        self._strict: list[str] | None = None
+
+    @functools.cached_property
+    def _bridged(self) -> Bridged:
+        """What puts an interface of the host on a bridge, imported only now."""
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.bridged import Bridged
+
+        return Bridged(self.runtime, self.scope.networks.directory)
 
     # What is there; read once, and again after a change.
 
@@ -75,7 +82,7 @@ class HostNetworks(Networks):
 
     def _look_docker(self) -> list[firewall.DockerChain]:
         if self._docker is None:
-            self._docker = firewall.docker_chains(self.runtime)
+            self._docker = firewall.docker_chains(self.runtime, self._look_ruleset())
         return self._docker
 
     def _look_routes(self) -> list[links.Route]:
@@ -83,13 +90,8 @@ class HostNetworks(Networks):
             self._routes = links.read_routes(self.runtime)
         return self._routes
 
-    def _look_strict(self) -> list[str]:
-        if self._strict is None:
-            self._strict = firewall.strict_forwarders(self.runtime)
-        return self._strict
-
     def _forget(self) -> None:
-        self._links = self._ruleset = self._docker = self._routes = self._strict = None
+        self._links = self._ruleset = self._docker = self._routes = None
 
     # Contract
 
@@ -148,7 +150,7 @@ class HostNetworks(Networks):
         found = []
         if network.mode == "bridged":
             found = self._bridged.problems(network)
-            if network.bridge_type == interfaces.BRIDGE:
+            if network.bridge_type == "bridge":
                 found += self._filtered(network.interface)
             return found + (self._closed(network) if self._ports(network).open else [])
         subnet = subnets.parse_subnet(network.subnet)
@@ -164,7 +166,7 @@ class HostNetworks(Networks):
         return [
             f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to"
             f" {network.interface}."
-            for chain in self._look_strict()
+            for chain in self._look_ruleset().strict
         ]
 
     def _filtered(self, bridge: str) -> list[str]:
@@ -174,7 +176,7 @@ class HostNetworks(Networks):
         found = [
             f"The chain {chain} drops what crosses the bridge {bridge}: have it accept what comes from {bridge} and"
             " goes to it, or set net.bridge.bridge-nf-call-iptables to 0."
-            for chain in self._look_strict()
+            for chain in self._look_ruleset().strict
         ]
         for docker in self._look_docker():
             program = os.path.basename(docker.program)
@@ -309,7 +311,7 @@ class HostNetworks(Networks):
 
     def _stray_taps(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         there = self._look_links()
-        if network.bridge_type == interfaces.MACVTAP:
+        if network.bridge_type == "macvtap":
             return []
         taps = (links.tap_name(network.interface, host.mac) for host in hosts)
         return [tap for tap in taps if tap in there and there[tap].master != network.interface]
@@ -378,20 +380,22 @@ class HostNetworks(Networks):
         notes["listing"] = self._look_ruleset().tables.get(firewall.table_name(network.interface), "")
         self._note(network, notes)
 
-    def _ports(self, network: Network) -> guest_ports.GuestPorts:
+    def _ports(self, network: Network) -> GuestPorts:
         """The ports that a bridged network forwards."""
-        return guest_ports.GuestPorts(self.runtime, self.scope.networks.directory(network.name), network.interface)
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guest_ports import GuestPorts
 
-    def _port_guests(self, network: Network, hosts: t.Sequence[Host]) -> list[guest_ports.Guest]:
+        return GuestPorts(self.runtime, self.scope.networks.directory(network.name), network.interface)
+
+    def _port_guests(self, network: Network, hosts: t.Sequence[Host]) -> list[Guest]:
         """Those guests of a bridged network that have ports and run: then their taps are there."""
-        if network.bridge_type == interfaces.MACVTAP:
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guest_ports import Guest
+
+        if network.bridge_type == "macvtap":
             return []
         asking = [host for host in hosts if host.forwards]
         there = self._look_links() if asking else {}
         return [
-            guest_ports.Guest(host.mac, host.forwards)
-            for host in asking
-            if links.tap_name(network.interface, host.mac) in there
+            Guest(host.mac, host.forwards) for host in asking if links.tap_name(network.interface, host.mac) in there
         ]
 
     def _apply_ports(self, network: Network, hosts: t.Sequence[Host]) -> None:

@@ -25,6 +25,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import Ru
 
 _COMMENT = "minicloud"
 _PREFIX = "minicloud_"
+# Docker's chain for rules of others.
+_DOCKER = "DOCKER-USER"
 _PORTS_PREFIX = f"{_PREFIX}ports_"
 
 
@@ -167,19 +169,26 @@ class Ruleset(t.NamedTuple):
 
     tables -- fingerprints of the tables of this host's networks, by name; firewalld -- its table as text, empty: none
     forwards -- the ports of the host that networks of any data directory forward: table, port, and address of the guest
+    strict -- the chains that drop what is forwarded unless told otherwise, and that we have no way of telling
+    docker -- the families (ip, ip6) in which Docker has its chain
     """
 
     tables: dict[str, str]
     firewalld: str
     forwards: tuple[tuple[str, PortForward, str], ...]
+    strict: tuple[str, ...] = ()
+    docker: frozenset[str] = frozenset()
 
 
 def read_ruleset(runtime: Runtime) -> Ruleset:
     """The rules that are in place now."""
-    out = runtime.check([nft_program(runtime), "-j", "list", "ruleset", "inet"], "the firewall could not be read")
+    # The rules of others may be many: of those only the chains are read.
+    argv = [nft_program(runtime), "-j", "list ruleset inet; list chains"]
+    entries, others = _listings(runtime.check(argv, "the firewall could not be read"))
+    chains = [entry["chain"] for entry in others if "chain" in entry]
     parts: dict[str, list[t.Any]] = {}
     forwards = []
-    for entry in json.loads(out or '{"nftables": []}')["nftables"]:
+    for entry in entries:
         kind, value = next(iter(entry.items()))
         if kind == "metainfo":
             continue
@@ -191,7 +200,32 @@ def read_ruleset(runtime: Runtime) -> Ruleset:
     ours = {
         name: digest(json.dumps(entries, sort_keys=True)) for name, entries in parts.items() if name.startswith(_PREFIX)
     }
-    return Ruleset(ours, json.dumps(parts.get("firewalld", "")).strip('"'), tuple(forwards))
+    docker = frozenset(each["family"] for each in chains if each["name"] == _DOCKER)
+    firewalld = json.dumps(parts.get("firewalld", "")).strip('"')
+    return Ruleset(ours, firewalld, tuple(forwards), tuple(_strict_forwarders(chains)), docker)
+
+
+def _listings(text: str) -> list[list[dict[str, t.Any]]]:
+    """What each of two commands has listed."""
+    found: list[list[dict[str, t.Any]]] = []
+    rest = text.strip()
+    while rest:
+        listing, end = json.JSONDecoder().raw_decode(rest)
+        found.append(listing["nftables"])
+        rest = rest[end:].strip()
+    return (found + [[], []])[:2]
+
+
+def _strict_forwarders(chains: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    with_docker = {(each["family"], each["table"]) for each in chains if each["name"] == _DOCKER}
+    return [
+        f"{each['name']} of the table {each['family']} {each['table']}"
+        for each in chains
+        if each.get("hook") == "forward"
+        and each.get("policy") == "drop"
+        and (each["family"], each["table"]) not in with_docker
+        and each["family"] in ("ip", "inet")
+    ]
 
 
 def _forward(expressions: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[tuple[PortForward, str]]:
@@ -231,17 +265,31 @@ class DockerChain(t.NamedTuple):
     rules: tuple[str, ...]
 
 
-def docker_chains(runtime: Runtime) -> list[DockerChain]:
-    """Docker's chains for rules of others, for IPv4 and IPv6, where there are such."""
+def docker_chains(runtime: Runtime, ruleset: Ruleset | None = None) -> list[DockerChain]:
+    """Docker's chains for rules of others, for IPv4 and IPv6, where there are such.
+
+    ruleset -- what is in place now, where that is known already: then nobody is asked in vain
+    """
     found = []
-    for name in ("iptables", "ip6tables"):
+    for family, name in (("ip", "iptables"), ("ip6", "ip6tables")):
+        if ruleset and family not in ruleset.docker and not _has_legacy_filter(family):
+            continue
         program = find_program(name)
         if program is None:
             continue
-        done = runtime.run([program, "-w", "5", "-S", "DOCKER-USER"])
+        done = runtime.run([program, "-w", "5", "-S", _DOCKER])
         if done.rc == 0:
             found.append(DockerChain(program, tuple(done.out.splitlines())))
     return found
+
+
+def _has_legacy_filter(family: str) -> bool:
+    """Whether the host has rules of the older kind, which nft does not list."""
+    try:
+        with open(f"/proc/net/{family}_tables_names", encoding="ascii") as stream:
+            return "filter" in stream.read().split()
+    except OSError:
+        return False
 
 
 def _docker_rules(interface: str, ports_of: str) -> tuple[str, ...]:
@@ -261,9 +309,7 @@ def lacking_docker_rules(chain: DockerChain, interface: str, ports_of: str = "")
 def add_docker_rules(runtime: Runtime, chain: DockerChain, interface: str, ports_of: str = "") -> None:
     """Have Docker let pass what our own table decides about. ports_of -- as above"""
     for rule in lacking_docker_rules(chain, interface, ports_of):
-        runtime.check(
-            [chain.program, "-w", "5", "-I", "DOCKER-USER", *rule.split()], "Docker's firewall could not be told"
-        )
+        runtime.check([chain.program, "-w", "5", "-I", _DOCKER, *rule.split()], "Docker's firewall could not be told")
 
 
 def remove_docker_rules(runtime: Runtime, interface: str, ports_of: str = "") -> None:
@@ -271,24 +317,7 @@ def remove_docker_rules(runtime: Runtime, interface: str, ports_of: str = "") ->
     for chain in docker_chains(runtime):
         for rule in _docker_rules(interface, ports_of):
             for dummy in range(chain.rules.count(f"-A DOCKER-USER {rule}")):
-                runtime.run([chain.program, "-w", "5", "-D", "DOCKER-USER", *rule.split()])
-
-
-def strict_forwarders(runtime: Runtime) -> list[str]:
-    """The chains that drop what is forwarded unless told otherwise, and that we have no way of telling."""
-    done = runtime.run([nft_program(runtime), "-j", "list", "chains"])
-    if done.rc != 0:
-        return []
-    chains = [entry["chain"] for entry in json.loads(done.out or '{"nftables": []}')["nftables"] if "chain" in entry]
-    with_docker = {(each["family"], each["table"]) for each in chains if each["name"] == "DOCKER-USER"}
-    return [
-        f"{each['name']} of the table {each['family']} {each['table']}"
-        for each in chains
-        if each.get("hook") == "forward"
-        and each.get("policy") == "drop"
-        and (each["family"], each["table"]) not in with_docker
-        and each["family"] in ("ip", "inet")
-    ]
+                runtime.run([chain.program, "-w", "5", "-D", _DOCKER, *rule.split()])
 
 
 # firewalld

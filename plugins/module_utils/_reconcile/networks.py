@@ -30,7 +30,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     check_name,
     key_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import all_networks
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -304,6 +303,8 @@ class _Keeper:
 
     def _check(self, network: Network) -> None:
         """Have the driver check the record and fill in the rest; raise for what instances on it could not bear."""
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import all_networks
+
         self.networks.require(network)
         others = [other for other in all_networks(self.data) if not self._is_it(other)]
         current = self.scope.networks.read(network.name)

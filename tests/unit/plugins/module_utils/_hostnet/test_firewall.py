@@ -14,6 +14,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Port
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 BRIDGE = "mcb01234567"
+LOOK = "nft -j list ruleset inet; list chains"
 SUBNET = "10.20.30.0/24"
 
 
@@ -138,7 +139,7 @@ def test_what_the_kernel_has_is_read(monkeypatch):
         rule("firewalld", "filter_FORWARD", {"match": {"right": BRIDGE}}),
         {"table": {"family": "inet", "name": "other", "handle": 5}},
     )
-    commands = Commands(monkeypatch, {"nft -j list ruleset inet": Completed(0, text, "")})
+    commands = Commands(monkeypatch, {LOOK: Completed(0, text, "")})
     found = firewall.read_ruleset(commands.runtime)
     assert list(found.tables) == [ours]
     assert found.forwards == (
@@ -153,7 +154,7 @@ def test_the_fingerprint_of_a_table_is_of_its_rules_and_not_of_their_numbers(mon
     name = firewall.table_name(BRIDGE)
 
     def fingerprint(*rules):
-        commands = Commands(monkeypatch, {"nft -j list ruleset inet": Completed(0, listing(*rules), "")})
+        commands = Commands(monkeypatch, {LOOK: Completed(0, listing(*rules), "")})
         return firewall.read_ruleset(commands.runtime).tables[name]
 
     assert fingerprint(rule(name, "forward", LOCAL, handle=1)) == fingerprint(rule(name, "forward", LOCAL, handle=2))
@@ -185,6 +186,15 @@ class TestDocker:
     def test_nothing_is_done_without_it(self, monkeypatch):
         commands = Commands(monkeypatch, {"iptables -w 5 -S DOCKER-USER": Completed(1, "", "no such chain")})
         assert firewall.docker_chains(commands.runtime) == []
+
+    @pytest.mark.parametrize(
+        ("families", "legacy", "asked"), [((), False, 0), (("ip",), False, 1), (("ip6",), False, 0), ((), True, 1)]
+    )
+    def test_nobody_is_asked_in_vain(self, monkeypatch, families, legacy, asked):
+        monkeypatch.setattr(firewall, "_has_legacy_filter", lambda family: legacy)
+        commands = Commands(monkeypatch, {})
+        firewall.docker_chains(commands.runtime, firewall.Ruleset({}, "", (), (), frozenset(families)))
+        assert len(commands.asked) == asked
 
     def test_what_lacks_is_added(self, monkeypatch):
         commands = Commands(monkeypatch, {})
@@ -220,12 +230,13 @@ class TestDocker:
 )  # fmt: skip
 def test_who_drops_what_is_forwarded_is_named(monkeypatch, policy, hook, family, reported):
     entry = {"chain": {"family": family, "table": "mine", "name": "strict", "hook": hook, "policy": policy}}
-    commands = Commands(monkeypatch, {"nft -j list chains": Completed(0, listing(entry), "")})
-    assert firewall.strict_forwarders(commands.runtime) == ([f"strict of the table {family} mine"] if reported else [])
+    commands = Commands(monkeypatch, {LOOK: Completed(0, listing() + "\n" + listing(entry), "")})
+    assert firewall.read_ruleset(commands.runtime).strict == ((f"strict of the table {family} mine",) * reported)
 
 
 def test_docker_is_not_reported_for_it_has_a_place_for_our_rules(monkeypatch):
     chains = [{"name": "FORWARD", "hook": "forward", "policy": "drop"}, {"name": "DOCKER-USER"}]
     entries = [{"chain": {"family": "ip", "table": "filter", **each}} for each in chains]
-    commands = Commands(monkeypatch, {"nft -j list chains": Completed(0, listing(*entries), "")})
-    assert firewall.strict_forwarders(commands.runtime) == []
+    commands = Commands(monkeypatch, {LOOK: Completed(0, listing() + listing(*entries), "")})
+    found = firewall.read_ruleset(commands.runtime)
+    assert (found.strict, found.docker) == ((), {"ip"})
