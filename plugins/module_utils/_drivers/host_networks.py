@@ -34,7 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     subnets,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network, Nic, PortForward
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     Scope,
     make_dir,
@@ -152,22 +152,14 @@ class HostNetworks(Networks):
             found = self._bridged.problems(network)
             if network.bridge_type == "bridge":
                 found += self._filtered(network.interface)
-            return found + (self._closed(network) if self._ports(network).open else [])
+            return found + (self.blocked(network.interface) if self._ports(network).open else [])
         subnet = subnets.parse_subnet(network.subnet)
         other = subnets.collision(subnet, self._taken(network, ()))
         if other:
             found.append(
                 f"The subnet {subnet} collides with {other.subnet}, {other.by}: what is sent there may not arrive."
             )
-        return found + (self._closed(network) if network.mode == "nat" else [])
-
-    def _closed(self, network: Network) -> list[str]:
-        """Who drops what this host forwards to and from a network."""
-        return [
-            f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to"
-            f" {network.interface}."
-            for chain in self._look_ruleset().strict
-        ]
+        return found + (self.blocked(network.interface) if network.mode == "nat" else [])
 
     def _filtered(self, bridge: str) -> list[str]:
         """Who drops what crosses a bridge that leads to others, as if this host forwarded it."""
@@ -228,10 +220,36 @@ class HostNetworks(Networks):
         if firewall.table_name(network.interface) in ruleset.tables:
             firewall.remove_table(self.runtime, firewall.table_name(network.interface))
             self.runtime.report.step("no_rules")
-        firewall.remove_docker_rules(self.runtime, network.interface)
-        firewall.distrust(self.runtime, ruleset, network.interface)
+        firewall.withdraw_passage(self.runtime, ruleset, network.interface)
         remove_path(self._notes_path(network))
         self._forget()
+
+    # For bridges that others make
+
+    def obstacles(self, interface: str) -> list[str]:
+        """Which firewalls of this host do not let a bridge's own rules decide: see grant_passage()."""
+        return firewall.obstacles(self._look_rules_of_others(), self._look_docker(), interface)
+
+    def blocked(self, interface: str) -> list[str]:
+        """Who drops what this host forwards to and from a bridge, and cannot be told."""
+        return [
+            f"The chain {chain} drops what is forwarded: have it accept what comes from and goes to {interface}."
+            for chain in self._look_rules_of_others().strict
+        ]
+
+    def grant_passage(self, interface: str) -> None:
+        """Have them let pass what comes from and goes to a bridge."""
+        self._forget()
+        firewall.grant_passage(self.runtime, self._look_rules_of_others(), self._look_docker(), interface)
+        self._forget()
+
+    def withdraw_passage(self, interface: str) -> None:
+        """Have them forget a bridge."""
+        firewall.withdraw_passage(self.runtime, self._look_rules_of_others(), interface)
+
+    def _look_rules_of_others(self) -> firewall.Ruleset:
+        """What of the rules is not ours; who makes no rules with nft may have none."""
+        return self._look_ruleset() if find_program("nft") else firewall.Ruleset({}, "", ())
 
     def forwards(self, network: Network, nic: Nic) -> list[PortForward]:
         """The ports of the host that lead to an interface on a network now."""
@@ -358,22 +376,13 @@ class HostNetworks(Networks):
             found.append("The firewall rules were changed.")
         elif notes.get("rules") != firewall.digest(firewall.table_text(self._rules(network, hosts))):
             found.append("The firewall rules are not those that the network is to have now.")
-        if not firewall.is_trusted(ruleset, network.interface):
-            found.append("firewalld does not let the network pass.")
-        for chain in self._look_docker():
-            if firewall.lacking_docker_rules(chain, network.interface):
-                found.append("Docker's firewall does not let the network pass.")
-                break
-        return found
+        return found + firewall.obstacles(ruleset, self._look_docker(), network.interface)
 
     def _apply_firewall(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
         rules = self._rules(network, hosts)
         firewall.put_table(self.runtime, firewall.table_name(network.interface), firewall.table_text(rules))
         self.runtime.report.step("rules")
-        if not firewall.is_trusted(self._look_ruleset(), network.interface):
-            firewall.trust(self.runtime, network.interface)
-        for chain in self._look_docker():
-            firewall.add_docker_rules(self.runtime, chain, network.interface)
+        firewall.grant_passage(self.runtime, self._look_ruleset(), self._look_docker(), network.interface)
         self._docker = None
         self._ruleset = None
         notes["rules"] = firewall.digest(firewall.table_text(rules))

@@ -50,6 +50,20 @@ def forwarding_nic(instance: Instance) -> Nic | None:
     return found or next(iter(nics), None)
 
 
+def reached_at(instance: Instance, by_mac: t.Mapping[str, t.Sequence[str]]) -> str:
+    """The address at which this host reaches an instance, empty while none is known. by_mac -- those that it has now"""
+    for nic in instance.nics:
+        kept = nic.address or nic.lease
+        now = by_mac.get(nic.mac, ())
+        # An address that was changed while it ran reaches the guest when it asks for it: at its start, or some time
+        # later.
+        if kept and (kept in now or not now or not instance.ready):
+            return kept
+        if now:
+            return now[0]
+    return ""
+
+
 def users_of(network: Network, instances: t.Iterable[Instance]) -> list[str]:
     """The names of the instances that have an interface on a network."""
     name = key_of(network.name)

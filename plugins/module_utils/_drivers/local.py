@@ -20,7 +20,7 @@ import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
@@ -215,16 +215,7 @@ class LocalDriver(Driver):
             by_mac = seen.by_mac
         else:
             by_mac = self.addresses([instance]) if instance.owner else {}
-        for nic in instance.nics:
-            kept = nic.address or nic.lease
-            now = by_mac.get(nic.mac, ())
-            # An address that was changed while it ran reaches the guest when it asks for it: at its start, or some
-            # time later.
-            if kept and (kept in now or not now or not instance.ready):
-                return kept, 22
-            if now:
-                return now[0], 22
-        return "", 22
+        return reached_at(instance, by_mac), 22
 
     def console_log(self, instance: Instance) -> str:
         return self.path(instance, CONSOLE)

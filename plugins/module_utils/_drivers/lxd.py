@@ -18,7 +18,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import (
     LxdApi,
     NotThere,
@@ -174,7 +174,8 @@ class LxdDriver(Driver):
     def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         latest = self.seen.get(instance.name)
         host, port = self._endpoint_from(instance, latest if latest and _is_ours(instance, latest) else None)
-        if not host and instance.owner:
+        # What runs may have another address still than the one that is kept for it.
+        if instance.owner and (not host or (instance.ready and not latest)):
             host, port = self._endpoint_from(instance, self.record(instance))
         return host, port
 
@@ -185,12 +186,13 @@ class LxdDriver(Driver):
                 return "", 22
             forwarded = lxd_config.listener_of(seen["devices"].get(lxd_config.SSH, {}))
             return forwarded if forwarded[0] else (self.member_address(seen), instance.ssh_port or 22)
-        nic = main_nic(instance)
-        if nic:
-            return nic.address or nic.lease, 22
-        if not seen:
-            return "", 22
-        return next(iter(_observed(instance, seen).addresses), ""), 22
+        by_mac = dict(_observed(instance, seen).by_mac) if seen else {}
+        for nic in instance.nics if by_mac else ():
+            network = None if nic.address or nic.lease else self.scope.networks.read(nic.network)
+            if network and network.bridge_type == "macvtap":
+                # What is on top of an interface of this host hears nothing of this host.
+                by_mac.pop(nic.mac, None)
+        return reached_at(instance, by_mac), 22
 
     def member_address(self, seen: t.Mapping[str, t.Any]) -> str:
         """The address of the server that runs an instance."""

@@ -19,7 +19,12 @@ import typing as t
 from urllib.parse import quote, urlencode
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver, storage_drivers
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import (
+    LxdDriver,
+    addresses_of,
+    storage_drivers,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import NotThere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_config import Config, NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
@@ -436,7 +441,8 @@ class LxdActions:
             host = self.driver.member_address(there)
             ssh = f"{f'[{host}]' if ':' in host else host}:{instance.ssh_port}"
         wanted = lxd_config.config_of(instance, self.scope.data.path)
-        devices = lxd_config.devices_of(instance, pool, self._nic_places(instance), ssh)
+        guest = self._guest_now(instance) if there["status"] == "Running" else ""
+        devices = lxd_config.devices_of(instance, pool, self._nic_places(instance), ssh, guest)
         after = lxd_config.updated(there["config"], there["devices"], wanted, devices)
         if after == (there["config"], there["devices"]):
             return
@@ -446,6 +452,17 @@ class LxdActions:
         body.update(config=after[0], devices=after[1])
         self.call("put", f"instances/{instance.name}", doing, json=body)
         self.driver.seen.pop(instance.name, None)
+
+    def _guest_now(self, instance: Instance) -> str:
+        """Where forwards lead in a container whose address was changed while it runs; empty: to its address.
+
+        It has the old one now, and the new one at some time before its next start.
+        """
+        nic = main_nic(instance)
+        if not nic or instance.instance_type != "container" or not (instance.ports or instance.ssh_port):
+            return ""
+        now = addresses_of((self.driver.record(instance) or {}).get("state") or {}).get(nic.mac.lower(), ())
+        return "" if not now or (nic.address or nic.lease) in now else lxd_config.LOOPBACK
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]

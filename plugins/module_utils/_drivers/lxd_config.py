@@ -22,6 +22,7 @@ UUID, TAG = f"{OURS}uuid", f"{OURS}tag."
 
 # Devices that this driver makes: the root disk, interfaces, forwards, and the way to the ssh server of a remote one.
 ROOT, SSH = "root", "ssh"
+LOOPBACK = "127.0.0.1"
 _NIC, _PORT = "eth", "port-"
 
 # The files of a seed and the keys that cloud-init's data sources for LXD read them from.
@@ -84,8 +85,12 @@ def _text(name: str, content: bytes) -> str:
         ) from exc
 
 
-def devices_of(instance: Instance, pool: str, nics: t.Sequence[NicPlace], ssh: str = "") -> Devices:
-    """The devices of an instance. nics -- of each interface of the record, in order; ssh -- listen there for ssh too"""
+def devices_of(instance: Instance, pool: str, nics: t.Sequence[NicPlace], ssh: str = "", guest: str = "") -> Devices:
+    """The devices of an instance.
+
+    nics -- of each interface of the record, in order; ssh -- listen there for ssh too; guest -- where forwarded
+    connections go in it, its own address unless given
+    """
     devices: Devices = {ROOT: {"type": "disk", "path": "/", "pool": pool, "size": f"{instance.disk >> 20}MiB"}}
     for number, (nic, place) in enumerate(zip(instance.nics, nics)):
         device = {"type": "nic", "name": f"{_NIC}{number}", "hwaddr": nic.mac.lower(), **place.keys}
@@ -93,7 +98,7 @@ def devices_of(instance: Instance, pool: str, nics: t.Sequence[NicPlace], ssh: s
         if address and place.keeps_address and nic.mode == "auto":
             device["ipv4.address"] = address
         devices[f"{_NIC}{number}"] = device
-    guest = guest_address(instance)
+    guest = guest or guest_address(instance)
     for port in instance.ports:
         devices[port_name(port)] = port_device(port, guest)
     if ssh:
@@ -108,7 +113,7 @@ def guest_address(instance: Instance) -> str:
     one that listens on the loopback interface alone is not: as with forwards of a hypervisor.
     """
     nic = main_nic(instance)
-    return (nic.address or nic.lease) if nic else "127.0.0.1"
+    return (nic.address or nic.lease) if nic else LOOPBACK
 
 
 def port_name(port: PortForward) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import random
 import typing as t
 
@@ -19,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_confi
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
+    InvalidOption,
     MissingRequirement,
     NotFound,
     NotSupported,
@@ -28,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Inst
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
 
@@ -43,24 +46,57 @@ def config_of(network: Network, data_dir: str) -> dict[str, str]:
     """What LXD is told of a network that it makes, from the record. What is not in here is LXD's own affair."""
     nat = "true" if network.mode == "nat" else "false"
     config = {"ipv4.address": "none", "ipv6.address": "none", "dns.domain": network.domain, "dns.mode": "managed"}
+    # Who may reach whom is said by the rules: where LXD does not route at all, it also refuses what guests send each
+    # other once the kernel has bridges pass the firewall, as beside Docker.
     if network.subnet:
         subnet = ipaddress.IPv4Network(network.subnet)
         config["ipv4.address"] = f"{subnets.gateway(subnet)}/{subnet.prefixlen}"
-        config.update({"ipv4.nat": nat, "ipv4.dhcp": "true", "ipv4.routing": nat})
+        config.update({"ipv4.nat": nat, "ipv4.dhcp": "true", "ipv4.routing": "true"})
         if network.dhcp_range:
             config["ipv4.dhcp.ranges"] = network.dhcp_range
     if network.subnet6:
         subnet6 = ipaddress.IPv6Network(network.subnet6)
         config["ipv6.address"] = f"{subnets.gateway(subnet6)}/{subnet6.prefixlen}"
-        config.update({"ipv6.nat": nat, "ipv6.routing": nat})
+        config.update({"ipv6.nat": nat, "ipv6.routing": "true"})
     if network.mtu:
         config["bridge.mtu"] = str(network.mtu)
+    if network.mode == "isolated":
+        # Names of the network only: questions that its server passes on would be a way out.
+        config["raw.dnsmasq"] = "no-resolv"
+    config.update(
+        {
+            "security.acls": network.interface,
+            "security.acls.default.ingress.action": "drop",
+            "security.acls.default.egress.action": "allow" if network.mode == "nat" else "drop",
+        }
+    )
     return {**config, NETWORK: network.name, DATA_DIR: data_dir}
+
+
+def rules_of(network: Network, data_dir: str) -> dict[str, t.Any]:
+    """The rules of a network, LXD's access control list of the same name: who may reach guests, and whom they may.
+
+    Answers pass, and so does what guests need of DHCP and names. The host is in the subnet with them.
+    """
+    inside = [each for each in (network.subnet, network.subnet6) if each]
+    if network.subnet6:
+        inside.append("fe80::/10")
+    egress = []
+    if network.mode == "isolated":
+        if network.subnet:
+            egress.append({"protocol": "icmp4", "destination": network.subnet})
+        if network.subnet6:
+            egress.append({"protocol": "icmp6", "destination": f"{network.subnet6},fe80::/10"})
+    return {
+        "config": {NETWORK: network.name, DATA_DIR: data_dir},
+        "ingress": [{"action": "allow", "source": ",".join(inside), "state": "enabled"}],
+        "egress": [{"action": "allow", **rule, "state": "enabled"} for rule in egress],
+    }
 
 
 def differences(there: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> list[str]:
     """How a network's configuration differs from the wanted one, as sentences without a full stop."""
-    keys = sorted({*wanted, *(key for key in ("ipv4.dhcp.ranges", "bridge.mtu") if key in there)})
+    keys = sorted({*wanted, *(key for key in ("ipv4.dhcp.ranges", "bridge.mtu", "raw.dnsmasq") if key in there)})
     return [
         f"{key} is {there.get(key) or 'not set'} instead of {wanted.get(key) or 'not set'}"
         for key in keys
@@ -69,27 +105,60 @@ def differences(there: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> list
 
 
 class LxdNetworks(Networks):
-    """See Networks. A network in mode bridged is the host's own affair: LXD only attaches interfaces to its parent."""
+    """See Networks. A network in mode bridged is the host's own affair: LXD only attaches interfaces to it."""
 
     def __init__(self, driver: LxdDriver) -> None:
         self.driver = driver
         self.data_dir = driver.scope.data.path
+        self._host: HostNetworks | None = None
+        if not driver.place.is_remote and os.geteuid() == 0:
+            from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+
+            self._host = HostNetworks(driver.runtime, driver.scope)
 
     def require(self, network: Network) -> None:
         if network.mode not in _MODES:
             raise NotSupported(
                 f"the driver lxd has no networks of the mode {network.mode}", hint=f"It has: {', '.join(_MODES)}."
             )
-        if network.mode == "bridged":
-            _parent(self.driver, network)
-            return
-        self.driver.server()
+        if network.mode != "bridged":
+            self.driver.server()
+        elif self._host:
+            self._host.require(network)
+        else:
+            self._require_parent(network)
+
+    def _require_parent(self, network: Network) -> None:
+        """Return if LXD can attach interfaces to the parent of a bridged network as it is."""
+        doing = f"the network {network.name} cannot be bridged to {network.parent}"
+        try:
+            found = self.driver.api.get(f"networks/{network.parent}", **_WHERE)
+        except NotThere as exc:
+            raise MissingRequirement(
+                doing,
+                f"the host of LXD at {self.driver.place.endpoint} has no such interface",
+                "Name one that it has, or a bridge.",
+            ) from exc
+        if network.bridge_type == "bridge" and found.get("type") != "bridge":
+            raise MissingRequirement(
+                doing,
+                "it is no bridge, and only root of the host itself makes one of it",
+                "Name a bridge, or set bridge_type: macvtap.",
+            )
+        if network.bridge_type == "macvtap" and found.get("type") == "bridge":
+            raise InvalidOption(doing, "it is a bridge, which instances are attached to", "Leave bridge_type out.")
 
     def settle(self, network: Network, others: t.Sequence[Network]) -> None:
         if network.mode == "bridged":
-            return  # its addresses are somebody else's affair
+            # Its addresses are somebody else's affair.
+            if self._host:
+                self._host.settle(network, others)
+            else:
+                network.interface = network.parent
+            return
         there = self.driver.api.get("networks", recursion="1", **_WHERE)
-        names = {entry["name"] for entry in there}
+        # One that a killed run has made of this very record is no other.
+        names = {entry["name"] for entry in there if not self._is_ours(network, entry.get("config") or {})}
         while not network.interface or (network.phase == "creating" and network.interface in names):
             network.interface = f"mcl{random.SystemRandom().randrange(1 << 32):08x}"
         subnets.settle(network, self._taken(network, others, names), int(network.interface[3:], 16))
@@ -119,8 +188,13 @@ class LxdNetworks(Networks):
                     found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
         return found
 
+    def _is_ours(self, network: Network, config: t.Mapping[str, str]) -> bool:
+        return config.get(NETWORK) == network.name and config.get(DATA_DIR) == self.data_dir
+
     def is_up(self, network: Network) -> bool:
-        return network.mode != "bridged" and bool(network.interface) and self._look(network) is not None
+        if network.mode == "bridged":
+            return self._host is not None and self._host.is_up(network)
+        return bool(network.interface) and self._look(network) is not None
 
     def _look(self, network: Network) -> dict[str, t.Any] | None:
         """What LXD knows of a network; None where it has none, even if the host has such an interface still."""
@@ -132,18 +206,47 @@ class LxdNetworks(Networks):
 
     def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         if network.mode == "bridged":
-            return []
+            # Ports are forwarded by LXD.
+            return self._host.drift(network, ()) if self._host else []
         there = self._look(network)
         if there is None:
             return [f"LXD has no network {network.interface}"]
         if there.get("status", "Created") != "Created":
             return [f"LXD has not finished making the network {network.interface}"]
-        return differences(there["config"], config_of(network, self.data_dir))
+        found = differences(there["config"], config_of(network, self.data_dir))
+        if self._rules_differ(network, self._rules(network)):
+            found.append("its rules (lxc network acl) are not those that the network is to have")
+        return found + (self._host.obstacles(network.interface) if self._host else [])
+
+    def _rules(self, network: Network) -> dict[str, t.Any] | None:
+        """The rules that LXD has for a network."""
+        try:
+            return t.cast("dict[str, t.Any]", self.driver.api.get(f"network-acls/{network.interface}", **_WHERE))
+        except NotThere:
+            return None
+
+    def _rules_differ(self, network: Network, there: t.Mapping[str, t.Any] | None) -> bool:
+        wanted = rules_of(network, self.data_dir)
+        # LXD leaves out what is empty.
+        return there is None or any(
+            [{key: value for key, value in rule.items() if value} for rule in there.get(key) or []] != wanted[key]
+            for key in ("ingress", "egress")
+        )
+
+    def problems(self, network: Network) -> list[str]:
+        if not self._host:
+            return []
+        if network.mode == "bridged":
+            return self._host.problems(network)
+        return self._host.blocked(network.interface) if network.mode == "nat" else []
 
     def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
         # Addresses of hosts are kept by the devices of the instances.
         if network.mode == "bridged":
-            _parent(self.driver, network)
+            if self._host:
+                self._host.apply(network, ())
+            else:
+                self._require_parent(network)
             return
         actions = self.driver._actions()
         wanted = config_of(network, self.data_dir)
@@ -156,6 +259,7 @@ class LxdNetworks(Networks):
                 "it was not made for this data directory",
                 "Remove it, or choose another name.",
             )
+        self._put_rules(network)
         if there is None or not finished:
             self.driver.runtime.report.step("lxd_network")
             self._make(network, wanted)
@@ -164,6 +268,21 @@ class LxdNetworks(Networks):
             config = {key: value for key, value in there["config"].items() if key.startswith("volatile.")}
             body = {"config": {**config, **wanted}, "description": there.get("description", "")}
             actions.call("put", f"networks/{network.interface}", doing, json=body, project="")
+        if self._host and self._host.obstacles(network.interface):
+            self._host.grant_passage(network.interface)
+
+    def _put_rules(self, network: Network) -> None:
+        there = self._rules(network)
+        if not self._rules_differ(network, there):
+            return
+        call = self.driver._actions().call
+        doing = f"LXD could not be given the rules of the network {network.interface}"
+        self.driver.runtime.report.step("lxd_rules")
+        rules = {"description": "", **rules_of(network, self.data_dir)}
+        if there is None:
+            call("post", "network-acls", doing, json={"name": network.interface, **rules}, project="")
+        else:
+            call("put", f"network-acls/{network.interface}", doing, json=rules, project="")
 
     def _make(self, network: Network, wanted: dict[str, str]) -> None:
         actions = self.driver._actions()
@@ -180,8 +299,15 @@ class LxdNetworks(Networks):
         raise refused
 
     def remove(self, network: Network) -> None:
-        there = self._look(network) if network.interface and network.mode != "bridged" else None
-        if there is None or there.get("config", {}).get(NETWORK) not in (None, network.name):
+        if network.mode == "bridged":
+            if self._host:
+                self._host.remove(network)
+            return
+        there = self._look(network) if network.interface else None
+        if there is None:
+            self._remove_rules(network)
+            return
+        if there.get("config", {}).get(NETWORK) not in (None, network.name):
             return
         users = there.get("used_by") or []
         if users:
@@ -194,6 +320,18 @@ class LxdNetworks(Networks):
         with contextlib.suppress(NotFound):
             doing = f"LXD could not remove the network {network.interface}"
             self.driver._actions().call("delete", f"networks/{network.interface}", doing, project="")
+        self._remove_rules(network)
+
+    def _remove_rules(self, network: Network) -> None:
+        """Take away what is there beside a network that LXD has no more."""
+        if not network.interface:
+            return
+        if self._host:
+            self._host.withdraw_passage(network.interface)
+        if self._is_ours(network, (self._rules(network) or {}).get("config") or {}):
+            doing = f"LXD could not remove the rules of the network {network.interface}"
+            with contextlib.suppress(NotFound):
+                self.driver._actions().call("delete", f"network-acls/{network.interface}", doing, project="")
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import addresses_of
@@ -215,24 +353,13 @@ def nic_place(actions: LxdActions, instance: Instance, nic: Nic) -> NicPlace:
         raise HypervisorError(
             f"{instance.name} cannot be attached to the network {nic.network}", "there is no such network"
         )
-    if network.mode != "bridged":
-        networks = LxdNetworks(actions.driver)
-        if not networks.is_up(network):
-            # LXD makes no instance on a network that is not there, whether it starts or not.
-            with actions.scope.networks.lock(network.name, report=actions.runtime.report):
-                networks.apply(network, ())
+    networks = LxdNetworks(actions.driver)
+    bridged = network.mode == "bridged"
+    if networks.drift(network, ()) if bridged else not networks.is_up(network):
+        # LXD makes no instance on a network that is not there, whether it starts or not.
+        with actions.scope.networks.lock(network.name, report=actions.runtime.report):
+            networks.apply(network, ())
+    if not bridged:
         return NicPlace({"network": network.interface})
-    return NicPlace({"nictype": _parent(actions.driver, network), "parent": network.parent}, keeps_address=False)
-
-
-def _parent(driver: LxdDriver, network: Network) -> str:
-    """How interfaces are attached to the parent of a bridged network: to a bridge, or beside an interface."""
-    try:
-        found = driver.api.get(f"networks/{network.parent}", **_WHERE)
-    except NotThere as exc:
-        raise MissingRequirement(
-            f"the network {network.name} cannot be bridged to {network.parent}",
-            f"the host of LXD at {driver.place.endpoint} has no such interface",
-            "Name one that it has, or a bridge.",
-        ) from exc
-    return "bridged" if found.get("type") == "bridge" else "macvlan"
+    kind = "macvlan" if network.bridge_type == "macvtap" else "bridged"
+    return NicPlace({"nictype": kind, "parent": network.interface}, keeps_address=False)

@@ -21,8 +21,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 # The capabilities, by driver: known without importing the driver.
 CAPABILITIES: dict[str, frozenset[str]] = {
-    "qemu": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
-    "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "console_log"}),
+    "qemu": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log"}),
+    "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log"}),
     "lxd": frozenset({"vm", "container", "live_ports", "live_resize", "ipv6_ports", "console_log", "remote"}),
 }
 DRIVERS = tuple(CAPABILITIES)
@@ -36,6 +36,7 @@ CAPABILITY_TEXTS: dict[str, str] = {
     "live_ports": "changes ``ports`` of an instance while it runs",
     "live_resize": "changes ``cpus``, ``memory`` and ``disk`` of a container while it runs",
     "ipv6_ports": "forwards ports of IPv6 addresses of the host",
+    "same_network": "attaches an instance to one network more than once: ``networks``",
     "console_log": "keeps what the guest writes to its console: ``console_log``",
 }
 

@@ -339,3 +339,30 @@ def distrust(runtime: Runtime, ruleset: Ruleset, interface: str) -> None:
     program = find_program("firewall-cmd")
     if program and ruleset.firewalld and is_trusted(ruleset, interface):
         runtime.run([program, "--zone=trusted", f"--remove-interface={interface}"])
+
+
+# Both
+
+
+def obstacles(ruleset: Ruleset, docker: t.Iterable[DockerChain], interface: str) -> list[str]:
+    """Who does not let pass what our own rules decide about, as sentences: grant_passage() tells them."""
+    found = []
+    if not is_trusted(ruleset, interface):
+        found.append("firewalld does not let the network pass.")
+    if any(lacking_docker_rules(chain, interface) for chain in docker):
+        found.append("Docker's firewall does not let the network pass.")
+    return found
+
+
+def grant_passage(runtime: Runtime, ruleset: Ruleset, docker: t.Iterable[DockerChain], interface: str) -> None:
+    """Have firewalld and Docker let pass what comes from and goes to a bridge."""
+    if not is_trusted(ruleset, interface):
+        trust(runtime, interface)
+    for chain in docker:
+        add_docker_rules(runtime, chain, interface)
+
+
+def withdraw_passage(runtime: Runtime, ruleset: Ruleset, interface: str) -> None:
+    """Have them forget the bridge."""
+    remove_docker_rules(runtime, interface)
+    distrust(runtime, ruleset, interface)

@@ -98,12 +98,9 @@ def settle(
         led_away = any(_clash(port, other) for other in elsewhere)
         kept = (port.host_port, port.protocol) in ours or (port.host_port and not led_away and _may_have(port))
         if not kept and asked_for:
-            culprit = "" if led_away else holder(port.host_port, port.protocol)
             raise InUse(
                 f"port {port.host_port}/{port.protocol} of {port.host_ip} is taken",
-                f"{_leads_to(port, others)} has it"
-                if led_away
-                else f"{culprit or 'another process of this host'} listens on it",
+                _why_taken(port, others, led_away),
                 "Choose another host port, or end what holds it.",
                 port=port.host_port,
             )
@@ -123,11 +120,14 @@ def settle(
         instance.ssh_port = choose("127.0.0.1", "tcp", reserved | asked)
 
 
-def _leads_to(port: PortForward, others: t.Iterable[Instance]) -> str:
+def _why_taken(port: PortForward, others: t.Iterable[Instance], led_away: bool) -> str:
     for other in others:
+        # Whether a rule leads it there or a process of the hypervisor listens for it.
         if other.owner and any(_clash(port, each) for each in other.ports):
-            return f"the instance {other.name}"
-    return "an instance of another data directory"
+            return f"the instance {other.name} has it"
+    if led_away:
+        return "an instance of another data directory has it"
+    return f"{holder(port.host_port, port.protocol) or 'another process of this host'} listens on it"
 
 
 def _clash(port: PortForward, other: PortForward) -> bool:

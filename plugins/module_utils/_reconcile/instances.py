@@ -36,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
     check_name,
+    key_of,
     normal_arch,
     parse_port,
     parse_size,
@@ -158,6 +159,10 @@ def reconcile_instance(
     for port in wish.ports or ():
         if ":" in port.host_ip:
             require_capability(driver.name, "ipv6_ports", f"ports: {port}")
+    on = [key_of(nic.network) for nic in wish.networks or ()]
+    for name in on:
+        if on.count(name) > 1:
+            require_capability(driver.name, "same_network", f"networks: {name} more than once")
 
     current, observed = _observe(wish, crew)
     there = observed is not None and observed.state != ABSENT

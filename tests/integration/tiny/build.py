@@ -12,7 +12,7 @@ and dropbear, taken from the packages that apt of this host knows (Debian, amd64
   user.meta-data: the host name, login keys, the host key, the default user's name (all JSON; YAML as far as one line
   holds name and value; MIME parts in base64);
 - runs user-data that is a script, once an instance; one that fails is what cloud-init would call an error;
-- brings up all network interfaces with DHCP, unless network-config has none;
+- brings up with DHCP the network interfaces that network-config has, or all where there is no network-config;
 - runs an ssh server in which root, debian and the default user are all root;
 - writes /run/cloud-init/result.json and answers ``cloud-init status --format json``;
 - goes down on the power button, and has poweroff, reboot, shutdown, systemctl and sudo as far as tests use them;
@@ -87,10 +87,17 @@ seed=$(findfs LABEL=cidata 2>/dev/null || findfs LABEL=CIDATA 2>/dev/null)
 [ -z "$seed" ] || mount -o ro -t iso9660 "$seed" /seed || mount -o ro -t vfat "$seed" /seed
 /etc/read-seed
 hostname "$(cat /etc/hostname)"
+# Whether the seed has an interface configured: by its address where it tells addresses, else by its name.
+wanted() {
+    grep -q '"ethernets"' /seed/network-config 2>/dev/null || return 0
+    mark=$1
+    ! grep -q '"macaddress"' /seed/network-config || mark=$(cat /sys/class/net/"$1"/address)
+    grep -q "\"$mark\"" /seed/network-config
+}
 if ! grep -q '"config": *"disabled"\|^config: *disabled' /seed/network-config 2>/dev/null; then
     for path in /sys/class/net/*; do
         name=${path##*/}
-        [ "$name" != lo ] || continue
+        [ "$name" != lo ] && wanted "$name" || continue
         ip link set "$name" up
         udhcpc -i "$name" -S -b -t 20 -T 1 -x "hostname:$(cat /etc/hostname)" -s /etc/dhcp >/dev/null 2>&1 &
     done

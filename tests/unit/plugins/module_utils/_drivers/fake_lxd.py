@@ -34,7 +34,14 @@ class FakeLxd:
         }
         self.members = {}
         self.profile = None
-        self.objects = {"projects": {}, "storage-pools": {}, "networks": {}, "images": {}, "instances": {}}
+        self.objects = {
+            "projects": {},
+            "storage-pools": {},
+            "networks": {},
+            "network-acls": {},
+            "images": {},
+            "instances": {},
+        }
         self.running = []
         self.changes = []
         self.refused = {}  # what fails, by method and path, with the reason
@@ -44,7 +51,7 @@ class FakeLxd:
 
     def get(self, path, **query):
         # Bridges are the default project's, which is there before ours.
-        assert (query.get("project") == "default") == path.startswith("networks")
+        assert (query.get("project") == "default") == path.startswith("network")
         try:
             return copy.deepcopy(self._look(path, bool(query.get("recursion"))))
         except NotFound as exc:
@@ -87,7 +94,7 @@ class FakeLxd:
                 raise reason if isinstance(reason, Exception) else HypervisorError(doing, reason)
         if method == "get":
             return copy.deepcopy(self._look(path, True))
-        assert (project == "") == path.startswith(("networks", "projects", "storage-pools", "cluster"))
+        assert (project == "") == path.startswith(("network", "projects", "storage-pools", "cluster"))
         self.changes.append(" ".join(filter(None, [method, path, (query or {}).get("target", "")])))
         return getattr(self, f"_{method}")(path, copy.deepcopy(json), query or {}, doing, kwargs)
 
@@ -121,6 +128,7 @@ class FakeLxd:
             entry["status"] = states[body["action"]]
             self.changes[-1] += f" {body['action']}{' by force' if body['force'] else ''}"
         else:
+            self._look(path, False)
             self.objects[kind][name].update(body)
 
     def _delete(self, path, body, query, doing, kwargs):

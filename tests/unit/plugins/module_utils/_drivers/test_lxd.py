@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import builtins
 import ipaddress
+import os
 import re
 import sys
 
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_actions, lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import config_of
@@ -61,6 +63,7 @@ def _make_driver(lxd, data, monkeypatch, tmp_path):
     monkeypatch.setattr(LxdActions, "call", lambda self, *args, **kwargs: lxd.call(*args, **kwargs))
     monkeypatch.setattr(LxdActions, "require_library", lambda self: None)
     monkeypatch.setattr(LxdActions, "_pool_size", lambda self: 30 * GIB)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # the host itself is left alone
 
     def make(**options):
         if str(options.get("endpoint", "")).startswith("https"):
@@ -123,6 +126,7 @@ class TestCreate:
             ["post", "storage-pools"],
             ["put", "profiles/default"],
             ["post", "images"],
+            ["post", "network-acls"],
             ["post", "networks"],
             ["post", "instances"],
         ]
@@ -431,6 +435,37 @@ class TestObserve:
     def test_an_address_that_is_kept_is_known_at_once(self, driver, made):
         assert driver.endpoint(made) == ("10.1.2.3", 22)
 
+    def test_what_runs_is_reached_where_it_is(self, driver, lxd, made):
+        """One that was given another address while it runs has the old one until it asks for the new one."""
+        entry = {"family": "inet", "scope": "global", "address": "10.1.2.3"}
+        lxd.objects["instances"]["web"].update(
+            state={"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}, status="Running"
+        )
+        made.ready = True
+        made.nics = [Nic("default", MAC, address="10.1.2.9")]
+        made.ports = [parse_port("127.0.0.1:8080:80")]
+        driver.reconfigure(made)
+        assert driver.endpoint(made) == ("10.1.2.3", 22)
+        port = lxd.objects["instances"]["web"]["devices"]["port-tcp-127.0.0.1-8080"]
+        assert port["connect"] == "tcp:127.0.0.1:80"
+        lxd.objects["instances"]["web"]["status"] = "Stopped"
+        driver.start(made)
+        port = lxd.objects["instances"]["web"]["devices"]["port-tcp-127.0.0.1-8080"]
+        assert port["connect"] == "tcp:10.1.2.9:80"
+        entry["address"] = "10.1.2.9"
+        assert driver.endpoint(made) == ("10.1.2.9", 22)
+
+    def test_what_is_beside_this_host_is_not_reached(self, driver, lxd, made, data):
+        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", bridge_type="macvtap", phase="ready")
+        data.scope("lxd").networks.write(network)
+        entry = {"family": "inet", "scope": "global", "address": "192.0.2.9"}
+        lxd.objects["instances"]["web"].update(
+            state={"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}, status="Running"
+        )
+        made.nics = [Nic("lan", MAC)]
+        assert driver.observe([made])[0].addresses == ("192.0.2.9",)
+        assert driver.endpoint(made) == ("", 22)
+
     def test_another_is_learned_while_it_runs(self, driver, lxd, made):
         made.nics = [Nic("default", MAC)]
         driver.start(made)
@@ -554,7 +589,7 @@ class TestNetworks:
         assert networks.drift(network, []) == ["LXD has no network mc7"]
         networks.apply(network, [])
         networks.apply(network, [])
-        assert lxd.changes == ["post networks"]
+        assert lxd.changes == ["post network-acls", "post networks"]
         assert networks.drift(network, []) == []
         assert lxd.objects["networks"]["mc7"]["config"] == {
             "ipv4.address": "10.7.0.1/24",
@@ -565,12 +600,80 @@ class TestNetworks:
             "ipv6.address": "none",
             "dns.domain": "minicloud",
             "dns.mode": "managed",
+            "security.acls": "mc7",
+            "security.acls.default.ingress.action": "drop",
+            "security.acls.default.egress.action": "allow",
             "user.minicloud.network": "lab",
             "user.minicloud.data_dir": data.path,
         }
+        rules = lxd.objects["network-acls"]["mc7"]
+        assert rules["ingress"] == [{"action": "allow", "source": "10.7.0.0/24", "state": "enabled"}]
+        assert rules["egress"] == []
         networks.remove(network)
         networks.remove(network)
-        assert lxd.objects["networks"] == {}
+        assert lxd.objects["networks"] == lxd.objects["network-acls"] == {}
+
+    def test_rules(self, driver, lxd, network):
+        """They follow the network, are put right, and go even where a killed run has left nothing else."""
+        networks = driver.networks()
+        networks.apply(network, [])
+        rules = lxd.objects["network-acls"]["mc7"]
+        for changed in ({"ingress": []}, {"egress": [{"action": "drop"}]}):
+            rules.update(changed)
+            assert networks.drift(network, []) == [
+                "its rules (lxc network acl) are not those that the network is to have"
+            ]
+            networks.apply(network, [])
+            assert networks.drift(network, []) == []
+        network.mode, network.subnet6 = "isolated", "fd07::/64"
+        networks.apply(network, [])
+        assert [rule["source"] for rule in rules["ingress"]] == ["10.7.0.0/24,fd07::/64,fe80::/10"]
+        assert [(rule["protocol"], rule["destination"]) for rule in rules["egress"]] == [
+            ("icmp4", "10.7.0.0/24"),
+            ("icmp6", "fd07::/64,fe80::/10"),
+        ]
+        del lxd.objects["networks"]["mc7"]
+        networks.remove(network)
+        assert lxd.objects["network-acls"] == {}
+        lxd.objects["network-acls"]["mc7"] = {"config": {"user.minicloud.network": "theirs"}}
+        networks.remove(network)
+        assert "mc7" in lxd.objects["network-acls"]
+
+    def test_other_firewalls_of_this_host(self, make_driver, lxd, network, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        granted = []
+        monkeypatch.setattr(
+            HostNetworks, "obstacles", lambda self, name: [] if granted else [f"Docker does not let {name} pass."]
+        )
+        monkeypatch.setattr(HostNetworks, "grant_passage", lambda self, name: granted.append(name))
+        monkeypatch.setattr(HostNetworks, "withdraw_passage", lambda self, name: granted.remove(name))
+        monkeypatch.setattr(HostNetworks, "blocked", lambda self, name: [f"A chain drops {name}."])
+        networks = make_driver().networks()
+        networks.apply(network, [])
+        assert granted == ["mc7"]
+        granted.clear()
+        assert networks.drift(network, []) == ["Docker does not let mc7 pass."]
+        networks.apply(network, [])
+        assert networks.drift(network, []) == []
+        assert networks.problems(network) == ["A chain drops mc7."]
+        network.mode = "isolated"
+        assert networks.problems(network) == []
+        networks.remove(network)
+        assert granted == []
+
+    def test_a_run_that_was_killed_is_gone_on_with(self, driver, lxd, monkeypatch):
+        """What it has made of the record is not taken for somebody else's."""
+        monkeypatch.setattr(links, "read_routes", lambda runtime: [])
+        network = Network("lab", "lxd", "lxd", "")
+        networks = driver.networks()
+        networks.settle(network, [])
+        networks.apply(network, [])
+        name = network.interface
+        networks.settle(network, [])
+        assert network.interface == name
+        lxd.objects["networks"][name]["config"]["user.minicloud.data_dir"] = "/elsewhere"
+        networks.settle(network, [])
+        assert network.interface != name
 
     def test_what_nobody_asked_for_is_chosen(self, driver, lxd, monkeypatch):
         monkeypatch.setattr(links, "read_routes", lambda runtime: [links.Route("10.128.0.0/10", "tun0", "", 0)])
@@ -661,28 +764,74 @@ class TestNetworks:
             "lab", "lxd", "lxd", "", mode="isolated", subnet="10.7.0.0/24", subnet6="fd07::/64", mtu=1400
         )
         config = config_of(isolated, data.path)
-        assert (config["ipv4.nat"], config["ipv4.routing"], config["ipv6.nat"]) == ("false", "false", "false")
+        assert (config["ipv4.nat"], config["ipv6.nat"]) == ("false", "false")
+        assert config["security.acls.default.egress.action"] == "drop"
+        assert config["raw.dnsmasq"] == "no-resolv"
         assert (config["ipv6.address"], config["bridge.mtu"]) == ("fd07::1/64", "1400")
 
-    @pytest.mark.parametrize(("kind", "nictype"), [("bridge", "bridged"), ("physical", "macvlan")])
-    def test_bridged(self, driver, lxd, data, image, kind, nictype):
+    @pytest.mark.parametrize(
+        ("kind", "way", "nictype"), [("bridge", "bridge", "bridged"), ("physical", "macvtap", "macvlan")]
+    )
+    @pytest.mark.parametrize("endpoint", ["", "https://lxd.example:8443"])
+    def test_bridged_where_only_lxd_can_look(self, make_driver, lxd, data, image, kind, way, nictype, endpoint):
+        """On another host, or as an ordinary user."""
+        driver = make_driver(**({"endpoint": endpoint} if endpoint else {}))
         lxd.objects["networks"]["eth7"] = {"type": kind, "managed": False}
-        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", phase="ready")
-        data.scope("lxd").networks.write(network)
+        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", bridge_type=way, phase="ready")
         networks = driver.networks()
         networks.require(network)
+        networks.settle(network, [])
+        data.scope("lxd").networks.write(network)
         networks.apply(network, [])
-        assert networks.drift(network, []) == []
+        assert networks.drift(network, []) == networks.problems(network) == []
+        assert not networks.is_up(network)
         driver.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
         device = lxd.objects["instances"]["web"]["devices"]["eth0"]
         assert (device["nictype"], device["parent"]) == (nictype, "eth7")
         networks.remove(network)
         assert "eth7" in lxd.objects["networks"]
 
-    def test_bridged_to_nothing(self, driver):
-        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth9")
-        with pytest.raises(MissingRequirement, match="cannot be bridged to eth9"):
+    @pytest.mark.parametrize(
+        ("parent", "way", "error", "words"),
+        [
+            ("eth9", "bridge", MissingRequirement, "has no such interface"),
+            ("eth7", "bridge", MissingRequirement, "only root of the host itself makes one of it"),
+            ("br0", "macvtap", InvalidOption, "it is a bridge"),
+        ],
+    )
+    def test_bridged_to_what_cannot_be(self, driver, lxd, parent, way, error, words):
+        lxd.objects["networks"].update(eth7={"type": "physical", "managed": False}, br0={"type": "bridge"})
+        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent=parent, bridge_type=way)
+        with pytest.raises(error, match=f"lan cannot be bridged to {parent}.*{words}"):
             driver.networks().require(network)
+
+    def test_bridged_as_root_is_the_hosts_affair(self, driver, lxd, data, image, monkeypatch):
+        """A bridge that has gone is made again before LXD is told of it."""
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        steps, there = [], []
+        for name, found in (("require", None), ("remove", None), ("problems", ["slow"]), ("is_up", True)):
+            monkeypatch.setattr(
+                HostNetworks, name, lambda self, network, name=name, found=found: steps.append(name) or found
+            )
+        monkeypatch.setattr(HostNetworks, "settle", lambda self, network, others: setattr(network, "interface", "mcb1"))
+        monkeypatch.setattr(HostNetworks, "drift", lambda self, network, hosts: [] if there else ["gone"])
+        monkeypatch.setattr(HostNetworks, "apply", lambda self, network, hosts: there.append("mcb1"))
+        network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", confirm_bridge=True, phase="ready")
+        networks = driver.networks()
+        networks.require(network)
+        networks.settle(network, [])
+        data.scope("lxd").networks.write(network)
+        assert (networks.drift(network, []), networks.problems(network), networks.is_up(network)) == (
+            ["gone"],
+            ["slow"],
+            True,
+        )
+        driver.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
+        assert there == ["mcb1"]
+        device = lxd.objects["instances"]["web"]["devices"]["eth0"]
+        assert (device["nictype"], device["parent"]) == ("bridged", "mcb1")
+        networks.remove(network)
+        assert steps[-1] == "remove"
 
     def test_leases(self, driver, lxd, made, network):
         entry = {"family": "inet", "scope": "global", "address": "10.7.0.64"}

@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, parse_port
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -132,3 +133,18 @@ def test_a_holder_that_cannot_be_known(monkeypatch):
     monkeypatch.setattr(ports, "_TABLES", {"tcp": ("no-such-table",)})
     with listening() as port:
         assert ports.holder(port) == ""
+
+
+def an_instance(name, **values):
+    return Instance(name, name, "lxd", "lxd", "now", "x86_64", 1, 1, 1, **values)
+
+
+def test_a_taken_port_tells_which_instance_has_it():
+    with listening() as port:
+        wanted = an_instance("db", ports=[parse_port(f"{port}:80")])
+        holder = an_instance("web", owner="lxd", ports=[parse_port(f"0.0.0.0:{port}:22")])
+        with pytest.raises(InUse, match="the instance web has it"):
+            ports.settle(wanted, [holder])
+        holder.owner = ""
+        with pytest.raises(InUse, match=rf"\(process {os.getpid()}\) listens on it"):
+            ports.settle(wanted, [holder])

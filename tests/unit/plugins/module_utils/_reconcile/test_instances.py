@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     ImageError,
@@ -276,6 +277,12 @@ class TestRuns:
     def test_what_the_driver_cannot_do_is_refused_before_anything_is_made(self, world):
         with pytest.raises(NotSupported, match="instance_type: container"):
             world.run(instance_type="container")
+        assert world.files() == []
+
+    def test_a_network_more_than_once(self, world, monkeypatch):
+        monkeypatch.setitem(registry.CAPABILITIES, "qemu", registry.CAPABILITIES["qemu"] - {"same_network"})
+        with pytest.raises(NotSupported, match=r"networks: lab more than once\. Drivers that can: libvirt"):
+            world.run(networks=[{"name": "lab"}, {"name": "default"}, {"name": "Lab"}])
         assert world.files() == []
 
     def test_a_damaged_record_stops_its_own_instance_only(self, world):
