@@ -22,9 +22,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import expl
 # Seconds after which the change is undone even if whoever made it is still at it.
 PATIENCE = 60
 
-# Arguments: the numbers of the pipe and the lock, ip, the commands.
+# Arguments: the numbers of the pipe and the lock, ip, the commands. Many shells redirect from numbers up to 9 only.
 _WATCH = (
-    'exec > /dev/null 2>&1; cd /; word=$(timeout "$5" head -n 1 <&"$1"); [ "$word" = keep ]'
+    'exec > /dev/null 2>&1; cd /; word=$(timeout "$5" head -n 1 "/proc/self/fd/$1"); [ "$word" = keep ]'
     ' || "$3" -force -batch "$4"; exec rm -f "$4"'
 )
 
