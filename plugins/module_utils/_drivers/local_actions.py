@@ -139,7 +139,7 @@ class LocalActions(abc.ABC):
         instances = self.scope.instances()[0]
         elsewhere: list[PortForward] = []
         user_mode = self.driver.user_mode(instance)
-        if not user_mode:
+        if instance.ports and not user_mode:
             network, networks = self._main_network(instance)
             self._check_forwardable(instance, network)
             elsewhere = networks.forwarded_elsewhere(network, forwarding_nic(instance))

@@ -118,12 +118,8 @@ def _ensure_pair(runtime: Runtime, path: str, comment: str) -> str:
         public = _whole_pair(path)
         if public:
             return public
-        if not _usable_private(path):
-            _make_private(runtime, path, comment)
-        done = runtime.run([_ssh_keygen(runtime), "-y", "-P", "", "-f", path])
-        if done.rc != 0:
-            raise _damaged(path, done.err.strip())
-        public = " ".join([*done.out.split()[:2], comment])
+        text = _public_of(runtime, path) if _usable_private(path) else _make_private(runtime, path, comment)
+        public = " ".join([*text.split()[:2], comment])
         write_file(f"{path}.pub", public.encode() + b"\n", 0o644)
         return public
 
@@ -154,7 +150,16 @@ def _usable_private(path: str) -> bool:
     return True
 
 
-def _make_private(runtime: Runtime, path: str, comment: str) -> None:
+def _public_of(runtime: Runtime, path: str) -> str:
+    """The public half of the private key at PATH."""
+    done = runtime.run([_ssh_keygen(runtime), "-y", "-P", "", "-f", path])
+    if done.rc != 0:
+        raise _damaged(path, done.err.strip())
+    return done.out
+
+
+def _make_private(runtime: Runtime, path: str, comment: str) -> str:
+    """Put a new private key at PATH and return its public half."""
     directory = os.path.dirname(path)
     with explained(f"the key {path} could not be made"):
         for name in os.listdir(directory):
@@ -166,6 +171,7 @@ def _make_private(runtime: Runtime, path: str, comment: str) -> None:
             argv = [_ssh_keygen(runtime), "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", made]
             runtime.check(argv, f"the key {path} could not be made")
             write_file(path, _read(made).encode())
+            return _read(f"{made}.pub")
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
