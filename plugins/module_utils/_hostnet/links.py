@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import ipaddress
 import json
 import os
@@ -108,13 +109,18 @@ def taken(
         if link.name != network.interface:
             for text in link.addresses:
                 if ":" not in text and not link.loopback:
-                    where = ipaddress.IPv4Interface(text).network
-                    found.append(subnets.Taken(where, f"the subnet of the interface {link.name}"))
+                    found.append(subnets.Taken(_subnet(text), f"the subnet of the interface {link.name}"))
     for route in routes:
         if route.destination != "default" and (not network.interface or route.device != network.interface):
             by = f"the route of {route.device}" if route.device else "a route of this host"
-            found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
+            found.append(subnets.Taken(_subnet(route.destination), by))
     return found
+
+
+@functools.cache
+def _subnet(text: str) -> ipaddress.IPv4Network:
+    """The subnet that an address with a prefix length is in. Each network of many asks for the same ones."""
+    return ipaddress.IPv4Network(text, strict=False)
 
 
 def change(runtime: Runtime, commands: t.Sequence[str], what: str) -> None:

@@ -13,7 +13,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import active_driver, load, scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._model import key_of
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, key_of
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import network_view
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -43,11 +43,15 @@ def list_networks(
             records, broken = driver.scope.networks.all()
             for error in broken:
                 runtime.report.warn(str(error))
-            instances = driver.scope.instances()[0] if records else []
+            guests: dict[str, list[Instance]] = {}
+            for instance in driver.scope.instances()[0] if records else ():
+                for key in {key_of(nic.network) for nic in instance.nics}:
+                    guests.setdefault(key, []).append(instance)
             networks = driver.networks()
             for network in records:
                 if wanted is not None and key_of(network.name) not in wanted:
                     continue
+                instances = guests.get(key_of(network.name), [])
                 drift: list[str] = []
                 problems: list[str] = []
                 # One that waits for its first instance is not there on purpose.
