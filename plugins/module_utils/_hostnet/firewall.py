@@ -322,6 +322,12 @@ def remove_docker_rules(runtime: Runtime, interface: str, ports_of: str = "") ->
 
 # firewalld
 
+_ZONE = "trusted"
+
+# The zone as somebody has configured it, and as it comes with firewalld.
+_CONFIGURED = f"/etc/firewalld/zones/{_ZONE}.xml"
+_SHIPPED = f"/usr/lib/firewalld/zones/{_ZONE}.xml"
+
 
 def is_trusted(ruleset: Ruleset, interface: str) -> bool:
     """Whether firewalld, if it runs, lets pass what comes from and goes to a bridge."""
@@ -329,16 +335,38 @@ def is_trusted(ruleset: Ruleset, interface: str) -> bool:
 
 
 def trust(runtime: Runtime, interface: str) -> None:
-    """Have firewalld let pass what our own table decides about, until it is reloaded."""
+    """Have firewalld let pass what our own table decides about."""
     program = runtime.program("firewall-cmd", "firewalld", "to have firewalld let the network pass")
-    runtime.check([program, "--zone=trusted", f"--change-interface={interface}"], "firewalld could not be told")
+    # What is not in its configuration is gone with the next reload.
+    for lasting in (["--permanent"], []):
+        runtime.check(
+            [program, *lasting, f"--zone={_ZONE}", f"--change-interface={interface}"], "firewalld could not be told"
+        )
 
 
 def distrust(runtime: Runtime, ruleset: Ruleset, interface: str) -> None:
-    """Have firewalld forget a bridge."""
-    program = find_program("firewall-cmd")
-    if program and ruleset.firewalld and is_trusted(ruleset, interface):
-        runtime.run([program, "--zone=trusted", f"--remove-interface={interface}"])
+    """Have firewalld forget a bridge, whether or not it runs now."""
+    running = bool(ruleset.firewalld)
+    program = find_program("firewall-cmd" if running else "firewall-offline-cmd")
+    if program is None:
+        return
+    change = [f"--zone={_ZONE}", f"--remove-interface={interface}"]
+    if running and is_trusted(ruleset, interface):
+        runtime.run([program, *change])
+    if f'"{interface}"' in _text(_CONFIGURED):
+        lasting = [program, *(["--permanent"] if running else [])]
+        runtime.run([*lasting, *change])
+        # The zone has a file of its own only where somebody has changed it.
+        if _text(_CONFIGURED).split() == _text(_SHIPPED).split():
+            runtime.run([*lasting, f"--load-zone-defaults={_ZONE}"])
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
 
 
 # Both

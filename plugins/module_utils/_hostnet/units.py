@@ -10,6 +10,7 @@ What it runs is an archive of this collection's own code, which Python runs as i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import typing as t
@@ -57,15 +58,25 @@ _UNIT = """\
 # Made by minicloud.local: the option autostart of an instance or a network. It goes with the last one that has it.
 [Unit]
 Description=Networks and instances of {description}
+# Without the usual dependencies, of which one is that the host counts as started only after this.
+DefaultDependencies=no
+Requires=basic.target
+After=basic.target
+Conflicts=shutdown.target
+Before=shutdown.target
+RequiresMountsFor={place}
 Wants=network-online.target
 After=network-online.target nftables.service firewalld.service docker.service systemd-resolved.service
 After=libvirtd.service virtqemud.service virtnetworkd.service
+# It drops the rules of networks when it is reloaded. To be a part of it would be to be stopped by what excludes it.
+ReloadPropagatedFrom=nftables.service
 ConditionPathExists={condition}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
 ExecStart={command}
+ExecReload={command}
 # The instances stay when this unit is stopped.
 KillMode=process
 TimeoutStartSec=infinity
@@ -73,6 +84,9 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy={target}
 """
+
+# The system's own Python, by the name that upgrades of the system leave alone.
+_PYTHON = "/usr/bin/python3"
 
 
 class Unit:
@@ -128,7 +142,7 @@ class Unit:
 
     def command(self) -> list[str]:
         """The command that starts everything."""
-        return [sys.executable, self.archive, self.data.path]
+        return [_python(), self.archive, self.data.path]
 
     def obstacle(self) -> str:
         """Why nothing will start with this host although the unit is there, as sentences; empty where it will."""
@@ -180,8 +194,9 @@ class Unit:
     def text(self) -> str:
         """The content of the unit."""
         return _UNIT.format(
-            description=_escaped(self.data.path, specifiers_only=True),
-            condition=_escaped(self.archive, specifiers_only=True),
+            description=_plain(self.data.path),
+            place=_quoted(self.data.path),
+            condition=_plain(self.archive),
             command=" ".join(_escaped(word) for word in self.command()),
             target=self.target,
         )
@@ -206,19 +221,34 @@ def _unit_name(path: str) -> str:
     return f"minicloud-autostart-{hashlib.sha256(path.encode()).hexdigest()[:10]}.service"
 
 
+def _python() -> str:
+    """The Python of this run."""
+    with contextlib.suppress(OSError):
+        if sys.prefix == sys.base_prefix and os.path.samefile(_PYTHON, sys.executable):
+            return _PYTHON
+    return sys.executable
+
+
 def _user_name() -> str:
     import pwd
 
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _escaped(text: str, specifiers_only: bool = False) -> str:
-    """A word of a unit that means itself."""
-    text = text.replace("%", "%%")
-    if specifiers_only:
-        return text
-    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+def _escaped(text: str) -> str:
+    """A word of a command in a unit."""
+    return _quoted(text).replace("$", "$$")
+
+
+def _quoted(text: str) -> str:
+    """A word of a list in a unit."""
+    text = _plain(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"' if set(text) - set("/._-+:@") and not text.replace("/", "").isalnum() else text
+
+
+def _plain(text: str) -> str:
+    """All of a value in a unit."""
+    return text.replace("%", "%%")
 
 
 def _content(path: str) -> bytes | None:

@@ -147,6 +147,7 @@ def _lead_ports(instance: Instance, runtime: Runtime, data: DataDirectory, patie
 
 
 def _start(instance: Instance, runtime: Runtime, data: DataDirectory) -> None:
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 
     # Who ran it last, as far as the record knows: the host may have gone down at once.
@@ -154,5 +155,11 @@ def _start(instance: Instance, runtime: Runtime, data: DataDirectory) -> None:
     scope = crew.wanted.scope
     with scope.lock(instance.name, Deadline(120), runtime.report):
         latest = scope.read(instance.name)
-        if latest and latest.phase == "ready" and needs_unit(latest) and not crew.starter(latest).alive(latest):
+        if not latest or latest.phase != "ready" or not needs_unit(latest):
+            return
+        driver = crew.starter(latest)
+        if driver.alive(latest):
+            # The unit is run again when a firewall was started anew, whose rules may have been the only ones left.
+            Attachment(driver, runtime, data).connect(latest)
+        else:
             Power(crew, runtime, data).start(latest)

@@ -240,3 +240,65 @@ def test_docker_is_not_reported_for_it_has_a_place_for_our_rules(monkeypatch):
     commands = Commands(monkeypatch, {LOOK: Completed(0, listing() + listing(*entries), "")})
     found = firewall.read_ruleset(commands.runtime)
     assert (found.strict, found.docker) == ((), {"ip"})
+
+
+class TestFirewalld:
+    ZONE = '<zone target="ACCEPT">\n  <forward/>{}\n</zone>\n'
+
+    @pytest.fixture
+    def zone(self, monkeypatch, tmp_path):
+        """The file of the zone as it is configured; it has our bridge."""
+        shipped, configured = tmp_path / "shipped.xml", tmp_path / "configured.xml"
+        shipped.write_text(self.ZONE.format(""), encoding="utf-8")
+        configured.write_text(self.ZONE.format(f'<interface name="{BRIDGE}"/>'), encoding="utf-8")
+        monkeypatch.setattr(firewall, "_SHIPPED", str(shipped))
+        monkeypatch.setattr(firewall, "_CONFIGURED", str(configured))
+        monkeypatch.setattr(firewall, "find_program", lambda name: name)
+        return configured
+
+    def ruleset(self, rules):
+        return firewall.Ruleset({}, rules, ())
+
+    def distrust(self, zone, rules, left=""):
+        asked = []
+
+        def run(argv, **dummy):
+            asked.append(" ".join(argv))
+            if "--remove-interface" in asked[-1] and ("offline" in asked[-1] or "permanent" in asked[-1]):
+                zone.write_text(self.ZONE.format(left), encoding="utf-8")
+            return Completed(0, "", "")
+
+        firewall.distrust(Runtime(run), self.ruleset(rules), BRIDGE)
+        return asked
+
+    def test_a_bridge_is_trusted_now_and_after_a_reload(self, monkeypatch):
+        commands = Commands(monkeypatch, {})
+        monkeypatch.setattr(Runtime, "program", lambda self, name, *dummy: name)
+        firewall.trust(commands.runtime, BRIDGE)
+        # The configuration comes first: whoever is ended between them is found to have done neither.
+        assert [argv for argv, dummy in commands.asked] == [
+            f"firewall-cmd --permanent --zone=trusted --change-interface={BRIDGE}",
+            f"firewall-cmd --zone=trusted --change-interface={BRIDGE}",
+        ]
+
+    def test_nothing_is_left_of_it(self, zone):
+        assert self.distrust(zone, f'"{BRIDGE}"') == [
+            f"firewall-cmd --zone=trusted --remove-interface={BRIDGE}",
+            f"firewall-cmd --permanent --zone=trusted --remove-interface={BRIDGE}",
+            "firewall-cmd --permanent --load-zone-defaults=trusted",
+        ]
+
+    def test_what_others_have_in_the_zone_stays(self, zone):
+        asked = self.distrust(zone, f'"{BRIDGE}"', left='<interface name="wg0"/>')
+        assert not [each for each in asked if "defaults" in each]
+
+    def test_it_forgets_also_while_it_does_not_run(self, zone):
+        assert self.distrust(zone, "") == [
+            f"firewall-offline-cmd --zone=trusted --remove-interface={BRIDGE}",
+            "firewall-offline-cmd --load-zone-defaults=trusted",
+        ]
+
+    def test_where_it_knows_nothing_of_us_it_is_left_alone(self, zone):
+        zone.unlink()
+        assert self.distrust(zone, '"wg0"') == []
+        assert self.distrust(zone, "") == []

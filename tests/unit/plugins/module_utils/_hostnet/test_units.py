@@ -81,7 +81,7 @@ def test_without_systemd_there_is_the_command_only(tmp_path: pathlib.Path) -> No
     assert not os.path.exists(it.unit_dir)
     assert commands.seen == []
     assert "does not run systemd" in it.obstacle()
-    assert f"{sys.executable} {it.archive} {it.data.path}" in it.obstacle()
+    assert " ".join([*it.command()[:1], it.archive, it.data.path]) in it.obstacle()
     it.switch_off()
     assert not os.path.exists(it.archive)
 
@@ -95,6 +95,35 @@ def test_a_user_whose_units_wait_for_a_login_is_told(tmp_path: pathlib.Path, mon
     (tmp_path / "linger").mkdir()
     (tmp_path / "linger" / "nobody").touch()
     assert it.obstacle() == ""
+
+
+def test_the_systems_own_python_goes_by_the_name_that_stays(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = unit(tmp_path)
+    usual, other = tmp_path / "python3", tmp_path / "python3.11"
+    other.touch()
+    monkeypatch.setattr(units, "_PYTHON", str(usual))
+    monkeypatch.setattr(sys, "executable", str(other))
+    monkeypatch.setattr(sys, "base_prefix", sys.prefix)
+    assert it.command()[0] == str(other)
+    usual.symlink_to(other)
+    assert it.command()[0] == str(usual)
+    # A virtual environment has libraries that it lacks.
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert it.command()[0] == str(other)
+
+
+def test_nothing_waits_for_the_unit_and_it_comes_again_with_nftables(tmp_path: pathlib.Path) -> None:
+    it = unit(tmp_path)
+    lines = it.text().splitlines()
+    assert "DefaultDependencies=no" in lines
+    assert "ReloadPropagatedFrom=nftables.service" in lines
+    # With this, of firewalld and nftables, which exclude each other, neither would be started where both are to be.
+    assert not [line for line in lines if line.startswith("PartOf=")]
+    commands = [line.partition("=")[2] for line in lines if line.startswith(("ExecStart=", "ExecReload="))]
+    assert len(commands) == 2
+    assert len(set(commands)) == 1
 
 
 def test_each_data_directory_has_its_own(tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu impo
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import units
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, parse_port
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import attach, autostart, power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -128,6 +128,17 @@ def test_networks_come_first_and_one_failure_does_not_keep_the_others(
     runtime = Runtime(nothing)
     assert autostart.start_all(runtime, data) == {"b": "b could not be started: it does not want to."}
     assert seen == ["network z", "a", "b", "d"]
+
+
+def test_one_that_runs_has_its_networks_put_right(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(QemuDriver, "alive", lambda self, made: made.name == "a")
+    monkeypatch.setattr(attach.Attachment, "connect", lambda self, made: seen.append(f"networks of {made.name}"))
+    monkeypatch.setattr(power.Power, "start", lambda self, made: seen.append(f"start of {made.name}"))
+    for name in ("a", "b"):
+        instance(data, name, owner="qemu")
+    assert autostart.start_all(Runtime(nothing), data) == {}
+    assert seen == ["networks of a", "start of b"]
 
 
 def test_ports_wait_for_addresses_that_others_give(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
