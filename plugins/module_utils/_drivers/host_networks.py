@@ -343,9 +343,14 @@ class HostNetworks(Networks):
             self.runtime.report.step("bridge")
         for key, value in self._settings(network).items():
             if links.read_sysctl(key) not in (value, None):
+                if key == "ipv6/conf/all/forwarding":
+                    links.keep_advertised_routes(self.runtime)
                 links.write_sysctl(key, value)
         commands = []
-        commands += [f"address delete {each} dev {name}" for each in (self._strange(network, bridge) if bridge else ())]
+        strange = self._strange(network, bridge) if bridge else []
+        # Without IPv6 the kernel has just taken those away itself.
+        gone = [each for each in strange if ":" in each and not network.subnet6]
+        commands += [f"address delete {each} dev {name}" for each in strange if each not in gone]
         there = bridge.addresses if bridge else ()
         for address in self._wanted_addresses(network):
             if address not in there:

@@ -131,21 +131,29 @@ class LocalDriver(Driver):
         met = leases.neighbours() if nics else {}
         found = {nic.mac: given.get(nic.mac.lower()) or met.get(nic.mac.lower(), ()) for nic in nics}
         for name, its_nics in by_network.items() if os.geteuid() == 0 else ():
-            found.update(self._bridged_addresses(name, its_nics))
+            found.update(self._looked_up(name, its_nics, found))
         return {mac: addresses for mac, addresses in found.items() if addresses}
 
-    def _bridged_addresses(self, name: str, nics: t.Sequence[Nic]) -> dict[str, tuple[str, ...]]:
-        """The addresses on a network of others: what this host has heard of them may be long past, so it asks."""
+    def _looked_up(
+        self, name: str, nics: t.Sequence[Nic], given: t.Mapping[str, tuple[str, ...]]
+    ) -> dict[str, tuple[str, ...]]:
+        """The addresses on a network that others, or the guests themselves, choose: the link itself is asked.
+
+        given -- what is known already. What this host has merely heard of them may be long past.
+        """
+        network = self.scope.networks.read(name)
+        if network is None or (network.mode != "bridged" and not network.subnet6):
+            return {}
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import find_guests, find_guests6
+
+        if network.mode != "bridged":
+            own = find_guests6(network.interface, network.subnet6, [nic.mac for nic in nics])
+            return {mac: (*given.get(mac, ()), *addresses) for mac, addresses in own.items()}
         # Whatever is on a network of ours has one that we keep.
         macs = [nic.mac for nic in nics if not nic.address and not nic.lease]
-        network = self.scope.networks.read(name) if macs else None
-        if network is None or network.mode != "bridged":
-            return {}
         # A guest on top of an interface hears nothing of this host, and this host nothing of it.
         if network.bridge_type == "macvtap":
             return dict.fromkeys(macs, ())
-        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.lookup import find_guests
-
         return find_guests(network.interface, macs)
 
     def _is_astray(self, instance: Instance, by_mac: t.Mapping[str, tuple[str, ...]]) -> bool:

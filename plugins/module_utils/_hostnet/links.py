@@ -196,6 +196,19 @@ def remove_macvtap(runtime: Runtime, name: str) -> None:
             os.unlink(f"/dev/tap{json.loads(found.out)[0]['ifindex']}")
 
 
+def keep_advertised_routes(runtime: Runtime) -> None:
+    """Have this host keep the IPv6 default routes that routers have told it, also when it begins to forward.
+
+    The kernel drops them then, and listens to routers no more, unless told to do so all the same.
+    """
+    out = runtime.run([ip_program(runtime), "-j", "-6", "route", "show", "default", "proto", "ra"]).out
+    for route in json.loads(out or "[]"):
+        for hop in route.get("nexthops") or [route]:
+            key = f"ipv6/conf/{hop.get('dev', '')}/accept_ra"
+            if read_sysctl(key) == "1":
+                write_sysctl(key, "2")
+
+
 def read_sysctl(key: str) -> str | None:
     """A setting of the kernel's networking, such as ipv4/ip_forward; None where there is none."""
     try:

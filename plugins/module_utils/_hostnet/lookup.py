@@ -27,7 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import read
 # Beside the record of a network: where guests were found that ports are forwarded to.
 PORT_NOTES = "ports.json"
 
-_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
+_SIOCGIFADDR, _SIOCGIFNETMASK, _SIOCGIFHWADDR = 0x8915, 0x891B, 0x8927
 
 # Seconds that a guest has to answer at the address that it is said to have, and at any other.
 _CONFIRM, _SEARCH = 0.3, 1.0
@@ -71,6 +71,34 @@ def own_subnet(interface: str) -> ipaddress.IPv4Interface | None:
         except OSError:
             return None
     return ipaddress.IPv4Interface(f"{socket.inet_ntoa(address)}/{socket.inet_ntoa(mask)}")
+
+
+def find_guests6(interface: str, subnet6: str, macs: t.Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The IPv6 addresses that some MACs have now in the subnet of a bridge of ours, by MAC: the guests choose them.
+
+    Most make them of their MAC, so that is where they are asked first.
+    """
+    network = ipaddress.IPv6Network(subnet6)
+    own = ipaddress.IPv6Interface((network.network_address + 1, network.prefixlen))
+    candidates = {mac.lower(): str(made_of(mac, network)) for mac in macs}
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # not root, or the bridge is not there
+        found = probe.find6(interface, _own_mac(interface), own, candidates, _CONFIRM)
+    by_mac = _by_mac(found)
+    return {mac: tuple(sorted(by_mac.get(mac.lower(), ()), key=ipaddress.IPv6Address)) for mac in macs}
+
+
+def _own_mac(interface: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probing:
+        answer = fcntl.ioctl(probing, _SIOCGIFHWADDR, struct.pack("256s", interface.encode()[:15]))
+    return answer[18:24].hex(":")
+
+
+def made_of(mac: str, network: ipaddress.IPv6Network) -> ipaddress.IPv6Address:
+    """The address that an interface gives itself in a /64 from its MAC (EUI-64)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes([octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]])
+    return network.network_address + int.from_bytes(identifier, "big")
 
 
 def noted_addresses(directory: str) -> dict[str, str]:

@@ -12,7 +12,8 @@ and dropbear, taken from the packages that apt of this host knows (Debian, amd64
   user.meta-data: the host name, login keys, the host key, the default user's name (all JSON; YAML as far as one line
   holds name and value; MIME parts in base64);
 - runs user-data that is a script, once an instance; one that fails is what cloud-init would call an error;
-- brings up with DHCP the network interfaces that network-config has, or all where there is no network-config;
+- brings up with DHCP, and with IPv6 as routers tell, the network interfaces that network-config has, or all where there
+  is no network-config;
 - runs an ssh server in which root, debian and the default user are all root;
 - writes /run/cloud-init/result.json and answers ``cloud-init status --format json``;
 - goes down on the power button, and has poweroff, reboot, shutdown, systemctl and sudo as far as tests use them;
@@ -145,7 +146,7 @@ rm -f $text
     "etc/dhcp": r"""#!/bin/sh
 case $1 in
     bound|renew)
-        ip addr flush dev "$interface"
+        ip -4 addr flush dev "$interface"
         ip addr add "$ip/${mask:-24}" dev "$interface"
         metric=$((100 + $(cat /sys/class/net/"$interface"/ifindex)))
         for gateway in $router; do ip route replace default via "$gateway" dev "$interface" metric $metric; done
@@ -155,7 +156,7 @@ case $1 in
           for server in $dns; do echo "nameserver $server"; done; } > /run/resolv.$kind."$interface"
         cat /run/resolv.a.* /run/resolv.b.* > /etc/resolv.conf 2>/dev/null
         ;;
-    deconfig) ip addr flush dev "$interface" ;;
+    deconfig) ip -4 addr flush dev "$interface" ;;
 esac
 """,
     "etc/late": r"""#!/bin/sh

@@ -25,6 +25,7 @@ from mechanism import (
     HOST_IP,
     OUTSIDE,
     OUTSIDE_IP,
+    UPLINK,
     Echo,
     Test,
     check,
@@ -41,10 +42,11 @@ from mechanism import (
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import readdress
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
-LAB = "10.80.0"
+LAB, LAB6, CELL6 = "10.80.0", "fd00:80::/64", "fd00:81::/64"
+HOST_IP6, OUTSIDE_IP6 = "2001:db8:80::2", "2001:db8:80::1"
 
 
 class Guests(Test):
@@ -68,6 +70,15 @@ class Guests(Test):
         argv = ["ssh", *login["ansible_ssh_common_args"].split(), "-o", "BatchMode=yes", "-p", str(view["ssh"]["port"])]
         argv += [f"{view['user']}@{view['ssh']['host']}", f"{command}; echo rc=$?"]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120).stdout
+
+    def address6(self, name: str) -> str:
+        """The IPv6 address of a guest as soon as it has one."""
+        for dummy in Deadline(60).pauses():
+            for address in self.guest(name).view["networks"][0]["addresses"]:
+                if ":" in address:
+                    return str(address)
+        check(False, f"{name} has no IPv6 address")
+        return ""
 
     def address(self, name: str) -> str:
         return str(self.guest(name).view["networks"][0]["addresses"][0])
@@ -168,6 +179,39 @@ def damage(test: Guests) -> None:
     check("rc=0" in test.inside("db", "nslookup web"), "names are gone")
 
 
+def ipv6(test: Guests) -> None:
+    """The networks get IPv6 while their guests run, and lose it again."""
+    for name, subnet6 in (("lab", LAB6), ("cell", CELL6)):
+        changed = test.network(name=name, subnet6=subnet6)
+        check(changed.actions == ["set_subnet6"], f"{changed.actions}")
+    web, db, iso = (test.address6(name) for name in ("web", "db", "iso"))
+    check(web.startswith("fd00:80::") and iso.startswith("fd00:81::"), f"web has {web}, and iso {iso}")
+    check(test.guest("web").view["ssh"]["host"] == f"{LAB}.64", "ssh leads elsewhere")
+    check(not test.guest("web").changed, "a run had something to do")
+    check(f"inet6 {web}/64" in test.inside("web", "ip addr"), "that is not the address of web")
+
+    outside = Echo(OUTSIDE, OUTSIDE_IP6, 80)
+    get = f"nc -w 3 {OUTSIDE_IP6} 80 </dev/null"
+    check(banner(HOST, web, 22).startswith("SSH"), "the host cannot reach web")
+    check(banner(HOST, iso, 22).startswith("SSH"), "the host cannot reach iso")
+    check("rc=0" in test.inside("web", f"ping6 -c 1 -w 5 {db}"), "web cannot reach db")
+    said = test.inside("web", get)
+    check(HOST_IP6 in said, f"web cannot reach the outside with the address of the host: {said}")
+    check(HOST_IP6 not in test.inside("iso", get), "iso can reach the outside")
+    check("rc=0" not in test.inside("iso", f"ping6 -c 1 -w 2 {db}"), "iso can reach db")
+    check("rc=0" not in test.inside("web", f"ping6 -c 1 -w 2 {iso}"), "web can reach iso")
+    check(banner(OUTSIDE, web, 22, 2) == "" and banner(OUTSIDE, iso, 22, 2) == "", "the outside can reach guests")
+    asking = f"nslookup -type=aaaa db.minicloud {LAB}.1"
+    # The server takes a name to be an address's once that has answered it.
+    known = any(db in test.inside("web", asking) for dummy in Deadline(60).pauses(longest=2))
+    check(known, f"db is not known to web by its IPv6 address: {test.inside('web', asking)}")
+    outside.close()
+    for name in ("lab", "cell"):
+        test.network(name=name, subnet6="")
+    check(test.guest("web").view["networks"][0]["addresses"] == [f"{LAB}.64"], "an address of a subnet that has gone")
+    check(test.drift() == [], f"{test.drift()}")
+
+
 def addresses(test: Guests) -> None:
     with refused(InUse, "kept for db"):
         test.guest("web", networks=[{"name": "lab", "address": f"{LAB}.10"}, {"mode": "manual"}])
@@ -214,12 +258,14 @@ def main() -> None:
     try:
         with open(f"/run/netns/{HOST}", encoding="ascii") as handle:
             setns(handle.fileno())
+        sh(f"ip addr add {HOST_IP6}/64 dev {UPLINK} nodad; ip -6 route add default via {OUTSIDE_IP6}")
+        sh(f"ip addr add {OUTSIDE_IP6}/64 dev out0 nodad; ip -6 route add fd00:80::/31 via {HOST_IP6}", OUTSIDE)
         before = traces()
         test = Guests(*sys.argv[1:4])
         try:
             test.network(subnet=f"{LAB}.0/24")
             test.network(name="cell", mode="isolated")
-            for part in (refusals, launch, passages, ports, damage, addresses):
+            for part in (refusals, launch, passages, ports, damage, ipv6, addresses):
                 if sys.argv[4:] and part is not launch and part.__name__ not in sys.argv[4:]:
                     continue
                 start = time.monotonic()

@@ -128,7 +128,7 @@ class Echo:
 
     def __init__(self, namespace: str, ip: str, port: int) -> None:
         def listen() -> socket.socket:
-            server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            server = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((ip, port))
             server.listen(16)

@@ -69,3 +69,20 @@ def test_names_fit_the_kernel_and_differ():
 
 def test_a_bridge_has_a_mac_of_its_own():
     assert links.bridge_mac("mcb0a1b2c3d") == "52:55:0a:1b:2c:3d"
+
+
+def test_interfaces_that_heed_routers_go_on_when_the_host_forwards(monkeypatch):
+    routes = [
+        {"dst": "default", "gateway": "fe80::1", "dev": "eth0", "protocol": "ra"},
+        {"dst": "default", "nexthops": [{"dev": "eth1"}, {"dev": "eth2"}]},
+        {"dst": "default", "dev": "gone0"},
+    ]
+    asked, written = [], {}
+    settings = {f"ipv6/conf/eth{number}/accept_ra": str(number) for number in range(3)}
+    settings["ipv6/conf/eth0/accept_ra"] = "1"
+    monkeypatch.setattr(links, "read_sysctl", settings.get)
+    monkeypatch.setattr(links, "write_sysctl", written.__setitem__)
+    links.keep_advertised_routes(runtime(monkeypatch, routes, asked))
+    assert asked[0][0] == ["-j", "-6", "route", "show", "default", "proto", "ra"]
+    # What heeds none, or heeds them all the same, stays as it is.
+    assert written == {"ipv6/conf/eth0/accept_ra": "2", "ipv6/conf/eth1/accept_ra": "2"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
@@ -155,3 +155,20 @@ def test_ports_lead_to_the_first_interface_on_a_network_of_others_where_no_addre
     assert forwarded(left_alone, lan) == ["1"]
     assert forwarded(left_alone) == ["3"]
     assert forwarded(lan, kept) == []
+
+
+def test_ssh_leads_to_the_address_that_is_kept_whatever_else_the_guest_has_chosen():
+    kept = an_instance("web", Nic("lab", "52:54:00:00:00:01", lease="10.1.2.64"), ready=True)
+    own = "fd12::1"
+    for now, reached in (
+        ((), "10.1.2.64"),
+        ((own,), "10.1.2.64"),
+        (("10.1.2.64", own), "10.1.2.64"),
+        # The address was changed, and the guest does not know yet.
+        ((own, "10.1.2.7"), "10.1.2.7"),
+    ):
+        assert reached_at(kept, {"52:54:00:00:00:01": now}) == reached
+    others = an_instance("web", Nic("lan", "52:54:00:00:00:01"), ready=True)
+    assert reached_at(others, {"52:54:00:00:00:01": (own, "192.0.2.7")}) == "192.0.2.7"
+    assert reached_at(others, {"52:54:00:00:00:01": (own,)}) == own
+    assert reached_at(others, {}) == ""
