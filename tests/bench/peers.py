@@ -32,6 +32,8 @@ from frame import (
     verdict,
 )
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import POOL
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import DATA_DIR
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 DOMAINS = 200
@@ -215,8 +217,8 @@ class Lxd:
         with contextlib.suppress(RuntimeError):
             self("delete", "--force", name)
 
-    def clean(self, networks: t.Collection[str]) -> None:
-        """Remove all that this run made."""
+    def clean(self, data: DataDirectory, pools: t.Iterable[str]) -> None:
+        """Remove all that this run made, for a data directory or by hand. pools -- that were not there before"""
         if PROJECT not in self("project", "list", "--format", "csv", project=""):
             return
         for instance in self.query("/1.0/instances?recursion=1"):
@@ -225,10 +227,12 @@ class Lxd:
             self("image", "delete", image["fingerprint"])
         self("profile", "device", "remove", "default", "root")
         self("project", "delete", PROJECT, project="")
-        with contextlib.suppress(RuntimeError):
-            self("storage", "delete", PEER_POOL, project="")
-        for network in networks:
-            self("network", "delete", network, project="")
+        for pool in pools:
+            with contextlib.suppress(RuntimeError):
+                self("storage", "delete", pool, project="")
+        for network in json.loads(self("query", "/1.0/networks?recursion=1", project="")):
+            if (network["config"] or {}).get(DATA_DIR) == data.path:
+                self("network", "delete", network["name"], project="")
 
 
 def lxd(bench: Bench) -> list[Row]:
@@ -236,7 +240,8 @@ def lxd(bench: Bench) -> list[Row]:
     peers = Peers(bench, "lxd")
     lxc = Lxd(bench)
     place = {"project": PROJECT}
-    networks = {network["name"] for network in json.loads(lxc("query", "/1.0/networks?recursion=1", project=""))}
+    there = {pool["name"] for pool in lxc.query("/1.0/storage-pools?recursion=1")}
+    pools = {PEER_POOL, POOL} - there
     image = bench.args.container or "bootstrap:bookworm"
     options = {"image": image, "user": USER, "instance_type": "container", "memory": "1G", "wait": False}
     rows: list[Row] = []
@@ -326,14 +331,8 @@ def lxd(bench: Bench) -> list[Row]:
         files = ("ours.minicloud.yml", "theirs.lxd.yml")
         rows.append(peers.beyond(f"inventory of {CONTAINERS} LXD containers", mine, theirs, files))
     finally:
-        now = {network["name"] for network in json.loads(lxc("query", "/1.0/networks?recursion=1", project=""))}
-        lxc.clean([network for network in now - networks if is_managed(lxc, network)])
+        lxc.clean(peers.data, pools)
     return rows
-
-
-def is_managed(lxc: Lxd, name: str) -> bool:
-    """Whether a network is one that LXD manages, and can remove."""
-    return bool(json.loads(lxc("query", f"/1.0/networks/{name}", project=""))["managed"])
 
 
 def socket_path() -> str:
