@@ -36,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actio
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import DATA_DIR
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
+PEER = f"bench-peer-{os.getpid()}"
 DOMAINS = 200
 CONTAINERS = 60
 
@@ -127,7 +128,7 @@ def libvirt(bench: Bench) -> list[Row]:
     def theirs(wait: bool) -> float:
         disk = os.path.join(pool, "peer.qcow2")
         options = {
-            "name": "bench-peer",
+            "name": PEER,
             "uri": "qemu:///system",
             "base_image": image,
             "disks": [{"path": disk, "size": 5, "format": "qcow2"}],
@@ -138,15 +139,15 @@ def libvirt(bench: Bench) -> list[Row]:
             "networks": [{"type": "user"}],
             "graphics": {"type": "none"},
             # What it appends to it must be of the same mapping.
-            "cloud_init": {"user_data": "#cloud-config\nhostname: bench-peer\n"},
+            "cloud_init": {"user_data": f"#cloud-config\nhostname: {PEER}\n"},
             "wait_for_cloud_init_reboot": wait,
         }
         try:
             return peers.play("peer", [{"community.libvirt.virt_cloud_instance": options}])[0]
         finally:
             with contextlib.suppress(RuntimeError):
-                bench.program(["virsh", "-c", "qemu:///system", "destroy", "bench-peer"])
-            bench.program(["virsh", "-c", "qemu:///system", "undefine", "bench-peer", "--nvram"])
+                bench.program(["virsh", "-c", "qemu:///system", "destroy", PEER])
+            bench.program(["virsh", "-c", "qemu:///system", "undefine", PEER, "--nvram"])
             os.unlink(disk)
 
     small = {"image": bench.tiny(), "user": USER, "memory": "128M"}
@@ -188,8 +189,9 @@ def libvirt(bench: Bench) -> list[Row]:
 # -- LXD ---------------------------------------------------------------------------------------------------------------
 
 
-PROJECT = "minicloud-bench"
-PEER_POOL = "minicloud-bench-dir"
+# Of this run alone: what it removes at its end is nobody else's.
+PROJECT = f"minicloud-bench-{os.getpid()}"
+PEER_POOL = f"{PROJECT}-dir"
 
 
 class Lxd:
@@ -219,14 +221,13 @@ class Lxd:
 
     def clean(self, data: DataDirectory, pools: t.Iterable[str]) -> None:
         """Remove all that this run made, for a data directory or by hand. pools -- that were not there before"""
-        if PROJECT not in self("project", "list", "--format", "csv", project=""):
-            return
-        for instance in self.query("/1.0/instances?recursion=1"):
-            self.remove(instance["name"])
-        for image in self.query("/1.0/images?recursion=1"):
-            self("image", "delete", image["fingerprint"])
-        self("profile", "device", "remove", "default", "root")
-        self("project", "delete", PROJECT, project="")
+        if PROJECT in self("project", "list", "--format", "csv", project=""):
+            for instance in self.query("/1.0/instances?recursion=1"):
+                self.remove(instance["name"])
+            for image in self.query("/1.0/images?recursion=1"):
+                self("image", "delete", image["fingerprint"])
+            self("profile", "device", "remove", "default", "root")
+            self("project", "delete", PROJECT, project="")
         for pool in pools:
             with contextlib.suppress(RuntimeError):
                 self("storage", "delete", pool, project="")
