@@ -41,7 +41,7 @@ from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 NETWORKS, RESERVATIONS = 50, 1000
 LAUNCHES = 3
-TRANSFERS = 15
+TRANSFERS = 11
 TRANSFER_SECONDS = 1.0
 
 # The bridge made by hand, and its addresses: those that are reserved for documentation, which no host has.
