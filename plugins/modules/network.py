@@ -28,6 +28,8 @@ notes:
   - Without root, a network of these drivers connects instances with each other by a process of the user, which gives
     them addresses and names; the way out, ssh and forwarded ports are QEMU's user-mode network. It needs QEMU 7.2 or
     newer. The mode V(bridged) and O(subnet6) need root.
+  - With the driver V(lxd) networks are bridges of LXD itself, with rules in an access control list (C(lxc network acl))
+    that comes and goes with the network. What O(confirm_bridge) confirms takes root on the host of LXD.
   - As root, the kernel is told to forward packets (C(net.ipv4.ip_forward)), and stays told when the network is removed,
     as others may have come to need it.
   - Rules of others are left alone. Where Docker is, rules for the network are added to the chain C(DOCKER-USER) that

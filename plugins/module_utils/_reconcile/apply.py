@@ -367,6 +367,8 @@ class Applier:
                 deadline,
                 self.wish.wait,
             )
+            # What the hypervisor leads to the guest can lead to its new address now.
+            driver.reconfigure(after)
             self.power.pin(after)
 
     def _delete(self, instance: Instance) -> None:

@@ -179,7 +179,7 @@ class OnLxd(Test):
             self.nft("flush ruleset")
 
     def gets_out(self) -> bool:
-        return "rc=0" in self.inside("guest", "ping -c 1 -w 3 10.77.0.1 >/dev/null; echo rc=$?")
+        return "rc=0" in self.inside("guest", "ping -c 1 -W 2 10.77.0.1 >/dev/null; echo rc=$?")
 
     @staticmethod
     def nft(text: str) -> None:

@@ -134,9 +134,9 @@ def passages(test: Guests) -> None:
     get = f"nc -w 3 {OUTSIDE_IP} 80 </dev/null"
     check(HOST_IP in test.inside("web", get), "web cannot reach the outside")
     check(HOST_IP not in test.inside("iso", get), "iso can reach the outside")
-    check("rc=0" in test.inside("web", f"ping -c 1 -w 5 {LAB}.10"), "web cannot reach db")
-    check("rc=0" not in test.inside("iso", f"ping -c 1 -w 2 {LAB}.10"), "iso can reach db")
-    check("rc=0" not in test.inside("web", f"ping -c 1 -w 2 {test.address('iso')}"), "web can reach iso")
+    check("rc=0" in test.inside("web", f"ping -c 1 -W 5 {LAB}.10"), "web cannot reach db")
+    check("rc=0" not in test.inside("iso", f"ping -c 1 -W 2 {LAB}.10"), "iso can reach db")
+    check("rc=0" not in test.inside("web", f"ping -c 1 -W 2 {test.address('iso')}"), "web can reach iso")
     for name in ("db", "db.minicloud", "DB"):
         # The small guest asks whoever configured its last interface, unless told whom.
         said = test.inside("web", f"nslookup {name} {LAB}.1")
