@@ -148,7 +148,12 @@ def test_ports_wait_for_addresses_that_others_give(data: DataDirectory, monkeypa
     seen: list[str] = []
     monkeypatch.setattr(autostart, "_start", lambda *dummy: None)
     monkeypatch.setattr(QemuDriver, "alive", lambda *dummy: True)
-    monkeypatch.setattr(QemuDriver, "endpoint", lambda *dummy: (seen.append("asked") or next(addresses), 22))
+
+    def endpoint(*dummy: t.Any) -> tuple[str, int]:
+        seen.append("asked")
+        return next(addresses), 22
+
+    monkeypatch.setattr(QemuDriver, "endpoint", endpoint)
     monkeypatch.setattr(Power, "lead_ports", lambda dummy, instance: seen.append(instance.name))
     monkeypatch.setattr(Deadline, "pauses", lambda *dummy, **more: iter([0.0] * 9))
     assert autostart.start_all(Runtime(nothing), data) == {}
