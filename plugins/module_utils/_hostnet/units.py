@@ -180,16 +180,20 @@ class Unit:
                 os.symlink(os.path.join("..", self.name), self._link)
                 changed = True
         if changed:
-            self._reload()
+            self._tell("daemon-reload")
 
     def switch_off(self) -> None:
         """Take the unit and what it runs away; all the same if they are not there."""
         there = os.path.lexists(self.path) or os.path.lexists(self._link)
+        if there and self.is_possible():
+            # What runs or has failed is known to systemd as long as it is not told, also without a file.
+            self._tell("stop", self.name)
+            self._tell("reset-failed", self.name)
         with explained(f"the unit {self.path} could not be removed"):
             for path in (self._link, self.path, self.archive):
                 remove_path(path)
         if there and self.is_possible():
-            self._reload()
+            self._tell("daemon-reload")
 
     def text(self) -> str:
         """The content of the unit."""
@@ -201,9 +205,9 @@ class Unit:
             target=self.target,
         )
 
-    def _reload(self) -> None:
+    def _tell(self, *words: str) -> None:
         # One that cannot be told now reads the unit when the host starts.
-        self.runtime.run(["systemctl", *systemd.manager_options(), "daemon-reload"], env=systemd.manager_env())
+        self.runtime.run(["systemctl", *systemd.manager_options(), *words], env=systemd.manager_env())
 
 
 def _unit_dir(system: bool) -> str:

@@ -53,7 +53,8 @@ def test_on_and_off(tmp_path: pathlib.Path) -> None:
     assert len(commands.seen) == 1
     it.switch_off()
     it.switch_off()
-    assert len(commands.seen) == 2
+    told = [seen[1:] for seen in commands.seen[1:]]
+    assert told == [["stop", it.name], ["reset-failed", it.name], ["daemon-reload"]]
     assert not it.is_on()
     assert [name for name in os.listdir(it.unit_dir) if not name.endswith(".wants")] == []
     assert os.listdir(os.path.dirname(wants)) == []
