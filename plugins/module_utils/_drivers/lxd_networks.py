@@ -194,7 +194,12 @@ class LxdNetworks(Networks):
     def is_up(self, network: Network) -> bool:
         if network.mode == "bridged":
             return self._host is not None and self._host.is_up(network)
-        return bool(network.interface) and self._look(network) is not None
+        # A removal that was cut off may have left the rules.
+        return bool(network.interface) and (self.has(network) or self._rules(network) is not None)
+
+    def has(self, network: Network) -> bool:
+        """Whether LXD has a network, finished or not."""
+        return self._look(network) is not None
 
     def _look(self, network: Network) -> dict[str, t.Any] | None:
         """What LXD knows of a network; None where it has none, even if the host has such an interface still."""
@@ -355,7 +360,7 @@ def nic_place(actions: LxdActions, instance: Instance, nic: Nic) -> NicPlace:
         )
     networks = LxdNetworks(actions.driver)
     bridged = network.mode == "bridged"
-    if networks.drift(network, ()) if bridged else not networks.is_up(network):
+    if networks.drift(network, ()) if bridged else not networks.has(network):
         # LXD makes no instance on a network that is not there, whether it starts or not.
         with actions.scope.networks.lock(network.name, report=actions.runtime.report):
             networks.apply(network, ())

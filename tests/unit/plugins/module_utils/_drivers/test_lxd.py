@@ -633,8 +633,11 @@ class TestNetworks:
             ("icmp6", "fd07::/64,fe80::/10"),
         ]
         del lxd.objects["networks"]["mc7"]
+        assert networks.is_up(network)
+        assert not networks.has(network)
         networks.remove(network)
         assert lxd.objects["network-acls"] == {}
+        assert not networks.is_up(network)
         lxd.objects["network-acls"]["mc7"] = {"config": {"user.minicloud.network": "theirs"}}
         networks.remove(network)
         assert "mc7" in lxd.objects["network-acls"]
