@@ -110,6 +110,9 @@ class Test:
             check(not os.path.exists(f"/run/minicloud/{network.interface}"), "files of the network are left over")
             listed = run(["nft", "list", "tables"]).out
             check(network.interface not in listed, "firewall rules of the network are left over")
+            if self.driver == "lxd":
+                listed = run(["lxc", "query", "/1.0/network-acls?project=default"]).out
+                check(network.interface not in listed, "the rules that LXD has of the network are left over")
         check(servers(self.data.path) == 0, "a dnsmasq is left over")
 
     def at_every_step(self, what: str, **wish: t.Any) -> None:
