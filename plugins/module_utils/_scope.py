@@ -152,9 +152,16 @@ def read_record(path: str, remedy: str = "") -> dict[str, t.Any] | None:
     return data
 
 
+_REMOVE_BY_FORCE = (
+    "Restore the file from a backup, or remove what is left of the instance with state: absent and force: true"
+)
+
+
 def _damaged(path: str, why: str, remedy: str = "") -> RecordError:
     remedy = remedy or "Restore the file from a backup, or move its directory away and make the object anew"
-    return RecordError(f"the record {path} is damaged", why, f"{remedy}; nothing was changed.", record=path)
+    return RecordError(
+        f"the record {path} is damaged", why, f"{remedy}; nothing was changed.", record=path, damaged=True
+    )
 
 
 class DataDirectory:
@@ -334,7 +341,8 @@ class Records(t.Generic[Record]):
     def read(self, name: str) -> Record | None:
         """The record of an object, or None where there is none. RecordError where it cannot be used."""
         path = self._record(name)
-        data = read_record(path)
+        remedy = _REMOVE_BY_FORCE if self.kind == "instance" else ""
+        data = read_record(path, remedy)
         if data is None:
             return None
         try:
@@ -342,10 +350,10 @@ class Records(t.Generic[Record]):
             belongs_here = key_of(found.name) == key_of(name) and found.scope == self.name
         except (AttributeError, KeyError, TypeError, InvalidOption) as exc:
             article = "an" if self.kind == "instance" else "a"
-            raise _damaged(path, f"it does not describe {article} {self.kind} ({exc})") from exc
+            raise _damaged(path, f"it does not describe {article} {self.kind} ({exc})", remedy) from exc
         if not belongs_here:
             # A copied directory: what is done to this object would be done to the other.
-            raise _damaged(path, f"it describes the {self.kind} {found.name} of the scope {found.scope}")
+            raise _damaged(path, f"it describes the {self.kind} {found.name} of the scope {found.scope}", remedy)
         return found
 
     def write(self, record: Record) -> None:

@@ -214,7 +214,9 @@ options:
     type: bool
     default: false
   force:
-    description: Whether to switch the instance off instead of shutting it down.
+    description:
+      - Whether to switch the instance off instead of shutting it down.
+      - With O(state=absent) also removes what is left of an instance whose record is damaged.
     type: bool
     default: false
 attributes:

@@ -28,6 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
     format_size,
+    key_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
@@ -270,7 +271,10 @@ class LibvirtDriver(LocalDriver):
 
     def is_ours(self, domain: Domain, instance: Instance) -> bool:
         """Whether a domain with an instance's uuid was made for this very instance."""
-        return domain.owner == self.owner(instance)
+        owner = self.owner(instance)
+        if not instance.uuid and domain.owner:  # its record was lost, and with it how its name was written
+            return {**domain.owner, "name": key_of(domain.owner["name"])} == {**owner, "name": key_of(owner["name"])}
+        return domain.owner == owner
 
     def owner(self, instance: Instance) -> dict[str, str]:
         """What ties a domain to the record of an instance."""

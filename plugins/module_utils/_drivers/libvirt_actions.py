@@ -481,6 +481,9 @@ class LibvirtActions(LocalActions):
     def delete(self, instance: Instance) -> None:
         with self.driver.explained(f"the domain of {instance.name} could not be removed"):
             try:
+                if not instance.uuid:
+                    self._delete_unknown(instance)
+                    return
                 domain = self.driver.connection().lookupByUUIDString(instance.uuid)
                 # Somebody else's domain is left alone: it is not what was made of this instance.
                 if not self.driver.is_ours(parse_domain(domain.XMLDesc()), instance):
@@ -492,6 +495,23 @@ class LibvirtActions(LocalActions):
             self._destroy(domain)
             self._undefine(domain)
             self.runtime.report.step("undefined")
+
+    def _delete_unknown(self, instance: Instance) -> None:
+        """Remove what was made of an instance whose record, and with it its uuid, was lost."""
+        for domain in self.driver.connection().listAllDomains():
+            with self._gone_is_fine():
+                if self.driver.is_ours(parse_domain(domain.XMLDesc()), instance):
+                    self._destroy(domain)
+                    self._undefine(domain)
+                    self.runtime.report.step("undefined")
+
+    @contextlib.contextmanager
+    def _gone_is_fine(self) -> t.Iterator[None]:
+        try:
+            yield
+        except self.library.libvirtError as exc:
+            if exc.get_error_code() != self.library.VIR_ERR_NO_DOMAIN:
+                raise
 
     def log(self, instance: Instance) -> str:
         """What QEMU has said since its last start, which libvirt notes with a line of its own."""

@@ -547,7 +547,7 @@ class LxdActions:
             there = self.call("get", f"instances/{instance.name}", doing)
         except NotFound:
             return
-        if there["config"].get(lxd_config.UUID) != instance.uuid:
+        if not self._is_ours(there["config"], instance):
             return  # somebody else's
         self.driver.seen.pop(instance.name, None)
         if there["status"] not in ("Stopped", "Error"):
@@ -555,6 +555,12 @@ class LxdActions:
                 self._change_state(instance, "stop", doing, force=True)
         with contextlib.suppress(NotFound):
             self.call("delete", f"instances/{instance.name}", doing)
+
+    def _is_ours(self, config: t.Mapping[str, str], instance: Instance) -> bool:
+        if instance.uuid:
+            return config.get(lxd_config.UUID) == instance.uuid
+        # Its record was lost; LXD has the data directory that it is of.
+        return config.get(f"{lxd_config.OURS}data_dir") == os.path.realpath(self.scope.data.path)
 
 
 _PROFILE_KEYS = ("config", "description", "devices")

@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     LaunchError,
     MinicloudError,
+    MissingRequirement,
     NoSpace,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, known_hosts, seed
@@ -36,7 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     format_size,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import surroundings
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import read_current, surroundings
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     RECONFIGURING,
     Plan,
@@ -132,7 +133,7 @@ class Applier:
                     self.driver.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
             deadline = Deadline(self.wish.timeout)
             with self.scope.lock(self.wish.name, deadline, self.runtime.report):
-                current = self.scope.read(self.wish.name)
+                current = read_current(self.wish, self.driver)
                 observed = None
                 if current and current.phase == "ready":
                     observed = self.crew.of(current).observe([current])[0]
@@ -378,7 +379,13 @@ class Applier:
             self._store(replace(instance, phase="removing"))
         self.runtime.report.step("removing")
         for driver in self.crew.all_of(instance):
-            driver.delete(instance)
+            try:
+                driver.delete(instance)
+            except MissingRequirement as exc:
+                # Who made something of it is not known where the record was lost.
+                if instance.uuid or driver.name == self.driver.name:
+                    raise
+                self.runtime.report.warn(f"Whether the driver {driver.name} has anything of {instance.name}: {exc}")
         Attachment(self.driver, self.runtime, self.data).disconnect(instance)
         with contextlib.suppress(NoSpace):
             known_hosts.unpin(self.data.known_hosts, instance.alias)

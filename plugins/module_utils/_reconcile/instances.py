@@ -16,11 +16,13 @@ from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
+    DRIVERS,
     Crew,
     load,
     require_capability,
+    scope_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
@@ -34,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     Image,
     Instance,
+    Nic,
     Observed,
     check_name,
     key_of,
@@ -239,10 +242,39 @@ def _choose_networks(wish: Wish, current: Instance | None, driver: Driver, aroun
 
 def _observe(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:
     """The record of an instance, and what the driver sees of it if it is more than leftovers."""
-    current = crew.wanted.scope.read(wish.name)
+    current = read_current(wish, crew.wanted)
     if current is None or current.phase != "ready":
         return current, None
     return current, crew.of(current).observe([current])[0]
+
+
+def read_current(wish: Wish, driver: Driver) -> Instance | None:
+    """The record of the wished instance; one that is damaged only to be removed by force, and then as leftovers.
+
+    What was made of it is found by what its drivers have noted there: the instance's name and the data directory.
+    """
+    try:
+        return driver.scope.read(wish.name)
+    except RecordError as exc:
+        if wish.state != ABSENT or not wish.force or not exc.facts.get("damaged"):
+            raise
+        driver.runtime.report.warn(f"{exc.what}: whatever is left of {wish.name} goes.")
+    names = [name for name in DRIVERS if scope_of(name) == driver.scope.name]
+    return Instance(
+        name=wish.name,
+        uuid="",
+        scope=driver.scope.name,
+        driver=driver.name,
+        created="",
+        arch="",
+        cpus=0,
+        memory=0,
+        disk=0,
+        phase="removing",
+        # On which networks it was nobody knows, so each of them is told.
+        nics=[Nic(network.name, "") for network in driver.scope.networks.all()[0]],
+        handles={name: driver.handle() if name == driver.name else {} for name in names},
+    )
 
 
 def _predicted(plan: Plan, crew: Crew, login_user: str) -> Instance | None:

@@ -268,7 +268,7 @@ class TestRecords:
         assert f"the record {path} is damaged" in str(caught.value)
         assert "backup" in caught.value.hint
         assert "nothing was changed" in caught.value.hint
-        assert caught.value.facts == {"record": str(path)}
+        assert caught.value.facts == {"record": str(path), "damaged": True}
         assert path.read_bytes() == content
 
     def test_a_record_cut_short_anywhere_is_damaged_never_believed(self, scope):

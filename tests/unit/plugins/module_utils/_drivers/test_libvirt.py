@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import types
@@ -444,6 +445,18 @@ class TestActing:
         assert connection.domains == []
         assert connection.undefined == [("web", 1 | 2 | 4 | 16)]
         driver.delete(instance)
+
+    def test_one_whose_record_was_lost_is_known_by_its_name_and_place(self, driver, instance, connection):
+        driver.start(instance)
+        other = dataclasses.replace(instance, name="db", uuid="0b9f7f4e-6c1e-4d0c-9a57-0d8b8f9f3a11")
+        driver.scope.write(other)
+        driver.create(other, IMAGE, {})
+        driver.delete(dataclasses.replace(instance, name="WEB", uuid="", nics=[]))
+        assert [domain.name() for domain in connection.domains] == ["db"]
+        elsewhere = connection.domains[0]
+        elsewhere.xml = elsewhere.xml.replace(driver.scope.data.path, "/elsewhere")
+        driver.delete(dataclasses.replace(other, uuid=""))
+        assert connection.domains == [elsewhere]
 
     def test_one_that_was_undefined_while_it_runs_goes_too(self, driver, instance, connection):
         driver.start(instance)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import ipaddress
 import os
 import re
@@ -390,6 +391,17 @@ class TestChanges:
         driver.delete(made)
         driver.delete(made)
         assert lxd.changes[-2:] == ["put instances/web/state stop by force", "delete instances/web"]
+        assert lxd.objects["instances"] == {}
+
+    def test_one_whose_record_was_lost_is_known_by_its_name_and_place(self, driver, lxd, made):
+        lost = dataclasses.replace(made, uuid="")
+        config = lxd.objects["instances"]["web"]["config"]
+        ours = config["user.minicloud.data_dir"]
+        config["user.minicloud.data_dir"] = "/elsewhere"
+        driver.delete(lost)
+        assert "web" in lxd.objects["instances"]
+        config["user.minicloud.data_dir"] = ours
+        driver.delete(lost)
         assert lxd.objects["instances"] == {}
 
     def test_it_cannot_be_published(self, driver, made):

@@ -295,6 +295,63 @@ class TestRuns:
             assert path in str(caught.value)
         assert world.run(name="other").changed
 
+    @pytest.mark.parametrize("driver", ["qemu", "libvirt"])
+    def test_what_is_left_of_a_damaged_record_goes_by_force(self, world, driver):
+        before = self.emptied(world)
+        world.run(driver=driver)
+        path = os.path.join(world.scope.directory("web"), "instance.json")
+        write_file(path, b"{")
+        for wish in ({"state": "stopped", "force": True}, {"state": "absent"}):
+            with pytest.raises(RecordError, match="is damaged") as caught:
+                world.run(**wish)
+            assert "state: absent and force: true" in str(caught.value)
+        assert world.run(check=True, state="absent", force=True, name="WEB").actions == ["delete"]
+        assert os.path.exists(path)
+        # Whichever driver ran it.
+        gone = world.run(state="absent", force=True, name="WEB")
+        assert (gone.actions, gone.view, world.running()) == (["delete"], None, [])
+        assert f"the record {path} is damaged: whatever is left of WEB goes." in world.reporter.warnings
+        assert world.everything() == before
+        assert not world.run(state="absent", force=True).changed
+
+    @staticmethod
+    def emptied(world):
+        """What there is after an instance has been there and gone."""
+        world.run()
+        world.run(state="absent")
+        return world.everything()
+
+    def test_a_run_that_is_killed_while_it_removes_one_by_force_is_finished(self, world):
+        before = self.emptied(world)
+        world.run()
+        write_file(os.path.join(world.scope.directory("web"), "instance.json"), b"{")
+        world.fail_after["delete"] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            world.run(state="absent", force=True)
+        world.fail_after.clear()
+        assert world.run(state="absent").actions == ["delete"]
+        assert world.everything() == before
+
+    def test_a_record_of_a_newer_version_is_not_removed_by_force(self, world):
+        world.run()
+        path = os.path.join(world.scope.directory("web"), "instance.json")
+        write_file(path, b'{"schema": 99}')
+        with pytest.raises(RecordError, match="newer version"):
+            world.run(state="absent", force=True)
+        assert os.path.exists(path) and os.listdir(world.machines) != []
+
+    def test_a_driver_that_is_not_there_does_not_keep_what_is_left(self, world):
+        world.run()
+        write_file(os.path.join(world.scope.directory("web"), "instance.json"), b"{")
+        world.fail_before["delete", "libvirt"] = MissingRequirement("libvirt cannot be reached")
+        world.run(state="absent", force=True)
+        assert any("Whether the driver libvirt has anything of web" in each for each in world.reporter.warnings)
+        world.run()
+        write_file(os.path.join(world.scope.directory("web"), "instance.json"), b"{")
+        world.fail_before["delete", "qemu"] = MissingRequirement("QEMU is gone")
+        with pytest.raises(MissingRequirement):
+            world.run(state="absent", force=True)
+
 
 # Check mode
 

@@ -189,6 +189,7 @@ class FakeDriver(Driver):
             "ports": [str(port) for port in instance.ports],
             "host_ports": [instance.ssh_port, *(port.host_port for port in instance.ports)],
         }
+        self.world.names[instance.uuid] = instance.name.lower()
         write_file(self._machine(instance), json.dumps(machine).encode())
 
     def forwards(self, instance):
@@ -210,6 +211,11 @@ class FakeDriver(Driver):
         self.runtime.report.step("down")
 
     def delete(self, instance):
+        if not instance.uuid:  # its record was lost, but a hypervisor knows names
+            for uuid, machine in self._running().items():
+                if (machine["driver"], self.world.names.get(uuid)) == (self.name, instance.name.lower()):
+                    os.unlink(os.path.join(self.world.machines, uuid))
+            return
         if IS_ALIVE(self, instance):
             os.unlink(self._machine(instance))
             self.runtime.report.step("ended")
@@ -278,6 +284,7 @@ class World:
             write_file(self.image_file, b"")
         self.calls, self.checksums, self.touched, self.taken = [], [], [], set()
         self.fail_before, self.fail_after, self.fail_fetch, self.guest_fails = {}, {}, None, None
+        self.names = {}  # of machines, by uuid
         self.deaf = set()  # names of guests that hear no power button
         self.drift, self.reconfigured = {}, []  # what was changed behind a driver's back: (driver, name) -> sentences
         self.in_guest = lambda: None
