@@ -296,7 +296,9 @@ class LxdNetworks(Networks):
             try:
                 actions.make_clustered("networks", network.interface, environment, {"type": "bridge"}, wanted)
                 return
-            except InUse as exc:
+            except (InUse, HypervisorError) as exc:
+                if not isinstance(exc, InUse) and "already in use" not in exc.why:
+                    raise
                 # What a killed run has asked for is done by and by: the network has come, or its bridge will go.
                 if self._look(network) is not None:
                     return
