@@ -93,7 +93,7 @@ def read_routes(runtime: Runtime, family: int = 4) -> list[Route]:
 
 
 def taken(
-    network: Network, others: t.Iterable[Network], there: t.Iterable[Link], routes: t.Iterable[Route]
+    network: Network, others: t.Iterable[Network], there: t.Collection[Link], routes: t.Collection[Route]
 ) -> list[subnets.Taken]:
     """What of the address space is in use by something else than a network.
 
@@ -114,7 +114,32 @@ def taken(
         if route.destination != "default" and (not network.interface or route.device != network.interface):
             by = f"the route of {route.device}" if route.device else "a route of this host"
             found.append(subnets.Taken(_subnet(route.destination), by))
+    own = {text.partition("/")[0] for link in there for text in link.addresses}
+    if network.subnet:
+        own.add(subnets.gateway(subnets.parse_subnet(network.subnet)))
+    for address in _name_servers() if routes else ():
+        # The host may well ask a network of its own.
+        if address not in own:
+            found.append(subnets.Taken(_subnet(address), "a name server of this host"))
     return found
+
+
+# The second has those that systemd-resolved asks, when it is asked by way of the first.
+_RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+
+
+@functools.cache
+def _name_servers() -> tuple[str, ...]:
+    """Whom the host asks for names, by IPv4: often beyond its default route, where nothing else tells of them."""
+    found = {}
+    for path in _RESOLVERS:
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                word, dummy, address = line.partition(" ")
+                if word == "nameserver":
+                    with contextlib.suppress(ValueError):
+                        found[str(ipaddress.IPv4Address(address.strip()))] = True
+    return tuple(found)
 
 
 @functools.cache

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links, subnets
+from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 LINKS = [
@@ -86,3 +87,26 @@ def test_interfaces_that_heed_routers_go_on_when_the_host_forwards(monkeypatch):
     assert asked[0][0] == ["-j", "-6", "route", "show", "default", "proto", "ra"]
     # What heeds none, or heeds them all the same, stays as it is.
     assert written == {"ipv6/conf/eth0/accept_ra": "2", "ipv6/conf/eth1/accept_ra": "2"}
+
+
+def test_name_servers_beyond_the_default_route_are_in_use(monkeypatch, tmp_path):
+    stub, real = tmp_path / "resolv.conf", tmp_path / "real.conf"
+    stub.write_text(
+        "search example.com\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver\n", encoding="utf-8"
+    )
+    real.write_text("nameserver 10.255.255.53\nnameserver 10.20.30.1\nnameserver 192.0.2.7\n", encoding="utf-8")
+    monkeypatch.setattr(links, "_RESOLVERS", (str(stub), str(real), str(tmp_path / "none")))
+    links._name_servers.cache_clear()
+    network = Network("lab", "qemu", "qemu", "", subnet="10.20.30.0/24")
+    there = links.read_links(runtime(monkeypatch, LINKS)).values()
+    routes = [links.Route("default", "eth0", "192.0.2.1")]
+    try:
+        found = links.taken(network, [], there, routes)
+        # Neither the host itself nor the network's own server is in its way.
+        assert [str(each.subnet) for each in found if "name server" in each.by] == ["127.0.0.53/32", "10.255.255.53/32"]
+        other = subnets.collision(subnets.parse_subnet("10.255.240.0/20"), found)
+        assert other is not None
+        assert other.by == "a name server of this host"
+        assert links.taken(network, [], (), ()) == []
+    finally:
+        links._name_servers.cache_clear()
