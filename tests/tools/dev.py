@@ -55,6 +55,7 @@ INTEGRATION_TARGETS: tuple[str, ...] = (
     "owner",
     "rootless",
     "switch",
+    "systemd",
 )
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # With which variables: what differs between versions of ansible-core lies above the drivers.
