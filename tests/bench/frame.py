@@ -91,7 +91,7 @@ def beyond_row(figure: str, ours: float, theirs: float, unit: str, against: str,
         figure,
         quantity(ours, unit),
         f"{quantity(theirs, unit)} ({against})",
-        f"+{quantity(more, unit)}",
+        f"{'+' if more >= 0 else ''}{quantity(more, unit)}",
         f"< {quantity(bound, unit, exact=True)}",
         verdict(more < bound),
     )
