@@ -45,9 +45,11 @@ class World:
     def run(self, ready=True, wait=True):
         instance = dataclasses.replace(an_instance(NEW), ready=ready)
         changed = readdress.changed_addresses(an_instance(OLD), instance)
-        locate = lambda: SshEndpoint(self.has, 22, "debian", "", "", "")
-        readdress.readdress(self.runtime, self, instance, changed, locate, Deadline(60), wait)
+        readdress.readdress(self.runtime, self, instance, changed, self.locate, Deadline(60), wait)
         return self.steps
+
+    def locate(self):
+        return SshEndpoint(self.has, 22, "debian", "", "", "")
 
     @property
     def warnings(self):
