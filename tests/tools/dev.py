@@ -37,9 +37,14 @@ CORES: dict[str, tuple[str, ...]] = {
 }
 NEWEST = "2.21"
 TARGET_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
-# Where the unit tests run: the oldest and the newest Python, and each ansible-core. (Sanity tests compile and
-# import with the Pythons in between; `unit --all-pythons` runs all unit tests on them too.)
+# Where the unit tests run: on the oldest and the newest Python, and those of what meets Ansible on each ansible-core.
+# (Sanity tests compile and import with the Pythons in between; `unit --all-pythons` runs all unit tests on them, with
+# each ansible-core.)
 UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.19": ("3.11",)}
+UNIT_TESTS_OF_OTHER_CORES = tuple(
+    f"tests/unit/plugins/{name}"
+    for name in ("action/", "callback/", "inventory/", "plugin_utils/", "module_utils/test__module.py")
+)
 
 # Integration targets that must exist, and those of them that run on the oldest ansible-core too.
 INTEGRATION_TARGETS: tuple[str, ...] = (
@@ -479,8 +484,8 @@ def unit(tools: Tools, cores: t.Sequence[str], all_pythons: bool = False) -> Non
 
     def judge(done: Command) -> tuple[bool, str]:
         lines = re.findall(r"^=*\s*((?:\d+ [a-z]+, )*\d+ [a-z]+ in [0-9.]+s.*?)\s*=*$", done.out, re.M)
-        closing.extend(lines[-1:])
-        return done.rc == 0 and bool(lines), lines[-1] if lines else "pytest has not run"
+        closing.extend(lines)
+        return done.rc == 0 and bool(lines), "; ".join(lines) or "pytest has not run"
 
     for core in cores:
         venv, top = tools.venv(f"ansible-{core}"), stage(core)
@@ -493,7 +498,8 @@ def unit(tools: Tools, cores: t.Sequence[str], all_pythons: bool = False) -> Non
             step(
                 name,
                 [os.path.join(venv, "bin", "ansible-test"), "units", "--venv", "--requirements", "--color", "no"]
-                + ["--python", python, "--num-workers", str(os.cpu_count() or 1)],
+                + ["--python", python, "--num-workers", str(os.cpu_count() or 1)]
+                + list(() if core == NEWEST or all_pythons else UNIT_TESTS_OF_OTHER_CORES),
                 judge,
                 hide=PIP_CHATTER,
                 cwd=os.path.join(top, COLLECTION),
