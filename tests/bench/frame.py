@@ -55,7 +55,7 @@ from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 USER = "debian"
 BOOT_LIMIT = 600.0  # seconds that a guest may take
 POLL = 0.2
-TASKS = 12
+TASKS = 20
 # On another host, as another user and with another environment nothing is seen without starting the module.
 STARTED = {"environment": {"BENCH": "1"}}
 

@@ -345,7 +345,7 @@ class LxdNetworks(Networks):
 
         found: dict[str, tuple[str, ...]] = {}
         with contextlib.suppress(NotThere):
-            for record in self.driver.api.get("instances", recursion="2"):
+            for record in self.driver.all_records().values():
                 found.update(addresses_of(record.get("state") or {}))
         return {mac: addresses for mac, addresses in found.items() if addresses}
 

@@ -44,6 +44,7 @@ class FakeLxd:
         }
         self.running = []
         self.changes = []
+        self.asked = []
         self.refused = {}  # what fails, by method and path, with the reason
         self.addresses = {}
 
@@ -52,10 +53,14 @@ class FakeLxd:
     def get(self, path, **query):
         # Bridges are the default project's, which is there before ours.
         assert (query.get("project") == "default") == path.startswith("network")
+        self.asked.append(f"{path}?recursion={query['recursion']}" if "recursion" in query else path)
         try:
-            return copy.deepcopy(self._look(path, bool(query.get("recursion"))))
+            found = copy.deepcopy(self._look(path, bool(query.get("recursion"))))
         except NotFound as exc:
             raise NotThere(str(exc)) from exc
+        if (path, query.get("recursion")) == ("instances", "1"):
+            found = [{key: value for key, value in each.items() if key != "state"} for each in found]
+        return found
 
     def text(self, path):
         return {"instances/web/console": b"login: ", "instances/web/logs/lxc.log": b"lxc said no\n"}.get(path, b"")
@@ -82,6 +87,8 @@ class FakeLxd:
             interfaces = map(ipaddress.ip_interface, found[name.partition("/")[0]].get("addresses", ()))
             fields = [(str(each.ip), str(each.network.prefixlen)) for each in interfaces]
             return {"addresses": [{"family": "inet", "address": ip, "netmask": mask} for ip, mask in fields]}
+        if kind == "instances" and name.endswith("/state"):
+            return found[name.partition("/")[0]]["state"]
         if name not in found:
             raise NotFound(f"no {path}")
         return found[name]

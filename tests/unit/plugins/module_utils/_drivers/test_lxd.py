@@ -410,6 +410,27 @@ class TestChanges:
 
 
 class TestObserve:
+    @pytest.mark.parametrize(
+        ("up", "asked"),
+        [
+            (0, ["instances?recursion=1"]),
+            (1, ["instances?recursion=1", "instances/web/state"]),
+            (4, ["instances?recursion=1", "instances?recursion=2"]),
+        ],
+    )
+    def test_the_state_of_those_that_are_stopped_is_not_asked_for(self, driver, lxd, made, up, asked):
+        names = ["web", "a", "b", "c"]
+        entry = {"family": "inet", "scope": "global", "address": "10.1.2.3"}
+        state = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
+        web = lxd.objects["instances"]["web"]
+        for number, name in enumerate(names):
+            status = "Running" if number < up else "Stopped"
+            lxd.objects["instances"][name] = {**web, "name": name, "status": status, "state": state}
+        lxd.asked.clear()
+        first = driver.observe([made, an_instance(name="other")])[0]
+        assert lxd.asked == asked
+        assert first == (Observed(RUNNING, ("10.1.2.3",), {MAC: ("10.1.2.3",)}) if up else Observed(STOPPED))
+
     def test_one_and_many(self, driver, lxd, made):
         assert driver.observe([made]) == [Observed(STOPPED)]
         driver.start(made)
@@ -852,8 +873,9 @@ class TestNetworks:
 
     def test_leases(self, driver, lxd, made, network):
         entry = {"family": "inet", "scope": "global", "address": "10.7.0.64"}
-        lxd.objects["instances"]["web"]["state"] = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
-        lxd.objects["instances"]["db"] = {"name": "db", "state": None}
+        network_state = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
+        lxd.objects["instances"]["web"].update(status="Running", state=network_state)
+        lxd.objects["instances"]["db"] = {"name": "db", "status": "Stopped", "state": None}
         assert driver.networks().leases([network]) == {MAC: ("10.7.0.64",)}
 
     def test_an_instance_of_a_network_that_is_not_there(self, driver, image):
