@@ -413,7 +413,7 @@ class TestActing:
         assert driver.alive(instance)
 
     def test_a_cable_is_pulled_out_and_put_in_again(self, driver, instance, connection, monkeypatch):
-        monkeypatch.setattr(local_actions.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(local_actions, "time", types.SimpleNamespace(sleep=lambda seconds: None))
         driver.start(instance)
         (domain,) = connection.domains
         root = domain.root()

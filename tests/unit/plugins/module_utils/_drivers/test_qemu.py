@@ -548,7 +548,7 @@ class TestRunning:
 
     def test_a_cable_is_pulled_out_and_put_in_again(self, driver, instance, monkeypatch):
         pauses = []
-        monkeypatch.setattr(local_actions.time, "sleep", pauses.append)
+        monkeypatch.setattr(local_actions, "time", types.SimpleNamespace(sleep=pauses.append))
         driver.start(instance)
         assert driver.replug(instance, instance.nics[0])
         assert self.links(driver) == [("nic0", False), ("nic0", True)]
@@ -561,7 +561,7 @@ class TestRunning:
         def killed(seconds):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(local_actions.time, "sleep", killed)
+        monkeypatch.setattr(local_actions, "time", types.SimpleNamespace(sleep=killed))
         monkeypatch.setattr(local_actions.LocalActions, "plug_in", lambda *dummy: None)
         driver.start(instance)
         with pytest.raises(KeyboardInterrupt):
