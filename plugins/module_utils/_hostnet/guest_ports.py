@@ -46,7 +46,6 @@ class GuestPorts:
         self.directory = directory
         self.interface = interface
         self.table = firewall.port_table_name(interface, directory)
-        self._known: dict[str, str] = {}
         self._setting = f"ipv4/conf/{interface}/route_localnet"
 
     @property
@@ -69,7 +68,7 @@ class GuestPorts:
 
     def drift(self, guests: t.Sequence[Guest], ruleset: firewall.Ruleset, docker: Docker) -> list[str]:
         """How what is there differs from what is to be, as sentences."""
-        return self._differences(self._notes(), self._forwards(guests), ruleset, docker)
+        return self._differences(self._notes(), _forwards(guests, self._addresses(guests)), ruleset, docker)
 
     def _differences(
         self,
@@ -90,16 +89,16 @@ class GuestPorts:
             found.append("Forwarded ports do not lead to where their instances are now.")
         if _from_here(forwards) and links.read_sysctl(self._setting) not in ("1", None):
             found.append(f"The kernel setting net.{self._setting.replace('/', '.')} is not 1.")
-        if _from_elsewhere(forwards):
-            for chain in docker():
-                if firewall.lacking_docker_rules(chain, self.interface, self.table):
-                    found.append("Docker's firewall does not let forwarded ports pass.")
-                    break
+        if _from_elsewhere(forwards) and any(
+            firewall.lacking_docker_rules(chain, self.interface, self.table) for chain in docker()
+        ):
+            found.append("Docker's firewall does not let forwarded ports pass.")
         return found
 
     def apply(self, guests: t.Sequence[Guest], ruleset: firewall.Ruleset, docker: Docker) -> None:
         """Have the ports lead to where the guests are; to those that nobody knows where they are, later."""
-        forwards = self._forwards(guests)
+        addresses = self._addresses(guests)
+        forwards = _forwards(guests, addresses)
         if not forwards:
             self.remove(ruleset)
             return
@@ -122,7 +121,6 @@ class GuestPorts:
         else:
             firewall.remove_docker_rules(self.runtime, self.interface, self.table)
         listing = firewall.read_ruleset(self.runtime).tables.get(self.table, "")
-        addresses = {guest.mac: self._known[guest.mac] for guest in guests if guest.mac in self._known}
         notes.update(addresses=addresses, rules=self._digest(forwards), listing=listing)
         notes["open"] = _from_elsewhere(forwards)
         write_record(self._path, notes)
@@ -140,23 +138,17 @@ class GuestPorts:
         firewall.remove_docker_rules(self.runtime, self.interface, self.table)
         remove_path(self._path)
 
-    def _forwards(self, guests: t.Sequence[Guest]) -> tuple[tuple[PortForward, str], ...]:
+    def _addresses(self, guests: t.Sequence[Guest]) -> dict[str, str]:
+        """Where ports are to lead to guests, by MAC; not to those that nobody knows where they are."""
         noted = lookup.noted_addresses(self.directory)
-        found = lookup.find_guests(self.interface, [guest.mac for guest in guests])
-        self._known = {}
-        for guest in guests:
-            now = found[guest.mac]
-            before = noted.get(guest.mac, "")
+        known = {}
+        for mac, now in lookup.find_guests(self.interface, [guest.mac for guest in guests]).items():
+            before = noted.get(mac, "")
             # One of several stays the one that was chosen.
             address = before if before in now or not now else now[0]
             if address:
-                self._known[guest.mac] = address
-        return tuple(
-            (port, self._known[guest.mac])
-            for guest in guests
-            for port in guest.forwards
-            if guest.mac in self._known and port.host_port
-        )
+                known[mac] = address
+        return known
 
     def _open_loopback(self, notes: dict[str, t.Any], ruleset: firewall.Ruleset) -> None:
         """Have the kernel let this host's loopback addresses reach guests; what the setting was before is noted."""
@@ -198,6 +190,16 @@ class GuestPorts:
             return read_record(self._path) or {}
         except RecordError:
             return {}
+
+
+def _forwards(guests: t.Iterable[Guest], addresses: t.Mapping[str, str]) -> tuple[tuple[PortForward, str], ...]:
+    """The ports that are to lead to guests, each with the address of its guest."""
+    return tuple(
+        (port, addresses[guest.mac])
+        for guest in guests
+        for port in guest.forwards
+        if guest.mac in addresses and port.host_port
+    )
 
 
 def _from_here(forwards: t.Iterable[tuple[PortForward, str]]) -> bool:

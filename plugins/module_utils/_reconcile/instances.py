@@ -162,16 +162,13 @@ def reconcile_instance(
     for port in wish.ports or ():
         if ":" in port.host_ip:
             require_capability(driver.name, "ipv6_ports", f"ports: {port}")
-    on = [key_of(nic.network) for nic in wish.networks or ()]
-    for name in on:
-        if on.count(name) > 1:
-            require_capability(driver.name, "same_network", f"networks: {name} more than once")
 
     current, observed = _observe(wish, crew)
     there = observed is not None and observed.state != ABSENT
-    _choose_networks(wish, current if there else None, driver, surroundings(driver, host_arch))
+    around = surroundings(driver, host_arch)
+    _choose_networks(wish, current if there else None, driver, around)
     image = _cached_image(wish, current if there else None, runtime, data, host_arch)
-    plan = make_plan(wish, current, observed, image, surroundings(driver, host_arch))
+    plan = make_plan(wish, current, observed, image, around)
     for text in plan.drift:
         runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
     if observed and wish.state != ABSENT:
@@ -228,8 +225,16 @@ def surroundings(driver: Driver, host_arch: str) -> Surroundings:
 def _choose_networks(wish: Wish, current: Instance | None, driver: Driver, around: Surroundings) -> None:
     """Have the wish name the networks of all its interfaces, also of those that tell only what they are bridged to."""
     asked = [*(wish.networks or ()), *([wish.bridged] if wish.bridged else ())]
-    if wish.state == ABSENT or not any(nic.network.startswith(BRIDGED_TO) for nic in asked):
-        return
+    if wish.state != ABSENT and any(nic.network.startswith(BRIDGED_TO) for nic in asked):
+        _find_bridged(wish, current, driver, around)
+    # Only now: two entries can come to the same network.
+    names = [key_of(nic.network) for nic in wish.networks or ()]
+    for name in names:
+        if names.count(name) > 1:
+            require_capability(driver.name, "same_network", f"networks: {name} more than once")
+
+
+def _find_bridged(wish: Wish, current: Instance | None, driver: Driver, around: Surroundings) -> None:
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import find_bridged
 
     networks = driver.scope.networks.all()[0]

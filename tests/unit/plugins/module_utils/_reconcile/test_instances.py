@@ -22,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
     RestartRequired,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
@@ -284,6 +284,14 @@ class TestRuns:
         with pytest.raises(NotSupported, match=r"networks: lab more than once\. Drivers that can: libvirt"):
             world.run(networks=[{"name": "lab"}, {"name": "default"}, {"name": "Lab"}])
         assert world.files() == []
+
+    def test_a_network_and_the_bridge_that_it_is_bridged_to(self, world, monkeypatch):
+        monkeypatch.setitem(registry.CAPABILITIES, "qemu", registry.CAPABILITIES["qemu"] - {"same_network"})
+        world.scope.networks.write(Network("lan", "qemu", "qemu", "", mode="bridged", parent="br0", phase="ready"))
+        before = world.files()
+        with pytest.raises(NotSupported, match="networks: lan more than once"):
+            world.run(networks=[{"name": "lan"}, {"bridged": "br0"}])
+        assert world.files() == before
 
     def test_a_damaged_record_stops_its_own_instance_only(self, world):
         world.run()
