@@ -34,6 +34,7 @@ from frame import (
     Bench,
     Guest,
     Row,
+    a_record,
     beyond_row,
     change,
     in_turns,
@@ -49,7 +50,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_acti
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, Instance, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,
     reconcile_image,
@@ -294,20 +295,11 @@ def inventory(bench: Bench) -> list[Row]:
     full, empty = bench.data("inventory"), bench.data("inventory-empty")
     scope = full.scope("qemu")
     for number in range(RECORDS):
-        record = Instance(
-            name=f"node-{number:04}",
-            uuid=f"00000000-0000-4000-8000-{number:012}",
-            scope="qemu",
-            driver="qemu",
-            created="2026-05-04T10:20:30Z",
-            arch=qemu_machine.host_arch(),
+        record = a_record(
+            f"node-{number:04}",
+            f"00000000-0000-4000-8000-{number:012}",
             cpus=2,
-            memory=GIB,
-            disk=5 * GIB,
-            phase="ready",
-            user=USER,
             ssh_port=20000 + number,
-            image={"name": "bootstrap:bookworm", "hash": "0" * 64, "os": "debian", "release": "bookworm"},
             tags={"role": ("web", "db")[number % 2], "rack": str(number % 20)},
             nics=[Nic("user", f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}")],
             host_keys=["ssh-ed25519 " + "A" * 68],

@@ -33,7 +33,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers import qe
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._model import (  # noqa: E402
+    GIB,
     Image,
+    Instance,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (  # noqa: E402
     parse_image_wish,
@@ -393,6 +395,24 @@ def change(
 def change_network(data: DataDirectory, driver: str = "qemu", **options: t.Any) -> dict[str, t.Any]:
     """What the module network does, in this process."""
     return reconcile_network(parse_network(options), Runtime(run), data, driver).view or {}
+
+
+def a_record(name: str, uuid: str, **other: t.Any) -> Instance:
+    """The record of an instance of QEMU that was never started; other -- its further fields"""
+    return Instance(
+        name=name,
+        uuid=uuid,
+        scope="qemu",
+        driver="qemu",
+        created="2026-05-04T10:20:30Z",
+        arch=qemu_machine.host_arch(),
+        memory=GIB,
+        disk=5 * GIB,
+        phase="ready",
+        user=USER,
+        image={"name": "bootstrap:bookworm", "hash": "0" * 64, "os": "debian", "release": "bookworm"},
+        **other,
+    )
 
 
 def into_vault(data: DataDirectory, path: str) -> Image:

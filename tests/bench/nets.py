@@ -23,6 +23,7 @@ from frame import (
     Bench,
     Guest,
     Row,
+    a_record,
     beyond_row,
     change,
     change_network,
@@ -31,9 +32,8 @@ from frame import (
     verdict,
 )
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, Instance, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -280,19 +280,10 @@ def many_networks(bench: Bench) -> list[Row]:
         view = change_network(data, name=f"net-{number:02}")
         hosts = list(ipaddress.IPv4Network(view["subnet"]).hosts())
         for host in range(RESERVATIONS // NETWORKS):
-            record = Instance(
-                name=f"n{number:02}-{host:02}",
-                uuid=f"00000000-0000-4000-8000-{number:06}{host:06}",
-                scope="qemu",
-                driver="qemu",
-                created="2026-05-04T10:20:30Z",
-                arch=qemu_machine.host_arch(),
+            record = a_record(
+                f"n{number:02}-{host:02}",
+                f"00000000-0000-4000-8000-{number:06}{host:06}",
                 cpus=1,
-                memory=GIB,
-                disk=5 * GIB,
-                phase="ready",
-                user=USER,
-                image={"name": "bootstrap:bookworm", "hash": "0" * 64, "os": "debian", "release": "bookworm"},
                 nics=[Nic(view["name"], f"52:54:00:01:{number:02x}:{host:02x}", lease=str(hosts[host + 9]))],
             )
             scope.write(record)
