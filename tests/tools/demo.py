@@ -102,8 +102,8 @@ class Demo:
         )
         self.env.setdefault("LC_ALL", "C.UTF-8")
 
-    def up(self) -> None:
-        """Launch, show, configure, and show that a second run changes nothing."""
+    def note(self) -> None:
+        """Note what there is before anything is made, for the time when it is removed."""
         os.makedirs(HERE, exist_ok=True)
         with open(self.inventory, "w", encoding="utf-8") as file:
             file.write(f"plugin: minicloud.local.instances\ndata_dir: {json.dumps(self.data_dir)}\n")
@@ -116,6 +116,9 @@ class Demo:
         with open(os.path.join(HERE, f"{self.driver}.json"), "w", encoding="utf-8") as file:
             names = ("driver", "image", "name", "data_dir", "made", "made_lxd")
             json.dump({name: getattr(self, name) for name in names}, file)
+
+    def up(self) -> None:
+        """Launch, show, configure, and show that a second run changes nothing."""
         start = time.monotonic()
         self.say(f"Launching {self.name} from {self.image} with {self.driver}; what it works on appears here")
         self.play("demo", self.variables(), watch=True)
@@ -284,7 +287,10 @@ def down(driver: str) -> None:
             Demo(**state).down()
     if not there:
         dev.say("There is no demo to remove.")
-    elif not states():
+        return
+    with dev.lock("demo"):
+        if states():
+            return
         for path in (HERE, os.path.join(dev.VENVS, "demo")):
             shutil.rmtree(path, ignore_errors=True)
         dev.say("Removed. Packages of the distribution that the demo installed stay, and their daemons.")
@@ -302,7 +308,11 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.command == "up":
-            Demo(args.driver, args.image, args.name, args.data_dir).up()
+            # Another one that is just removed takes the environment along, unless there is a note of this one.
+            with dev.lock("demo"):
+                demo = Demo(args.driver, args.image, args.name, args.data_dir)
+                demo.note()
+            demo.up()
         else:
             down(args.driver if args.only else "")
     except dev.Stop as stop:

@@ -11,6 +11,7 @@ into ansible-test's own cache below ~/.ansible/test, and (Debian packages, for t
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import fcntl
 import glob
@@ -46,31 +47,32 @@ UNIT_TESTS_OF_OTHER_CORES = tuple(
     for name in ("action/", "callback/", "inventory/", "plugin_utils/", "module_utils/test__module.py")
 )
 
-# Integration targets that must exist, and those of them that run on the oldest ansible-core too.
-INTEGRATION_TARGETS: tuple[str, ...] = (
-    "autostart",
-    "bridged",
-    "cluster",
-    "conformance",
-    "crash",
-    "faults",
+# Integration targets that must exist: those that use the daemons of this machine's LXD or libvirt, of which there is
+# one, so that they run one after another; and the others, the longest first.
+TARGETS_ON_DAEMONS: tuple[str, ...] = ("conformance", "switch", "crash", "owner")
+OTHER_TARGETS: tuple[str, ...] = (
     "guest",
-    "image",
     "network",
-    "owner",
-    "rootless",
-    "switch",
     "systemd",
+    "rootless",
+    "bridged",
+    "faults",
+    "image",
+    "cluster",
+    "autostart",
 )
+# Those of them that run on the oldest ansible-core too.
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # With which variables: what differs between versions of ansible-core lies above the drivers.
 VARIABLES_OF_OTHER_CORES = {"conformance_only": ["qemu"]}
 # Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.
 DEMO_DRIVERS: tuple[str, ...] = ("qemu", "lxd")
+DEMOS_ON_DAEMONS: tuple[str, ...] = ("lxd",)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, ".build")
 VENVS = os.path.join(ROOT, ".venv")
+INTEGRATION = os.path.join(BUILD, "integration")
 COLLECTION = os.path.join("ansible_collections", "minicloud", "local")
 # What is left alone, and left out, when the collection is staged.
 NOT_STAGED = {".git", ".build", ".venv", ".ansible", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
@@ -100,9 +102,25 @@ class Result(t.NamedTuple):
 RESULTS: list[Result] = []
 
 
+class Job(t.NamedTuple):
+    """Work that can be done beside other work.
+
+    run -- does it, given the name of the lane that it runs in; on_daemons -- whether not beside another such job
+    """
+
+    run: t.Callable[[str], None]
+    on_daemons: bool = False
+
+
+LANES = ("1", "2")
+# Set when no lane is to go on.
+ENDING = threading.Event()
+
+
 def say(text: str) -> None:
-    """Print now, also when the output is a pipe."""
-    print(text, flush=True)
+    """Print now, also when the output is a pipe, and in one piece beside other lanes."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 # Running commands
@@ -118,7 +136,10 @@ class Command(t.NamedTuple):
 
 
 def execute(name: str, argv: t.Sequence[str], cwd: str = ROOT, env: t.Mapping[str, str] | None = None) -> Command:
-    """Run to the end, without input. The output goes to a log; a long run tells now and then where it is."""
+    """Run to the end, without input. The output goes to a log; a long run tells now and then where it is.
+
+    Stop where another lane has ended all.
+    """
     log = os.path.join(BUILD, "logs", re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") + ".log")
     os.makedirs(os.path.dirname(log), exist_ok=True)
     lines: list[str] = []
@@ -147,18 +168,23 @@ def execute(name: str, argv: t.Sequence[str], cwd: str = ROOT, env: t.Mapping[st
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
+    told = 0.0
     try:
         while True:
             try:
-                process.wait(15)
+                process.wait(1)
                 break
             except subprocess.TimeoutExpired:
                 passed = time.monotonic() - start
+                if ENDING.is_set():
+                    raise Stop(f"{name} was ended") from None
                 if passed > TIME_LIMIT:
                     lines.append(f"ended after {TIME_LIMIT} s without a result")
                     end_group(process)
                     break
-                say(f"    {passed:4.0f} s  {lines[-1].strip()[:100] if lines else ''}")
+                if passed - told > 15:
+                    told = passed
+                    say(f"    {name}: {passed:.0f} s  {lines[-1].strip()[:100] if lines else ''}")
     except BaseException:
         end_group(process)
         raise
@@ -205,8 +231,8 @@ def step(
     done = execute(stage, argv, **kwargs)
     ok, note = judge(done) if judge else (done.rc == 0, "")
     if not ok:
-        say(tail("\n".join(line for line in done.out.splitlines() if not re.search(hide, line)), 200))
-        say(f"    {stage} failed; all of its output: {os.path.relpath(done.log, ROOT)}")
+        end = tail("\n".join(line for line in done.out.splitlines() if not re.search(hide, line)), 200)
+        say(f"{end}\n    {stage} failed; all of its output: {os.path.relpath(done.log, ROOT)}")
     record(stage, ok, done.seconds, note)
     return ok
 
@@ -215,7 +241,44 @@ def record(stage: str, ok: bool | None, seconds: float, note: str = "") -> None:
     """Note a result for the closing table, and say it."""
     RESULTS.append(Result(stage, ok, seconds, note))
     word = {True: "ok", False: "FAILED", None: "skipped"}[ok]
-    say(f"    {word} after {seconds:.1f} s{': ' + note if note else ''}")
+    say(f"    {stage}: {word} after {seconds:.1f} s{'; ' + note if note else ''}")
+
+
+def side_by_side(jobs: t.Sequence[Job]) -> None:
+    """Do all jobs, in two lanes: one of them first does those on daemons, both do the others, each what is next.
+
+    What ends one lane ends both, and is raised.
+    """
+    rest = collections.deque(job for job in jobs if not job.on_daemons)
+    raised: list[BaseException] = []
+
+    def work(lane: str, own: t.Iterable[Job]) -> None:
+        try:
+            for job in own:
+                job.run(lane)
+            with contextlib.suppress(IndexError):
+                while True:
+                    rest.popleft().run(lane)
+        except BaseException as exc:
+            raised.append(exc)
+            ENDING.set()
+
+    lanes = [
+        threading.Thread(target=work, args=(LANES[0], [job for job in jobs if job.on_daemons])),
+        threading.Thread(target=work, args=(LANES[1], [])),
+    ]
+    for lane in lanes:
+        lane.start()
+    try:
+        for lane in lanes:
+            lane.join()
+    except BaseException:
+        ENDING.set()
+        for lane in lanes:
+            lane.join()
+        raise
+    if raised:
+        raise raised[0]
 
 
 def close(stage: str) -> None:
@@ -417,12 +480,12 @@ def walk(top: str) -> t.Iterator[str]:
             yield os.path.normpath(os.path.join(relative, name))
 
 
-def stage(core: str = NEWEST) -> str:
+def stage(name: str = NEWEST) -> str:
     """Bring a copy of the collection up to date and return the directory to use as Ansible's collections path.
 
-    Each ansible-core has a copy of its own, so that the results of ansible-test do not mix.
+    name -- of the copy: each ansible-core has its own, so that the results of ansible-test do not mix, and each lane
     """
-    top = os.path.join(BUILD, "collections" if core == NEWEST else f"collections-{core}")
+    top = os.path.join(BUILD, "collections" if name == NEWEST else f"collections-{name}")
     target = os.path.join(top, COLLECTION)
     with lock("stage"):
         names = project_files()
@@ -643,40 +706,48 @@ def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
 
 def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()) -> None:
     """The targets of tests/integration, on this machine and its real hypervisors."""
-    found = integration_targets()
-    if not found and not INTEGRATION_TARGETS:
-        say("==> integration ...")
-        record("integration", None, 0, "there are no targets yet")
-        close("integration")
-        return
     install_packages()
     with ready_hypervisors():
-        integration_on(tools, cores, found, only)
+        side_by_side(integration_jobs(tools, cores, only))
     close("integration")
 
 
-def integration_on(tools: Tools, cores: t.Sequence[str], found: t.Sequence[str], only: t.Sequence[str]) -> None:
-    """The targets, once the hypervisors are ready."""
+def integration_jobs(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()) -> list[Job]:
+    """The targets as jobs, once the hypervisors are ready; the guest that they share is built here."""
+    found = integration_targets()
+    known = [*TARGETS_ON_DAEMONS, *OTHER_TARGETS]
+    known += [name for name in found if name not in known]
     variables = integration_variables()
+
+    def job(core: str, name: str) -> Job:
+        return Job(lambda lane: target(tools, core, name, lane, variables), name in TARGETS_ON_DAEMONS)
+
+    jobs = []
     for core in cores:
-        venv, top = tools.venv(f"ansible-{core}"), stage(core)
-        with open(os.path.join(top, COLLECTION, "tests", "integration", "integration_config.yml"), "w") as file:
-            json.dump(variables if core == NEWEST else {**variables, **VARIABLES_OF_OTHER_CORES}, file)
-        names = sorted({*found, *INTEGRATION_TARGETS}) if core == NEWEST else INTEGRATION_TARGETS_OF_OTHER_CORES
-        for name in only or names:
-            title = f"integration {name} (ansible-core {core})"
-            if name not in found:
-                say(f"==> {title} ...")
-                record(title, False, 0, "there is no such target in tests/integration/targets")
-                continue
-            step(
-                title,
-                [os.path.join(venv, "bin", "ansible-test"), "integration", "--local", "--requirements", "--color", "no"]
-                + ["--allow-destructive", "--allow-root", "--diff", "-v", name],
-                lambda done: (done.rc == 0 and "WARNING: All targets skipped" not in done.out, ""),
-                cwd=os.path.join(top, COLLECTION),
-                env=tools.environment(venv),
-            )
+        for name in only or (known if core == NEWEST else INTEGRATION_TARGETS_OF_OTHER_CORES):
+            if name in found:
+                jobs.append(job(core, name))
+            else:
+                record(f"integration {name}", False, 0, "there is no such target in tests/integration/targets")
+    return jobs
+
+
+def target(tools: Tools, core: str, name: str, lane: str, variables: t.Mapping[str, str]) -> None:
+    """One integration target, in a copy of the collection and with a data directory that only this lane has."""
+    venv, top = tools.venv(f"ansible-{core}"), stage(f"{core}-{lane}")
+    config: dict[str, t.Any] = {**variables, "minicloud_test_data_dir": os.path.join(INTEGRATION, f"data-{lane}")}
+    if core != NEWEST:
+        config.update(VARIABLES_OF_OTHER_CORES)
+    with open(os.path.join(top, COLLECTION, "tests", "integration", "integration_config.yml"), "w") as file:
+        json.dump(config, file)
+    step(
+        f"integration {name} (ansible-core {core})",
+        [os.path.join(venv, "bin", "ansible-test"), "integration", "--local", "--requirements", "--color", "no"]
+        + ["--allow-destructive", "--allow-root", "--diff", "-v", name],
+        lambda done: (done.rc == 0 and "WARNING: All targets skipped" not in done.out, ""),
+        cwd=os.path.join(top, COLLECTION),
+        env=tools.environment(venv),
+    )
 
 
 @contextlib.contextmanager
@@ -692,17 +763,28 @@ def ready_hypervisors() -> t.Iterator[None]:
 def demo(_tools: Tools, _cores: t.Sequence[str]) -> None:
     """The demo from beginning to end with each driver, with a data directory and a name of its own."""
     install_packages()
-    script = [sys.executable, os.path.join(ROOT, "tests", "tools", "demo.py")]
     with ready_hypervisors():
-        for driver in DEMO_DRIVERS:
-            data = os.path.join(BUILD, "integration", f"demo-{driver}")
-            up = [*script, "up", "--driver", driver, "--name", "demo-test", "--data-dir", data]
-            down = [*script, "down", "--driver", driver, "--only"]
-            try:
-                step(f"demo {driver} up", up, lambda done: (done.rc == 0 and "The instance runs" in done.out, ""))
-            finally:
-                step(f"demo {driver} down", down, not_there(data))
+        side_by_side(demo_jobs())
     close("demo")
+
+
+def demo_jobs() -> list[Job]:
+    """The demos as jobs, once the hypervisors are ready."""
+    script = [sys.executable, os.path.join(ROOT, "tests", "tools", "demo.py")]
+
+    def up_and_down(driver: str) -> None:
+        data = os.path.join(INTEGRATION, f"demo-{driver}")
+        up = [*script, "up", "--driver", driver, "--name", "demo-test", "--data-dir", data]
+        down = [*script, "down", "--driver", driver, "--only"]
+        try:
+            step(f"demo {driver} up", up, lambda done: (done.rc == 0 and "The instance runs" in done.out, ""))
+        finally:
+            step(f"demo {driver} down", down, not_there(data))
+
+    def job(driver: str) -> Job:
+        return Job(lambda dummy: up_and_down(driver), driver in DEMOS_ON_DAEMONS)
+
+    return [job(driver) for driver in DEMO_DRIVERS]
 
 
 def not_there(path: str) -> t.Callable[[Command], tuple[bool, str]]:
@@ -711,11 +793,10 @@ def not_there(path: str) -> t.Callable[[Command], tuple[bool, str]]:
 
 
 def integration_variables() -> dict[str, str]:
-    """What the targets share: a data directory of their own, empty at first, and the images of a small guest."""
-    place = os.path.join(BUILD, "integration")
-    shutil.rmtree(place, ignore_errors=True)
-    os.makedirs(place)
-    disk, container = os.path.join(place, "tiny.qcow2"), os.path.join(place, "tiny.tar.gz")
+    """What the targets share: the images of a small guest. Data directories of an earlier run are removed."""
+    shutil.rmtree(INTEGRATION, ignore_errors=True)
+    os.makedirs(INTEGRATION)
+    disk, container = os.path.join(INTEGRATION, "tiny.qcow2"), os.path.join(INTEGRATION, "tiny.tar.gz")
     script = os.path.join(ROOT, "tests", "integration", "tiny", "build.py")
     say("==> building the small guest, as a disk and as a container ...")
     done = [
@@ -723,11 +804,7 @@ def integration_variables() -> dict[str, str]:
         for path in (disk, container)
     ]
     say(f"    ok after {sum(each.seconds for each in done):.1f} s")
-    return {
-        "minicloud_test_data_dir": os.path.join(place, "data"),
-        "minicloud_test_tiny": disk,
-        "minicloud_test_container": container,
-    }
+    return {"minicloud_test_tiny": disk, "minicloud_test_container": container}
 
 
 def integration_targets() -> list[str]:
@@ -797,8 +874,15 @@ def clean() -> None:
 def test(tools: Tools, cores: t.Sequence[str]) -> None:
     """All stages. One that fails does not keep the others from running; a tool that cannot be installed does."""
     install(tools, cores)
-    for part in (lint, docs, sanity, unit, integration, demo):
-        part(tools, cores)
+
+    def without_guests(_lane: str) -> None:
+        for part in (lint, docs, sanity, unit):
+            part(tools, cores)
+
+    with ready_hypervisors():
+        side_by_side([Job(without_guests), *demo_jobs(), *integration_jobs(tools, cores)])
+    close("integration")
+    close("demo")
 
 
 def table() -> None:
