@@ -308,32 +308,41 @@ def inventory(bench: Bench) -> list[Row]:
     source = bench.path("bench.minicloud.yml")
     with open(source, "w", encoding="ascii") as file:
         file.write("plugin: minicloud.local.instances\nstates: [all]\n")
-    argv = ["ansible-inventory", "-i", source, "--list"]
-    hosts = json.loads(bench.program(argv, full)[2])["_meta"]["hostvars"]
+
+    def printed(path: str, data: DataDirectory = full) -> float:
+        return bench.program(["ansible-inventory", "-i", path, "--list"], data)[0]
+
+    def read(data: DataDirectory) -> float:
+        return bench.program(["ansible", "-i", source, "all", "--list-hosts"], data)[0]
+
+    listed = json.loads(bench.program(["ansible-inventory", "-i", source, "--list"], full)[2])
+    hosts = listed["_meta"]["hostvars"]
     assert len(hosts) == RECORDS, f"{len(hosts)} hosts instead of {RECORDS}"
-    seen = ["ansible", "-i", source, "all", "--list-hosts"]
+    groups = {name: dict.fromkeys(group["hosts"]) for name, group in listed.items() if "hosts" in group}
+    static, bare = bench.path("static.json"), bench.path("bare.json")
+    for path, known in ((static, hosts), (bare, dict.fromkeys(hosts))):
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"all": {"hosts": known, "children": {name: {"hosts": of} for name, of in groups.items()}}}, file)
     found = in_turns(
         7,
         {
-            "list, empty": lambda: bench.program(argv, empty)[0],
-            "list, 1,000 instances": lambda: bench.program(argv, full)[0],
-            "read, empty": lambda: bench.program(seen, empty)[0],
-            "read, 1,000 instances": lambda: bench.program(seen, full)[0],
+            "read, empty": lambda: read(empty),
+            "read": lambda: read(full),
+            "printed, empty": lambda: printed(source, empty),
+            "printed": lambda: printed(source),
+            "printed, bare": lambda: printed(bare),
+            "printed, static": lambda: printed(static),
         },
     )
+    what = "inventory of 1,000 instances"
+    alike = "the same hosts and variables in a static file"
+    floor = found["printed, empty"]
     return [
-        beyond_row(
-            f"inventory of 1,000 instances, {what}",
-            found[f"{how}, 1,000 instances"],
-            found[f"{how}, empty"],
-            "s",
-            "no instance",
-            0.3,
-        )
-        for how, what in (
-            ("read", "read (`ansible all --list-hosts`)"),
-            ("list", "and printed (`ansible-inventory --list`)"),
-        )
+        beyond_row(f"{what}, read", found["read"], found["read, empty"], "s", "no instance", 0.3),
+        beyond_row(f"{what}, printed", found["printed"], found["printed, bare"], "s", "their bare names, static", 0.3),
+        ratio_row(
+            f"{what}, printed, beyond none", found["printed"] - floor, found["printed, static"] - floor, "s", alike, 1
+        ),
     ]
 
 

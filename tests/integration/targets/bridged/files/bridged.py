@@ -124,6 +124,14 @@ class Test:
         # The same prefix on another interface must survive.
         ip("addr add fd78::9/64 dev other0 nodad")
 
+    @staticmethod
+    def own_bridge() -> None:
+        """Put the network card into a bridge, as who runs the host may have done."""
+        for command in ("link add br7 type bridge", "link set br7 up", f"link set {PORT} master br7"):
+            ip(command)
+        ip("addr add 10.77.0.2/24 dev br7")
+        ip(f"addr flush dev {PORT}")
+
     def uncable(self) -> None:
         for name in (PORT, "other0", *[each for each in links() if each.startswith("mcb")]):
             with contextlib.suppress(subprocess.CalledProcessError):
@@ -472,10 +480,7 @@ class Test:
         ):
             with self.fresh(f"a guest on a network of the kind {what}"), self.dhcp() as leases:
                 if what == "existing bridge":
-                    for command in ("link add br7 type bridge", "link set br7 up", f"link set {PORT} master br7"):
-                        ip(command)
-                    ip("addr add 10.77.0.2/24 dev br7")
-                    ip(f"addr flush dev {PORT}")
+                    self.own_bridge()
                 before = links()
                 try:
                     self.guest(what, words, leases)

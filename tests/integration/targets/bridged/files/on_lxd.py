@@ -96,10 +96,7 @@ class OnLxd(Test):
         ):
             with self.fresh(f"a container on a network of the kind {what}"), self.dhcp() as leases:
                 if what == "existing bridge":
-                    for command in ("link add br7 type bridge", "link set br7 up", f"link set {PORT} master br7"):
-                        ip(command)
-                    ip("addr add 10.77.0.2/24 dev br7")
-                    ip(f"addr flush dev {PORT}")
+                    self.own_bridge()
                 before, had = links(), snapshot(PORT)
                 try:
                     self.container(what, {"parent": PORT, **words}, leases)
