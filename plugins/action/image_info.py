@@ -2,16 +2,17 @@
 # GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Looks on the local host before it starts the module of the same name."""
+"""Does without starting the module of the same name where it can."""
 
 from __future__ import annotations
 
 from ansible_collections.minicloud.local.plugins.modules import image_info
-from ansible_collections.minicloud.local.plugins.plugin_utils._look import LookFirst
+from ansible_collections.minicloud.local.plugins.plugin_utils._in_place import InPlace
 
 
-class ActionModule(LookFirst):
-    """See LookFirst."""
+class ActionModule(InPlace):
+    """See InPlace."""
 
     module_body = staticmethod(image_info.run)
     module_arguments = image_info.ARGUMENTS
+    module_subject = "query"

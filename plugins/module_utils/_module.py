@@ -16,7 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runner, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, explained
 
 _ACTIVITY_LIMIT = 1 << 20
@@ -126,22 +126,34 @@ def run_module(
         )
         return Completed(rc, out, err)
 
-    data = DataDirectory(module.params["data_dir"])
-    reporter = ActivityReporter(data, str(module.params.get(subject) or subject))
-    try:
-        data.require_own()
-        with explained("the task failed"):
-            result = body(ModuleContext(module.params, Runtime(run, reporter), data, module.check_mode))
-    except MinicloudError as exc:
-        _warn(module, reporter)
-        module.fail_json(msg=str(exc), error=type(exc).__name__, **exc.facts)
-    _warn(module, reporter)
+    result, warnings = perform(body, module.params, run, subject, module.check_mode)
+    for text in warnings:
+        # What a command or a guest said need not be text, and the system log takes nothing else.
+        module.warn(text.encode(errors="backslashreplace").decode())
+    if result.get("failed"):
+        module.fail_json(**result)
     if not module._diff:
         result.pop("diff", None)
     module.exit_json(**result)
 
 
-def _warn(module: AnsibleModule, reporter: Reporter) -> None:
-    for text in reporter.warnings:
-        # What a command or a guest said need not be text, and the system log takes nothing else.
-        module.warn(text.encode(errors="backslashreplace").decode())
+def perform(
+    body: t.Callable[[ModuleContext], dict[str, t.Any]],
+    params: dict[str, t.Any],
+    run: Runner,
+    subject: str,
+    check_mode: bool,
+) -> tuple[dict[str, t.Any], list[str]]:
+    """The result of a module's body, a failure with all that is known of it included, and its warnings.
+
+    body, subject -- as of run_module()
+    """
+    data = DataDirectory(params["data_dir"])
+    reporter = ActivityReporter(data, str(params.get(subject) or subject))
+    try:
+        data.require_own()
+        with explained("the task failed"):
+            result = body(ModuleContext(params, Runtime(run, reporter), data, check_mode))
+    except MinicloudError as exc:
+        result = {"failed": True, "msg": str(exc), "error": type(exc).__name__, **exc.facts}
+    return result, reporter.warnings

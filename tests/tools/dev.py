@@ -64,7 +64,7 @@ OTHER_TARGETS: tuple[str, ...] = (
 # Those of them that run on the oldest ansible-core too.
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # With which variables: what differs between versions of ansible-core lies above the drivers.
-VARIABLES_OF_OTHER_CORES = {"conformance_only": ["qemu"]}
+VARIABLES_OF_OTHER_CORES = {"conformance_only": ["qemu"], "conformance_by_module": True}
 # Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.
 DEMO_DRIVERS: tuple[str, ...] = ("qemu", "lxd")
 DEMOS_ON_DAEMONS: tuple[str, ...] = ("lxd",)

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import sys
+import time
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
 from ansible.plugins.loader import connection_loader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 
 from ansible_collections.minicloud.local.plugins.action import image_info as image_info_action
 from ansible_collections.minicloud.local.plugins.action import instance as instance_action
 from ansible_collections.minicloud.local.plugins.action import instance_info as instance_info_action
 from ansible_collections.minicloud.local.plugins.action import network as network_action
 from ansible_collections.minicloud.local.plugins.action import network_info as network_info_action
+from ansible_collections.minicloud.local.plugins.module_utils._errors import LaunchError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file
 
@@ -59,7 +63,7 @@ class Controller:
                     found[os.path.join(at, name)] = stream.read()
         return found
 
-    def run(self, action, args, connection="local", become=False, **keywords):
+    def run(self, action, args, connection="local", become=False, task_vars=None, **keywords):
         """Run a task; the module is not run, but what would start it tells MODULE."""
         loader = DataLoader()
         name = f"minicloud.local.{action}"
@@ -67,7 +71,7 @@ class Controller:
         context = PlayContext()
         context.become = become
         plugin = ACTIONS[action](
-            task, connection_loader.get(connection, context), context, loader, Templar(loader), None
+            task, connection_loader.get(connection, context), context, loader, Templar(loader, task_vars or {}), None
         )
 
         def execute(**kwargs):
@@ -76,8 +80,8 @@ class Controller:
 
         self.monkeypatch.setattr(plugin, "_execute_module", execute)
         before = self.files()
-        result = plugin.run(None, {})
-        assert self.files() == before
+        result = plugin.run(None, task_vars or {})
+        assert task_vars or self.files() == before
         return result
 
 
@@ -171,3 +175,119 @@ def test_instances_are_listed_with_warnings(controller):
     (warning,) = result["warnings"]
     assert "is damaged" in warning
     assert controller.run("instance_info", {"states": ["stopped"]})["instances"] == []
+
+
+class TestActing:
+    """Where the module would run with this very Python, what it would do is done in a process forked for it."""
+
+    HERE = {
+        "ansible_python_interpreter": trust_as_template("{{ ansible_playbook_python }}"),
+        "ansible_playbook_python": sys.executable,
+    }
+
+    @pytest.fixture
+    def act(self, controller, monkeypatch):
+        """Run a task of which the module's body is another one, that begins with a change."""
+
+        def run(body, task_vars=self.HERE, **keywords):
+            def whole(context):
+                context.runtime.begin_changes()
+                return body(context)
+
+            monkeypatch.setattr(instance_action.ActionModule, "module_body", staticmethod(whole))
+            return controller.run("instance", {"name": "web"}, task_vars=task_vars, **keywords)
+
+        return run
+
+    def test_what_is_to_be_done_is_done_in_another_process(self, controller, act):
+        result = act(lambda context: {"changed": True, "actions": [context.params["name"]], "pid": os.getpid()})
+        assert controller.started == []
+        assert (result["changed"], result["actions"]) == (True, ["web"])
+        assert result["pid"] != os.getpid()
+        assert result["invocation"]["module_args"]["name"] == "web"
+
+    def test_the_real_body_goes_on_from_where_it_refused(self, controller):
+        result = controller.run("instance", {"name": "web", "state": "absent"}, check_mode=True, task_vars=self.HERE)
+        assert (controller.started, result["changed"], result["actions"]) == ([], True, ["delete"])
+        assert controller.data.scope("qemu").read("web") is not None
+
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_a_diff_is_given_to_who_wants_it(self, act, wanted):
+        result = act(lambda context: {"changed": True, "diff": {"before": {}, "after": {"a": 1}}}, diff=wanted)
+        assert ("diff" in result) is wanted
+
+    def test_check_mode_is_told(self, act):
+        assert act(lambda context: {"changed": context.check_mode}, check_mode=True)["changed"] is True
+
+    def test_failures_are_told_with_their_evidence(self, controller, act):
+        def body(context):
+            context.runtime.report.warn("it began well")
+            raise LaunchError("boot", "web did not boot", "it panicked", "Look.", console=["panic", "a\udcffb"])
+
+        result = act(body)
+        assert controller.started == []
+        assert result["failed"] is True
+        assert result["msg"] == "web did not boot: it panicked. Look."
+        assert (result["error"], result["stage"]) == ("LaunchError", "boot")
+        assert result["console"] == ["panic", "a\ufffdb"]
+        assert result["warnings"] == ["it began well"]
+
+    def test_who_watches_sees_it(self, controller, act):
+        act(lambda context: context.runtime.report.step("create") or {"changed": True})
+        with open(controller.data.activity, encoding="utf-8") as stream:
+            assert stream.read().endswith("] web: create\n")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            lambda context: {"changed": int("x")},
+            lambda context: os.kill(os.getpid(), signal.SIGSEGV),
+            lambda context: {"changed": object()},
+        ],
+        ids=["error", "crash", "no JSON"],
+    )
+    def test_what_goes_wrong_otherwise_is_the_module_s(self, controller, act, body):
+        assert act(body) == MODULE
+        assert len(controller.started) == 1
+
+    @pytest.mark.parametrize(
+        "task_vars",
+        [
+            {}, {"ansible_python_interpreter": "auto"}, {"ansible_python_interpreter": "/usr/bin/env"},
+        ],
+        ids=["unknown", "auto", "another"],
+    )  # fmt: skip
+    def test_another_python_is_the_module_s(self, controller, act, task_vars):
+        assert act(lambda context: {"changed": True}, task_vars=task_vars) == MODULE
+
+    def test_another_virtual_environment_is_another_python(self, tmp_path, act):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+        there = {"ansible_python_interpreter": str(tmp_path / "bin" / "python")}
+        assert act(lambda context: {"changed": True}, task_vars=there) == MODULE
+
+    def test_a_delegated_task_has_the_python_of_where_it_goes(self, act):
+        other = {"ansible_python_interpreter": "/usr/bin/env"}
+        there = {**self.HERE, "ansible_delegated_vars": {"localhost": self.HERE}, **other}
+        result = act(lambda context: {"changed": True}, task_vars=there, delegate_to="localhost")
+        assert result != MODULE
+        there = {**self.HERE, "ansible_delegated_vars": {"localhost": other}}
+        assert act(lambda context: {"changed": True}, task_vars=there, delegate_to="localhost") == MODULE
+
+    def test_a_task_that_is_ended_leaves_no_process(self, tmp_path, act):
+        def late(number, frame):
+            raise TimeoutError
+
+        def body(context):
+            (tmp_path / "pid").write_text(str(os.getpid()), encoding="ascii")
+            os.kill(os.getppid(), signal.SIGUSR1)
+            time.sleep(600)
+
+        before = signal.signal(signal.SIGUSR1, late)
+        try:
+            with pytest.raises(TimeoutError):
+                act(body)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text(encoding="ascii")), 0)

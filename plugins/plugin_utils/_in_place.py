@@ -1,0 +1,151 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Action plugins that do without starting a module where the host is the controller itself.
+
+Most tasks of most runs find that all is as it should be. Seeing that takes a few milliseconds, and starting the module
+that would see it a hundred times as long: packing it, copying it, starting Python, loading it from the pack. So the
+same code looks here first, in a surrounding that refuses to act. Where there is something to do, it is run again in a
+process that is forked for it, if the module would run with this very Python. Whatever cannot be done here, or goes
+wrong in an unforeseen way, is left to the module, from the beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import typing as t
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, common_arguments, perform
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
+
+
+class _ModuleNeeded(Exception):
+    """There is something to do."""
+
+
+class _Looker(Runtime):
+    """Surroundings that end a run where it would begin to change something."""
+
+    def begin_changes(self) -> None:
+        raise _ModuleNeeded
+
+
+class InPlace(ActionBase):
+    """Runs the body of a module here if it can, else the module.
+
+    module_body, module_arguments, module_subject -- as the module hands them to run_module()
+    """
+
+    _supports_async = True
+    module_body: t.Callable[[ModuleContext], dict[str, t.Any]]
+    module_arguments: t.Mapping[str, t.Any] = {}
+    module_subject = "name"
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """See ActionBase."""
+        result = dict(super().run(tmp, task_vars))
+        found = self._run_here(task_vars or {})
+        if found is None:
+            found = self._execute_module(task_vars=task_vars, wrap_async=bool(self._task.async_val))
+        result.update(found)
+        return result
+
+    def _run_here(self, task_vars: t.Mapping[str, t.Any]) -> dict[str, t.Any] | None:
+        """The module's result, or None where the module has to find it."""
+        if not self._is_here():
+            return None
+        validator = ArgumentSpecValidator({**common_arguments(), **self.module_arguments})
+        checked = validator.validate(dict(self._task.args))
+        if checked.error_messages:
+            return None
+        params = dict(checked.validated_parameters)
+        found = self._look(params)
+        if found is None and self._is_this_python(task_vars):
+            found = in_own_process(lambda: self._act(params))
+        if found is None:
+            return None
+        if not self._task.diff:
+            found.pop("diff", None)
+        return {**found, "invocation": {"module_args": params}}
+
+    def _is_here(self) -> bool:
+        """Whether the module would run on this host, as this user and with this environment."""
+        elsewhere = self._connection.transport != "local" or self._play_context.become or self._connection.become
+        return not (elsewhere or self._task.async_val or any(self._task.environment or ()))
+
+    def _is_this_python(self, task_vars: t.Mapping[str, t.Any]) -> bool:
+        """Whether the module would run with the Python, and the libraries, of this process."""
+        if self._task.delegate_to:
+            task_vars = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, {})
+        named = self._templar.template(task_vars.get("ansible_python_interpreter") or "")
+        try:
+            # Virtual environments differ in where they are, not in the program that they lead to.
+            same_place = os.path.samefile(os.path.dirname(named), os.path.dirname(sys.executable))
+            return same_place and os.path.samefile(named, sys.executable)
+        except OSError:
+            return False
+
+    def _look(self, params: dict[str, t.Any]) -> dict[str, t.Any] | None:
+        """What there is, if nothing is to be done about it."""
+        runtime = _Looker(run, Reporter())
+        try:
+            data = DataDirectory(params["data_dir"])
+            data.require_own()
+            result = type(self).module_body(ModuleContext(params, runtime, data, self._task.check_mode))
+        except Exception:
+            # Whatever it is, who acts meets it too, and says it in the usual way.
+            return None
+        return {**result, "warnings": runtime.report.warnings} if runtime.report.warnings else result
+
+    def _act(self, params: dict[str, t.Any]) -> dict[str, t.Any]:
+        result, warnings = perform(type(self).module_body, params, run, self.module_subject, self._task.check_mode)
+        return {**result, "warnings": warnings} if warnings else result
+
+
+def in_own_process(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any] | None:
+    """The result of work, which JSON can hold, done in a process forked for it; None where that ended without one."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _be_child(work, writer)
+    os.close(writer)
+    try:
+        with open(reader, "rb") as stream:
+            text = stream.read()
+    except BaseException:
+        # The task has run out of time, or is to be ended otherwise.
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        dummy, status = os.waitpid(child, 0)
+    return json.loads(text) if status == 0 else None
+
+
+def _be_child(work: t.Callable[[], dict[str, t.Any]], writer: int) -> t.NoReturn:
+    status = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Nothing is to be read from the user, and what libraries print is not for them.
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        # What a command or a guest said need not be text.
+        content = json.dumps(work(), ensure_ascii=False).encode(errors="surrogateescape").decode(errors="replace")
+        with open(writer, "wb") as stream:
+            stream.write(content.encode())
+        status = 0
+    finally:
+        os._exit(status)
