@@ -338,7 +338,9 @@ class Guest:
     @staticmethod
     def greets(port: int, host: str = "127.0.0.1") -> bool:
         """Whether an ssh server answers."""
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as connection:
+        # Where the guest itself is asked, and not its QEMU, whoever asks too early waits for the next try.
+        with contextlib.suppress(OSError), socket.create_connection((host, port), POLL) as connection:
+            connection.settimeout(1)
             return connection.recv(64).startswith(b"SSH-")
         return False
 

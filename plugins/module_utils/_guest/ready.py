@@ -173,10 +173,7 @@ class _Wait:
         """
         elapsed = self.deadline.seconds - self.deadline.left()
         timeout = min(max(_BANNER_TIMEOUT, elapsed * 0.1), _LONGEST_BANNER_TIMEOUT, self.deadline.left())
-        interval = max(NEXT_CONNECTION, elapsed * 0.025)
-        if self.endpoint.host != "127.0.0.1":
-            interval = timeout  # nobody but the guest itself accepts there
-        return banner(self.endpoint.host, self.endpoint.port, timeout, interval)
+        return banner(self.endpoint.host, self.endpoint.port, timeout, max(NEXT_CONNECTION, elapsed * 0.025))
 
     def look_at_instance(self) -> None:
         self.check_alive()

@@ -19,6 +19,7 @@ _LONGEST_GREETING = 4096
 # How many connections wait for a greeting at once, and the seconds from one to the next. Servers limit the number.
 _CONNECTIONS = 3
 NEXT_CONNECTION = 0.3
+_MORE_PATIENCE = 1.3
 
 
 class SshEndpoint(t.NamedTuple):
@@ -104,8 +105,12 @@ def banner(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTI
 
     An accepted connection says nothing where a hypervisor forwards the port: it accepts long before the guest listens,
     and a connection from that time may stay dead for seconds when the guest does. So every INTERVAL seconds another
-    one is opened beside the first.
+    one is opened beside the first. Elsewhere nobody but the guest accepts. One that is not there yet would be asked
+    again only after a second or more: so what is not accepted within INTERVAL is given up for another attempt, each
+    with a little more time, for a slow guest.
     """
+    forwarded = host == "127.0.0.1"
+    patience = interval
     end = time.monotonic() + timeout
     greetings: dict[socket.socket, bytes] = {}
     try:
@@ -118,10 +123,14 @@ def banner(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTI
                 second = list(greetings)[1]
                 second.close()
                 del greetings[second]
-            connection = socket.create_connection((host, port), left)
+            try:
+                connection = socket.create_connection((host, port), min(patience, left))
+            except socket.timeout:
+                patience *= _MORE_PATIENCE
+                continue
             connection.setblocking(False)
             greetings[connection] = b""
-            for answering in select.select(list(greetings), [], [], min(interval, left))[0]:
+            for answering in select.select(list(greetings), [], [], min(interval, left) if forwarded else left)[0]:
                 data = answering.recv(256)
                 greeting = greetings[answering] = greetings[answering] + data
                 # Other lines may come before the one that counts.

@@ -129,12 +129,6 @@ def test_a_slow_guest_is_asked_less_often_and_given_more_time(guest: Guest) -> N
     assert list(intervals) == sorted(intervals)
 
 
-def test_a_guest_that_is_reached_directly_gets_one_connection_at_a_time(guest: Guest) -> None:
-    guest.greets_after = 1
-    wait(guest, endpoint=ENDPOINT._replace(host="10.1.2.3"))
-    assert guest.patience == [(3.0, 3.0), (3.0, 3.0)]
-
-
 def test_the_address_is_learned_while_waiting(guest: Guest) -> None:
     places = [("", 22), ("", 22), ("10.1.2.3", 2222)]
     assert wait(guest, endpoint=ENDPOINT._replace(host=""), locate=lambda: places.pop(0)).status == "done"

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import socket
 import threading
+import types
 import typing as t
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._guest import ssh
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
     SshEndpoint,
     banner,
@@ -80,6 +83,44 @@ def test_a_connection_that_stays_dead_does_not_hold_up_the_next() -> None:
         thread.join()
         for connection in dead:
             connection.close()
+
+
+def test_a_guest_that_is_reached_directly_gets_one_connection_at_a_time() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.2", 0))
+        listener.listen()
+        listener.settimeout(0.5)
+        accepted: list[socket.socket] = []
+
+        def serve() -> None:
+            accepted.append(listener.accept()[0])
+            with contextlib.suppress(socket.timeout):
+                accepted.append(listener.accept()[0])
+            accepted[0].sendall(b"SSH-2.0-late\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert banner("127.0.0.2", listener.getsockname()[1], 60, 0.05) is True
+        thread.join()
+        assert len(accepted) == 1
+        accepted[0].close()
+
+
+def test_a_guest_that_is_not_there_yet_is_asked_again_soon(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = server(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+    patience: list[float] = []
+
+    def connect(address: tuple[str, int], seconds: float) -> socket.socket:
+        patience.append(seconds)
+        if len(patience) < 4:
+            raise socket.timeout
+        return socket.create_connection(("127.0.0.1", port), seconds)
+
+    stand_in = types.SimpleNamespace(create_connection=connect, timeout=socket.timeout, socket=socket.socket)
+    monkeypatch.setattr(ssh, "socket", stand_in)
+    assert banner("10.1.2.3", 22, 60, 0.5) is True
+    assert patience[0] == 0.5
+    assert patience == sorted(set(patience))
 
 
 def test_nobody_there() -> None:
