@@ -189,12 +189,13 @@ class TestActing:
     def act(self, controller, monkeypatch):
         """Run a task of which the module's body is another one, that begins with a change."""
 
-        def run(body, task_vars=self.HERE, **keywords):
+        def run(body, task_vars=None, **keywords):
             def whole(context):
                 context.runtime.begin_changes()
                 return body(context)
 
             monkeypatch.setattr(instance_action.ActionModule, "module_body", staticmethod(whole))
+            task_vars = self.HERE if task_vars is None else task_vars
             return controller.run("instance", {"name": "web"}, task_vars=task_vars, **keywords)
 
         return run
@@ -241,7 +242,7 @@ class TestActing:
         "body",
         [
             lambda context: {"changed": int("x")},
-            lambda context: os.kill(os.getpid(), signal.SIGSEGV),
+            lambda context: os.kill(os.getpid(), signal.SIGKILL),
             lambda context: {"changed": object()},
         ],
         ids=["error", "crash", "no JSON"],
