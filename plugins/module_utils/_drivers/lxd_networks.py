@@ -302,6 +302,7 @@ class LxdNetworks(Networks):
                 # What a killed run has asked for is done by and by: the network has come, or its bridge will go.
                 if self._look(network) is not None:
                     return
+                self._end_orphan(network)
                 refused = exc
         raise refused
 
@@ -335,10 +336,18 @@ class LxdNetworks(Networks):
             return
         if self._host:
             self._host.withdraw_passage(network.interface)
+        self._end_orphan(network)
         if self._is_ours(network, (self._rules(network) or {}).get("config") or {}):
             doing = f"LXD could not remove the rules of the network {network.interface}"
             with contextlib.suppress(NotFound):
                 self.driver._actions().call("delete", f"network-acls/{network.interface}", doing, project="")
+
+    def _end_orphan(self, network: Network) -> None:
+        """End the server that LXD has started for a network and, having forgotten that one, would leave for good."""
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp
+
+        if self._host and dhcp.end_orphan(network.interface):
+            self.driver.runtime.report.step("lxd_orphan")
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import addresses_of

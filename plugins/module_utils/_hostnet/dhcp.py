@@ -28,7 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path, write_file
 
 RUN = "/run/minicloud"
@@ -155,6 +155,35 @@ def _identity() -> _Identity:
     return _Identity("root", "root", 0)
 
 
+def _end(handle: int) -> bool:
+    """End the process of a handle; False where it survives that."""
+    for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, number)
+        if select.select([handle], [], [], seconds)[0]:
+            return True
+    return False
+
+
+def end_orphan(interface: str) -> bool:
+    """End the dnsmasq that another program has started for an interface and lost; whether there was one."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as stream:
+                program_, *arguments = stream.read().split(b"\0")
+            if os.path.basename(program_) == b"dnsmasq" and os.fsencode(f"--interface={interface}") in arguments:
+                return _end(handle)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+    return False
+
+
 class Server:
     """The server of the network whose records are in a directory."""
 
@@ -260,12 +289,9 @@ class Server:
         with self._process(search=True) as found:
             if found is None:
                 return
-            for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(found[1], number)
-                if select.select([found[1]], [], [], Deadline(seconds).left())[0]:
-                    remove_path(self._path(_PID))
-                    return
+            if _end(found[1]):
+                remove_path(self._path(_PID))
+                return
         raise HypervisorError(f"dnsmasq of {self.interface} could not be ended", "it survives even SIGKILL")
 
     def remove(self) -> None:

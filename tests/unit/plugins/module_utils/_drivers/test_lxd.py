@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotFound,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp, links
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     GIB,
@@ -748,6 +749,34 @@ class TestNetworks:
         networks.apply(network, [])
         assert len(looks) == 3
         assert networks.drift(network, []) == []
+
+    def test_a_server_of_it_that_lxd_has_lost_is_ended(self, driver, lxd, network, monkeypatch):
+        networks = driver.networks()
+        networks._host = SimpleNamespace(obstacles=lambda interface: [], withdraw_passage=lambda interface: None)
+        orphans = ["mc7"]
+        ended = []
+
+        def end(interface):
+            ended.append(interface)
+            there = interface in orphans
+            orphans.clear()
+            return there
+
+        monkeypatch.setattr(dhcp, "end_orphan", end)
+        post = lxd._post
+
+        def refuse(path, *args):
+            if path.endswith("networks") and orphans:
+                raise HypervisorError("LXD could not make it", "dnsmasq: 10.7.0.1: Address already in use")
+            return post(path, *args)
+
+        lxd._post = refuse
+        networks.apply(network, [])
+        assert ended == ["mc7"]
+        assert networks.drift(network, []) == []
+        del lxd.objects["networks"]["mc7"]
+        networks.remove(network)
+        assert ended == ["mc7", "mc7"]
 
     def test_who_uses_it_keeps_it(self, driver, lxd, network):
         networks = driver.networks()

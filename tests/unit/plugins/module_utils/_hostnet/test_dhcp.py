@@ -170,3 +170,20 @@ def test_leases_are_active_until_they_end(tmp_path):
         "52:54:00:00:00:03": ("10.20.30.66", "10.20.30.67"),
     }
     assert leases.read_leases(str(tmp_path / "nowhere")) == []
+
+
+def test_a_server_that_its_program_has_lost_is_ended():
+    script = ["-c", "read line", "--keep-in-foreground", "--interface=mcltest1"]
+    lost, other = (
+        subprocess.Popen([name, *script], executable="/bin/sh", stdin=subprocess.PIPE) for name in ("dnsmasq", "other")
+    )
+    with lost, other:
+        try:
+            assert not dhcp.end_orphan("mcltest")
+            assert dhcp.end_orphan("mcltest1")
+            assert lost.wait(10) < 0
+            assert other.poll() is None
+            assert not dhcp.end_orphan("mcltest1")
+        finally:
+            lost.kill()
+            other.kill()
