@@ -75,9 +75,12 @@ class InPlace(ActionBase):
             found = in_own_process(lambda: self._act(params))
         if found is None:
             return None
+        result, warnings = found
+        if warnings:
+            result["warnings"] = warnings
         if not self._task.diff:
-            found.pop("diff", None)
-        return {**found, "invocation": {"module_args": params}}
+            result.pop("diff", None)
+        return {**result, "invocation": {"module_args": params}}
 
     def _is_here(self) -> bool:
         """Whether the module would run on this host, as this user and with this environment."""
@@ -96,8 +99,8 @@ class InPlace(ActionBase):
         except OSError:
             return False
 
-    def _look(self, params: dict[str, t.Any]) -> dict[str, t.Any] | None:
-        """What there is, if nothing is to be done about it."""
+    def _look(self, params: dict[str, t.Any]) -> tuple[dict[str, t.Any], list[str]] | None:
+        """What there is, if nothing is to be done about it, and warnings."""
         runtime = _Looker(run, Reporter())
         try:
             data = DataDirectory(params["data_dir"])
@@ -106,14 +109,13 @@ class InPlace(ActionBase):
         except Exception:
             # Whatever it is, who acts meets it too, and says it in the usual way.
             return None
-        return {**result, "warnings": runtime.report.warnings} if runtime.report.warnings else result
+        return result, runtime.report.warnings
 
-    def _act(self, params: dict[str, t.Any]) -> dict[str, t.Any]:
-        result, warnings = perform(type(self).module_body, params, run, self.module_subject, self._task.check_mode)
-        return {**result, "warnings": warnings} if warnings else result
+    def _act(self, params: dict[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
+        return perform(type(self).module_body, params, run, self.module_subject, self._task.check_mode)
 
 
-def in_own_process(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any] | None:
+def in_own_process(work: t.Callable[[], t.Any]) -> t.Any:
     """The result of work, which JSON can hold, done in a process forked for it; None where that ended without one."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -132,7 +134,7 @@ def in_own_process(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any] |
     return json.loads(text) if status == 0 else None
 
 
-def _be_child(work: t.Callable[[], dict[str, t.Any]], writer: int) -> t.NoReturn:
+def _be_child(work: t.Callable[[], t.Any], writer: int) -> t.NoReturn:
     status = 1
     try:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGCHLD):

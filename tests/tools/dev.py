@@ -263,10 +263,8 @@ def side_by_side(jobs: t.Sequence[Job]) -> None:
             raised.append(exc)
             ENDING.set()
 
-    lanes = [
-        threading.Thread(target=work, args=(LANES[0], [job for job in jobs if job.on_daemons])),
-        threading.Thread(target=work, args=(LANES[1], [])),
-    ]
+    first = [job for job in jobs if job.on_daemons]
+    lanes = [threading.Thread(target=work, args=(name, own)) for name, own in zip(LANES, (first, ()))]
     for lane in lanes:
         lane.start()
     try:
@@ -274,9 +272,10 @@ def side_by_side(jobs: t.Sequence[Job]) -> None:
             lane.join()
     except BaseException:
         ENDING.set()
+        raise
+    finally:
         for lane in lanes:
             lane.join()
-        raise
     if raised:
         raise raised[0]
 

@@ -165,23 +165,48 @@ def _end(handle: int) -> bool:
     return False
 
 
+# Tells of the arguments of a process, its name among them, whether it is the one that is meant.
+_Meant = t.Callable[[t.Sequence[bytes]], bool]
+
+
+def _arguments(pid: int) -> list[bytes]:
+    """With what a process was started; nothing of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            return stream.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def _search(meant: _Meant) -> int:
+    """The process that is meant, 0 where there is none."""
+    return next((pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if meant(_arguments(pid))), 0)
+
+
+@contextlib.contextmanager
+def _held(pid: int, meant: _Meant) -> t.Iterator[tuple[int, int] | None]:
+    """A process with a handle that is of this one and never of another with its id; None where it is not meant."""
+    handle = -1
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid) if pid > 0 else -1
+    try:
+        # It is the one if it has not ended since the handle was there.
+        there = handle >= 0 and meant(_arguments(pid)) and not select.select([handle], [], [], 0)[0]
+        yield (pid, handle) if there else None
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
 def end_orphan(interface: str) -> bool:
     """End the dnsmasq that another program has started for an interface and lost; whether there was one."""
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        try:
-            handle = os.pidfd_open(pid)
-        except OSError:
-            continue
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as stream:
-                program_, *arguments = stream.read().split(b"\0")
-            if os.path.basename(program_) == b"dnsmasq" and os.fsencode(f"--interface={interface}") in arguments:
-                return _end(handle)
-        except OSError:
-            continue
-        finally:
-            os.close(handle)
-    return False
+    option = os.fsencode(f"--interface={interface}")
+
+    def meant(arguments: t.Sequence[bytes]) -> bool:
+        return option in arguments and os.path.basename(arguments[0]) == b"dnsmasq"
+
+    with _held(_search(meant), meant) as found:
+        return found is not None and _end(found[1])
 
 
 class Server:
@@ -203,29 +228,18 @@ class Server:
 
         search -- look for it also where the file with its id is lost
         """
-        handle = -1
         pid = 0
         with contextlib.suppress(OSError, ValueError):
             with open(self._path(_PID), encoding="ascii") as stream:
                 pid = int(stream.read())
-        if search and not self._is_ours(pid):
-            pid = next((each for each in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(each)), 0)
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(pid) if pid > 0 else -1
-        try:
-            # Ours is who was started with this very file, and has not ended since the handle was there.
-            ours = handle >= 0 and self._is_ours(pid) and not select.select([handle], [], [], 0)[0]
-            yield (pid, handle) if ours else None
-        finally:
-            if handle >= 0:
-                os.close(handle)
+        if search and not self._is_ours(_arguments(pid)):
+            pid = _search(self._is_ours)
+        with _held(pid, self._is_ours) as found:
+            yield found
 
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as stream:
-                return os.fsencode(f"--conf-file={self._path(_CONFIG)}") in stream.read().split(b"\0")
-        except OSError:
-            return False
+    def _is_ours(self, arguments: t.Sequence[bytes]) -> bool:
+        """Ours is who was started with this very file."""
+        return os.fsencode(f"--conf-file={self._path(_CONFIG)}") in arguments
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
