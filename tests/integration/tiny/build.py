@@ -154,7 +154,12 @@ case $1 in
         kind=b; [ -z "$domain" ] || kind=a
         { [ -z "$domain" ] || echo "search $domain"
           for server in $dns; do echo "nameserver $server"; done; } > /run/resolv.$kind."$interface"
-        cat /run/resolv.a.* /run/resolv.b.* > /etc/resolv.conf 2>/dev/null
+        # Another interface does the same meanwhile: who writes last has seen both.
+        servers() { cat /run/resolv.a.* /run/resolv.b.* 2>/dev/null; }
+        until servers | cmp -s - /etc/resolv.conf; do
+            servers > /etc/resolv.conf."$interface"
+            mv /etc/resolv.conf."$interface" /etc/resolv.conf
+        done
         ;;
     deconfig) ip -4 addr flush dev "$interface" ;;
 esac
