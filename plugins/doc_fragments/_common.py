@@ -26,7 +26,8 @@ options:
       - 'V(qemu): C(run_as) is the unprivileged user that QEMU runs as when root starts it. The default is the first of
         V(minicloud), V(libvirt-qemu), V(qemu) and V(nobody) that exists. QEMU never runs as root.'
       - 'V(libvirt): C(uri) is where libvirt is reached. The default is V(qemu:///system) for root, V(qemu:///session)
-        for others.'
+        for others. With the name of a host it leads to libvirt there by the network; both hosts then share
+        O(data_dir), and the task runs as an ordinary user. The guide about drivers tells more.'
       - 'V(libvirt): C(accelerator) is V(auto) (default), V(kvm) or V(tcg), with the same meaning as for V(qemu).'
       - 'V(lxd): C(endpoint) is the LXD server: the path of a unix socket, or C(https://HOST:8443) of another host or of
         a member of a cluster. The default is the socket of this host.'

@@ -92,6 +92,13 @@ class Driver(abc.ABC):
         firmware -- what their image needs, as in the model's Image; instance_type -- vm or container
         """
 
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes of memory that another host has where instances run, and that are free there; 0 where unknown.
+
+        None where they run on this host.
+        """
+        return None
+
     @abc.abstractmethod
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
         """What is known of each of some instances now, in their order: one bulk call to the hypervisor."""

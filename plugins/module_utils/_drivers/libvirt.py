@@ -19,10 +19,12 @@ import os
 import platform
 import sys
 import typing as t
+from urllib.parse import urlsplit
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    MIB,
     RUNNING,
     STOPPED,
     Instance,
@@ -115,7 +117,10 @@ def drift(domain: Domain, instance: Instance) -> tuple[str, ...]:
 
 
 class LibvirtDriver(LocalDriver):
-    """See Driver."""
+    """See Driver.
+
+    uri -- where libvirt is; host -- the one that the URI leads to by the network, empty where it names none
+    """
 
     name = "libvirt"
     scope_name = "qemu"
@@ -127,6 +132,9 @@ class LibvirtDriver(LocalDriver):
         super().__init__(runtime, scope, options, shared)
         self.uri = str(self.options.get("uri") or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session"))
         self._connection: t.Any = None
+        self.host = urlsplit(self.uri).hostname or ""
+        if self.host:
+            self.forwarding_host = self.host
 
     def handle(self) -> dict[str, str]:
         return {"uri": self.uri}
@@ -170,6 +178,20 @@ class LibvirtDriver(LocalDriver):
         with self.explained(f"whether {instance.name} runs cannot be told"):
             domain = self.domain(instance)
             return domain is not None and self.is_active(domain)
+
+    def memory(self) -> tuple[int, int] | None:
+        if not self.host:
+            return None
+        with self.explained("libvirt does not tell how much memory its host has"):
+            return int(self.connection().getInfo()[1]) * MIB, int(self.connection().getFreeMemory())
+
+    def joins_networks(self) -> bool:
+        # Sockets of a user can be opened by what runs here as that user only.
+        return os.geteuid() == 0 or not (self.host or self.is_system())
+
+    def is_system(self) -> bool:
+        """Whether the URI leads to the system's libvirt, not to a user's own."""
+        return urlsplit(self.uri).path == "/system"
 
     def reconfigure(self, instance: Instance) -> None:
         self._actions().reconfigure(instance)

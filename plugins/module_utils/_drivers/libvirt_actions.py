@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import typing as t
-from urllib.parse import urlsplit
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import libvirt_domain, qemu_machine, usernet
+from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
+    libvirt_domain,
+    libvirt_remote,
+    qemu_machine,
+    usernet,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver, names, parse_domain
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
     CONSOLE,
@@ -34,8 +37,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
     MissingRequirement,
-    NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, remove_path
@@ -106,46 +109,13 @@ class LibvirtActions(LocalActions):
                 raise MissingRequirement(
                     f"libvirt {_version(version)} is too old", "it takes no open files", "Install version 9.0 or newer."
                 )
-        self._check_place()
-        qemu_machine.emulator(arch)
-        qemu_machine.firmware(arch, firmware)
         self._qemu_img()
+        if self.driver.host:
+            libvirt_remote.require(self.driver, arch, firmware)
+        else:
+            qemu_machine.emulator(arch)
+            qemu_machine.firmware(arch, firmware)
         return self._accelerator(arch)
-
-    def _check_place(self) -> None:
-        """Raise where the files of instances cannot be used by the libvirt that the URI leads to."""
-        host = urlsplit(self.driver.uri).hostname
-        if not host:
-            return
-        with self.driver.explained("libvirt does not tell on which host it runs"):
-            connection = self.driver.connection()
-            there = connection.getHostname()
-            if there.partition(".")[0] == socket.gethostname().partition(".")[0]:
-                raise InvalidOption(
-                    f"driver_options.uri {self.driver.uri!r} leads to this very host by the network",
-                    "files cannot be handed over that way",
-                    "Use qemu:///system or qemu:///session.",
-                )
-            shared = self._has_storage(connection, os.path.realpath(self.scope.data.path))
-        if not shared:
-            raise MissingRequirement(
-                f"the disks of instances cannot be reached from {there}, where {self.driver.uri!r} leads",
-                f"no storage pool of that libvirt has the directory {self.scope.data.path} of this host",
-                "Run the task on that host itself, with a local URI.",
-            )
-        raise NotSupported(
-            f"instances cannot be run on {there}, where {self.driver.uri!r} leads",
-            "their ports and their consoles would be there and not here",
-            "Run the task on that host itself, with a local URI: the shared data directory can be used from both.",
-        )
-
-    def _has_storage(self, connection: t.Any, path: str) -> bool:
-        while path != "/":
-            with contextlib.suppress(self.library.libvirtError):
-                connection.storagePoolLookupByTargetPath(path)
-                return True
-            path = os.path.dirname(path)
-        return False
 
     def _accelerator(self, arch: str) -> qemu_machine.Accelerator:
         wanted = str(self.options.get("accelerator") or "auto")
@@ -154,6 +124,8 @@ class LibvirtActions(LocalActions):
                 f"driver_options.accelerator {wanted!r} is not known",
                 hint=f"Choose one of: {', '.join(_ACCELERATORS)}.",
             )
+        if self.driver.host:
+            return libvirt_remote.accelerator(self.driver, wanted, arch)
         uid, groups = self._qemu_identity()
         try:
             chosen = qemu_machine.choose_accelerator(wanted, arch, uid, groups)
@@ -166,12 +138,9 @@ class LibvirtActions(LocalActions):
             return qemu_machine.Accelerator("tcg", obstacle)
         return chosen
 
-    def _is_system(self) -> bool:
-        return urlsplit(self.driver.uri).path == "/system"
-
     def _qemu_identity(self) -> tuple[int, frozenset[int]]:
         """Whom QEMU runs as: the system's libvirt has a user for it, a session's is the user's own."""
-        if not self._is_system():
+        if not self.driver.is_system():
             return os.geteuid(), frozenset({os.getegid(), *os.getgroups()})
         import grp
         import pwd
@@ -185,7 +154,7 @@ class LibvirtActions(LocalActions):
 
     def _warn_of_slow_definitions(self, uid: int, groups: t.Container[int]) -> None:
         """libvirt sees a KVM that its QEMU may not use, does not believe it, and looks again at each definition."""
-        if self._is_system() and uid != 0:
+        if self.driver.is_system() and uid != 0:
             with contextlib.suppress(OSError):
                 device = os.stat("/dev/kvm")
                 if not qemu_machine.may_open(device, uid, groups):
@@ -203,6 +172,10 @@ class LibvirtActions(LocalActions):
         return capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None
 
     # Definition
+
+    def firmware(self, instance: Instance) -> str:
+        # What needs UEFI is refused elsewhere.
+        return "" if self.driver.host else super().firmware(instance)
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         super().create(instance, image, seed)
@@ -241,10 +214,19 @@ class LibvirtActions(LocalActions):
                 },
                 code=code,
                 nvram=self.driver.path(instance, NVRAM),
-                own_nvram=not self._is_system(),
+                own_nvram=not self.driver.is_system(),
+                **(self._placed() if self.driver.host else {}),
                 **self._wired(instance),
             )
             return connection.defineXML(libvirt_domain.domain_xml(instance, parts))
+
+    def _placed(self) -> dict[str, t.Any]:
+        """What Parts has of a domain whose libvirt is reached by the network."""
+        return {
+            "open_files": False,
+            "ssh_ip": libvirt_remote.forwarding_address(self.driver),
+            "run_as": (os.geteuid(), os.getegid()) if self.driver.is_system() else None,
+        }
 
     def _wired(self, instance: Instance) -> dict[str, t.Any]:
         """What Parts has of the interfaces of an instance."""
@@ -252,7 +234,9 @@ class LibvirtActions(LocalActions):
             return {"bridges": self._bridges(instance)}
         wiring = self.wiring(instance)
         longest = max((len(os.fsencode(path)) for paths in wiring.sockets.values() for path in paths), default=0)
-        if wiring.sockets and self._is_system():
+        if wiring.sockets and self.driver.host:
+            wiring = self.unwired(instance, f"they are on this host, and the instance is on {self.driver.host}")
+        elif wiring.sockets and not self.driver.joins_networks():
             wiring = self.unwired(instance, "what qemu:///system runs may not open sockets of a user")
         elif longest > _LONGEST_SOCKET:
             wiring = self.unwired(instance, f"the path of a socket has at most {_LONGEST_SOCKET} characters")
@@ -287,7 +271,8 @@ class LibvirtActions(LocalActions):
             | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         )
         # The variables of a session's machine are the instance's own file, which another driver may need.
-        flags |= library.VIR_DOMAIN_UNDEFINE_NVRAM if self._is_system() else library.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        own_nvram = not self.driver.is_system()
+        flags |= library.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if own_nvram else library.VIR_DOMAIN_UNDEFINE_NVRAM
         try:
             domain.undefineFlags(flags)
         except library.libvirtError as exc:
@@ -307,17 +292,22 @@ class LibvirtActions(LocalActions):
                 f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
             )
         code = self.firmware(instance)
-        domain = self._define(instance, accelerator, code)
-        self.runtime.report.step("defined")
-        copied = bool(code) and self._is_system()
-        try:
-            with self.driver.explained(f"libvirt could not start {instance.name}"):
-                if copied:
-                    self._note_nvram(instance, domain)
-                self._launch(instance, domain, copied)
-        except HypervisorError as exc:
-            exc.facts["hypervisor_log"] = self.log(instance)
-            raise
+        copied = bool(code) and self.driver.is_system()
+        for last in (*[False] * (ports.UNSEEN_TRIES - 1), True):
+            domain = self._define(instance, accelerator, code)
+            self.runtime.report.step("defined")
+            try:
+                with self.driver.explained(f"libvirt could not start {instance.name}"):
+                    if copied:
+                        self._note_nvram(instance, domain)
+                    self._launch(instance, domain, copied)
+                break
+            except HypervisorError as exc:
+                # Only there it turns out whether the port for ssh is free.
+                if last or not self.driver.host or f":{instance.ssh_port}-:22'" not in exc.why:
+                    exc.facts["hypervisor_log"] = self.log(instance)
+                    raise
+                instance.ssh_port = ports.pick_unseen({instance.ssh_port})
         self.runtime.report.step("spawned")
 
     def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
@@ -332,11 +322,11 @@ class LibvirtActions(LocalActions):
         )
         handles = [console]
         try:
-            if os.geteuid() != 0 and not self._is_system():
+            if os.geteuid() != 0 and self.driver.joins_networks():
                 # The hub sees by the sockets when the guest ends, for libvirt hands on no handle of ours.
                 self.join(instance, handles)
             with explained(f"the files of {instance.name} could not be opened"):
-                for group, (path, flags) in files.items():
+                for group, (path, flags) in files.items() if not self.driver.host else ():
                     handles.append(os.open(path, flags | os.O_CLOEXEC))
                     domain.FDAssociate(group, [handles[-1]], 0)
             self.runtime.report.step("spawn")
@@ -367,6 +357,12 @@ class LibvirtActions(LocalActions):
             remove_path(link)
             if copy:
                 os.symlink(copy, link)
+
+    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
+        if self.driver.host:
+            ports.settle_unseen(instance, self.scope.instances()[0])
+        else:
+            super().choose_ports(instance, held)
 
     def forwards(self, instance: Instance) -> list[PortForward]:
         if not self.driver.user_mode(instance):
@@ -515,11 +511,13 @@ class LibvirtActions(LocalActions):
 
     def log(self, instance: Instance) -> str:
         """What QEMU has said since its last start, which libvirt notes with a line of its own."""
+        if self.driver.host:
+            return ""  # the file is there
         try:
             with self.driver.explained("the domain cannot be looked at"):
                 domain = self.driver.domain(instance)
                 name = instance.name if domain is None else domain.name()
-            directory = _LOG_DIRECTORIES["system" if self._is_system() else "session"]
+            directory = _LOG_DIRECTORIES["system" if self.driver.is_system() else "session"]
             with open(os.path.join(os.path.expanduser(directory), f"{name}.log"), "rb") as stream:
                 stream.seek(0, os.SEEK_END)
                 stream.seek(max(0, stream.tell() - _LOG_LIMIT))

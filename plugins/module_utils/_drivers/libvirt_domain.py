@@ -52,6 +52,8 @@ class Parts(t.NamedTuple):
     nics -- the interfaces, unless they are those of the record
     sockets -- of interfaces on networks of an ordinary user, by MAC: the interface's own, and the hub's
     isolated -- whether the user-mode network does not lead out
+    ssh_ip -- the address at which the user-mode network listens for ssh
+    run_as -- the uid and gid that QEMU is to run as, where that is not libvirt's choice
     """
 
     name: str
@@ -66,6 +68,8 @@ class Parts(t.NamedTuple):
     nics: t.Sequence[Nic] = ()
     sockets: t.Mapping[str, tuple[str, str]] = {}
     isolated: bool = False
+    ssh_ip: str = "127.0.0.1"
+    run_as: tuple[int, int] | None = None
 
 
 def domain_xml(instance: Instance, parts: Parts) -> str:
@@ -102,7 +106,7 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
     arguments: list[str] = []
     for number, nic in enumerate(parts.nics or instance.nics):
         if nic.network == USER_NETWORK:
-            arguments += _user_network(instance, number, nic, next(slots), parts.isolated)
+            arguments += _user_network(instance, parts, number, nic, next(slots))
         elif nic.mac in parts.sockets:
             arguments += _socket_network(*parts.sockets[nic.mac], nic.mac, next(slots))
         else:
@@ -112,6 +116,10 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
     _address(rng, next(slots))
     serial = _child(devices, "serial", type="pty")
     _child(serial, "log", file=parts.files["console"], append="on")
+    if parts.run_as:
+        label = _child(root, "seclabel", type="static", model="dac", relabel="no")
+        # Numbers, not names: it is by them that files are shared.
+        _text(label, "label", "+{}:+{}".format(*parts.run_as))
     if arguments:
         commandline = _child(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for argument in arguments:
@@ -190,13 +198,13 @@ def _interface(bridge: Bridge, nic: Nic, slot: int) -> Element:
     return interface
 
 
-def _user_network(instance: Instance, number: int, nic: Nic, slot: int, isolated: bool) -> list[str]:
+def _user_network(instance: Instance, parts: Parts, number: int, nic: Nic, slot: int) -> list[str]:
     """Arguments of QEMU: libvirt has no port forwards for this kind of network."""
     rules: list[str] = []
     if number == 0 and instance.ssh_port:
-        rules = [f"tcp:127.0.0.1:{instance.ssh_port}-:22", *map(forward_rule, instance.ports)]
+        rules = [f"tcp:{parts.ssh_ip}:{instance.ssh_port}-:22", *map(forward_rule, instance.ports)]
     netdev = f"usernet{number}"
-    closed = ["restrict=on"] if isolated else []
+    closed = ["restrict=on"] if parts.isolated else []
     argument = ",".join(["user", f"id={netdev}", *closed, *(f"hostfwd={rule}" for rule in rules)])
     device = f"virtio-net-pci,netdev={netdev},mac={nic.mac},bus=pcie.0,addr={slot:#x}"
     return ["-netdev", argument, "-device", device]

@@ -55,7 +55,12 @@ _CONSOLE_KEPT = 1 << 20
 
 
 class LocalDriver(Driver):
-    """See Driver."""
+    """See Driver.
+
+    forwarding_host -- where this host finds the ports of the hypervisor's user-mode network
+    """
+
+    forwarding_host = "127.0.0.1"
 
     @abc.abstractmethod
     def _actions(self) -> t.Any:
@@ -86,6 +91,10 @@ class LocalDriver(Driver):
         """Whether this host reaches an instance by forwarded ports of the hypervisor's user-mode network only."""
         return instance.user_mode or os.geteuid() != 0
 
+    def joins_networks(self) -> bool:
+        """Whether instances can be on the networks of their scope."""
+        return True
+
     def uplink(self, instance: Instance) -> Nic | None:
         """The interface that an instance has for ssh, ports and the way out where its networks have no such thing.
 
@@ -110,7 +119,7 @@ class LocalDriver(Driver):
                 own = {nic.mac: by_mac[nic.mac] for nic in instance.nics if nic.mac in by_mac}
                 addresses = tuple(address for some in own.values() for address in some)
                 if instance.user_mode and not own:
-                    addresses = ("127.0.0.1",)
+                    addresses = (self.forwarding_host,)
                 cut_off = any(nic.network in severed for nic in instance.nics) or self._is_astray(instance, own)
                 cut_off = cut_off or os.path.exists(self.path(instance, UNPLUGGED))
                 each = each._replace(addresses=addresses, by_mac=own, severed=cut_off)
@@ -171,7 +180,7 @@ class LocalDriver(Driver):
 
     def _severed_networks(self, instances: t.Sequence[Instance]) -> set[str]:
         """The networks of running instances, an ordinary user's, that have lost their hub."""
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 or not self.joins_networks():
             return set()
         names = {nic.network for instance in instances for nic in instance.nics if nic.network != USER_NETWORK}
         locks = {name: os.path.join(self.scope.networks.directory(name), HUB_LOCK) for name in names}
@@ -218,7 +227,7 @@ class LocalDriver(Driver):
 
     def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         if self.user_mode(instance):
-            return "127.0.0.1", instance.ssh_port
+            return self.forwarding_host, instance.ssh_port
         if seen is not None:
             by_mac = seen.by_mac
         else:

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import random
 import sys
 import typing as t
 from urllib.parse import quote, urlencode
@@ -54,10 +53,6 @@ _LEAST_POOL = 5 * GIB
 
 # Properties of an image in LXD that tell where it came from.
 _HASH, _DATA_DIR = "minicloud.hash", "minicloud.data_dir"
-
-# Where ports are chosen on a host that cannot be asked which are free: below those that systems give out themselves.
-_REMOTE_PORTS = range(20000, 32768)
-_REMOTE_TRIES = 5
 
 _IMAGE_WAIT = 3600.0
 
@@ -465,10 +460,13 @@ class LxdActions:
         return "" if not now or (nic.address or nic.lease) in now else lxd_config.LOOPBACK
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
-        if not self.place.is_remote:
-            from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 
+        others = self.scope.instances()[0]
+        if self.place.is_remote:
+            # LXD says what is taken when it starts the instance.
+            ports.settle_unseen(instance, others)
+        else:
             elsewhere: t.Sequence[PortForward] = ()
             if instance.ports and os.geteuid() == 0 and find_program("nft"):
                 # Networks of other drivers lead ports away before they come to who listens on them.
@@ -477,19 +475,6 @@ class LxdActions:
                 elsewhere = HostNetworks(self.runtime, self.scope).forwarded_elsewhere()
             # The guest is reached at its own address.
             ports.settle(instance, others, held, elsewhere, with_ssh=False)
-            return
-        # Nobody here knows which ports are free there: LXD says so when it starts the instance.
-        taken = {port.host_port for other in others for port in other.ports} | {other.ssh_port for other in others}
-        taken.update(port.host_port for port in instance.ports)
-        chosen = []
-        for port in instance.ports:
-            if not port.host_port:
-                port = port._replace(host_port=_pick(taken))
-                instance.chosen_ports = sorted({*instance.chosen_ports, port.host_port})
-            chosen.append(port)
-        instance.ports = chosen
-        if not instance.ssh_port:
-            instance.ssh_port = _pick(taken)
 
     def start(self, instance: Instance) -> None:
         doing = f"LXD could not start {instance.name}"
@@ -500,7 +485,9 @@ class LxdActions:
             self._change_state(instance, "unfreeze", doing)
         elif there["status"] != "Running":
             self.runtime.report.step("lxd_start")
-            for last in (*[False] * (_REMOTE_TRIES - 1), True):
+            from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
+
+            for last in (*[False] * (ports.UNSEEN_TRIES - 1), True):
                 try:
                     self._change_state(instance, "start", doing)
                     break
@@ -508,7 +495,7 @@ class LxdActions:
                     if last or not (self.place.is_remote and "address already in use" in exc.why):
                         exc.facts.setdefault("hypervisor_log", self.driver.log(instance).splitlines())
                         raise
-                    instance.ssh_port = _pick({instance.ssh_port})
+                    instance.ssh_port = ports.pick_unseen({instance.ssh_port})
                     self.configure(instance, doing)
             self.runtime.report.step("lxd_started")
         self.driver.seen.pop(instance.name, None)
@@ -576,12 +563,6 @@ def _explained(doing: str, why: str) -> HypervisorError | NoSpace:
 def _whose(config: t.Mapping[str, str]) -> str:
     owner = config.get(f"{lxd_config.OURS}data_dir")
     return f"it was made by the data directory {owner}" if owner else "it was not made by this collection"
-
-
-def _pick(taken: set[int]) -> int:
-    port = random.SystemRandom().choice([port for port in _REMOTE_PORTS if port not in taken])
-    taken.add(port)
-    return port
 
 
 def _vm_metadata(image: Image) -> bytes:

@@ -22,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 # The capabilities, by driver: known without importing the driver.
 CAPABILITIES: dict[str, frozenset[str]] = {
     "qemu": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log"}),
-    "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log"}),
+    "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log", "remote"}),
     "lxd": frozenset({"vm", "container", "live_ports", "live_resize", "ipv6_ports", "console_log", "remote"}),
 }
 DRIVERS = tuple(CAPABILITIES)
@@ -39,6 +39,9 @@ CAPABILITY_TEXTS: dict[str, str] = {
     "same_network": "attaches an instance to one network more than once: ``networks``",
     "console_log": "keeps what the guest writes to its console: ``console_log``",
 }
+
+# Drivers whose hypervisor is a server that starts instances with its host by itself.
+SERVERS = frozenset({"lxd"})
 
 # Drivers that share the scope of another.
 _SCOPES: dict[str, str] = {"libvirt": "qemu"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import socket
 import typing as t
 
@@ -19,6 +20,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Inst
 
 _TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _TCP_LISTEN = "0A"
+
+# Where ports are chosen on a host that cannot be asked which are free: below those that systems give out themselves.
+_UNSEEN_PORTS = range(20000, 32768)
+# How often another port is chosen there if one turns out to be taken.
+UNSEEN_TRIES = 5
 
 
 def is_free(ip: str, port: int, protocol: str = "tcp") -> bool:
@@ -118,6 +124,31 @@ def settle(
         return
     if not ssh or ssh in asked or ssh in reserved or not is_free("127.0.0.1", ssh):
         instance.ssh_port = choose("127.0.0.1", "tcp", reserved | asked)
+
+
+def settle_unseen(instance: Instance, others: t.Iterable[Instance]) -> None:
+    """Choose the ports on another host that lead to an instance; whether they are free is seen when it is started.
+
+    others -- instances whose ports are left to them
+    """
+    others = [other for other in others if other.uuid != instance.uuid]
+    taken = {port.host_port for other in others for port in other.ports} | {other.ssh_port for other in others}
+    taken.update(port.host_port for port in instance.ports)
+    chosen = []
+    for port in instance.ports:
+        if not port.host_port:
+            port = port._replace(host_port=pick_unseen(taken))
+            instance.chosen_ports = sorted({*instance.chosen_ports, port.host_port})
+            taken.add(port.host_port)
+        chosen.append(port)
+    instance.ports = chosen
+    if not instance.ssh_port:
+        instance.ssh_port = pick_unseen(taken)
+
+
+def pick_unseen(taken: t.Container[int]) -> int:
+    """A port of another host that is not among those taken."""
+    return random.SystemRandom().choice([port for port in _UNSEEN_PORTS if port not in taken])
 
 
 def _why_taken(port: PortForward, others: t.Iterable[Instance], led_away: bool) -> str:

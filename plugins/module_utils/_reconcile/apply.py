@@ -100,16 +100,18 @@ class Applier:
         return login.user or (image.user if image else "")
 
     def _check_memory(self, instance: Instance) -> None:
-        total, available = host_memory()
+        elsewhere = self.driver.memory()
+        total, available = host_memory() if elsewhere is None else elsewhere
+        host = "this host" if elsewhere is None else "the host of the hypervisor"
         if total and instance.memory > total:
             raise InvalidOption(
-                f"memory {format_size(instance.memory)} is more than this host has",
+                f"memory {format_size(instance.memory)} is more than {host} has",
                 f"it has {format_size(total)}",
                 "Ask for less.",
             )
         if available and instance.memory > available:
             self.runtime.report.warn(
-                f"{instance.name} may use {format_size(instance.memory)} of memory, and this host has"
+                f"{instance.name} may use {format_size(instance.memory)} of memory, and {host} has"
                 f" {format_size(available)} left now."
             )
 

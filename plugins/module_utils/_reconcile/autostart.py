@@ -12,7 +12,7 @@ import contextlib
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES, Crew, load
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import SERVERS, Crew, load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import Unit
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
@@ -27,8 +27,7 @@ _ADDRESSES = 180.0
 
 def needs_unit(record: Starting) -> bool:
     """Whether something is to start with the host that its hypervisor does not start by itself."""
-    # What may be on another host has a server there, which has its own ways.
-    return record.autostart and record.phase != "removing" and "remote" not in CAPABILITIES.get(record.driver, ())
+    return record.autostart and record.phase != "removing" and record.driver not in SERVERS
 
 
 def is_settled(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:

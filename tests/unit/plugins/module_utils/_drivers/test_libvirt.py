@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
     libvirt_actions,
+    libvirt_remote,
     local_actions,
     qemu_machine,
 )
@@ -116,7 +117,8 @@ class FakeConnection:
         self.domains, self.starts, self.undefined, self.refusals = [], [], [], []
         self.updates = []
         self.lost = False
-        self.version, self.kind, self.hostname, self.pools, self.kvm = 9_000_000, "QEMU", "elsewhere.test", (), False
+        self.version, self.kind, self.hostname, self.kvm = 9_000_000, "QEMU", "elsewhere.test", False
+        self.features, self.pools, self.sees = "", [], os.listdir
 
     def isAlive(self):
         return not self.lost
@@ -163,11 +165,43 @@ class FakeConnection:
 
     def getCapabilities(self):
         kvm = "<domain type='kvm'/>" if self.kvm else ""
-        return f"<capabilities><guest><arch name='x86_64'><domain type='qemu'/>{kvm}</arch></guest></capabilities>"
+        guest = f"<guest><arch name='x86_64'><domain type='qemu'/>{kvm}</arch></guest>"
+        return f"<capabilities><host><cpu><model>Some</model></cpu></host>{guest}</capabilities>"
 
-    def storagePoolLookupByTargetPath(self, path):
-        if path not in self.pools:
-            raise LibvirtError("no storage pool", 49)
+    def baselineCPU(self, cpus, flags):
+        assert "<model>Some</model>" in cpus[0] and flags == 1
+        return f"<cpu><model>Some</model><feature name='aes'/>{self.features}</cpu>"
+
+    def getInfo(self):
+        return ["x86_64", 4096, 4]
+
+    def getFreeMemory(self):
+        return 1 << 30
+
+    def storagePoolCreateXML(self, xml):
+        self.pools.append(FakePool(self, xml))
+        return self.pools[-1]
+
+    def listAllStoragePools(self, flags):
+        assert flags == 32
+        return list(self.pools)
+
+
+class FakePool:
+    def __init__(self, connection, xml):
+        self.connection, self.xml = connection, xml
+
+    def XMLDesc(self):
+        return self.xml
+
+    def name(self):
+        return ElementTree.fromstring(self.xml).findtext("name")
+
+    def listVolumes(self):
+        return self.connection.sees(ElementTree.fromstring(self.xml).findtext("target/path"))
+
+    def destroy(self):
+        self.connection.pools.remove(self)
 
 
 @pytest.fixture
@@ -187,6 +221,7 @@ def library(connection, monkeypatch):
     fake.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE, fake.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 1, 2
     fake.VIR_DOMAIN_UNDEFINE_NVRAM, fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 4, 8
     fake.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16
+    fake.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT, fake.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES = 32, 1
     fake.virDomain = FakeDomain
     fake.getVersion = lambda: 9_000_000
     fake.registerErrorHandler = lambda handler, context: None
@@ -578,19 +613,6 @@ class TestMissing:
         with pytest.raises(MissingRequirement, match="the Python library libvirt is missing"):
             driver.alive(instance)
 
-    def test_the_disk_on_another_host(self, make, connection, data):
-        driver = make(uri="qemu+ssh://elsewhere.test/system")
-        with pytest.raises(MissingRequirement, match=r"disks of instances cannot be reached from elsewhere\.test"):
-            driver.require("x86_64")
-        connection.pools = (os.path.dirname(os.path.realpath(data.path)),)
-        with pytest.raises(NotSupported, match="their ports and their consoles would be there"):
-            driver.require("x86_64")
-
-    def test_this_host_by_the_network(self, make, connection, monkeypatch):
-        monkeypatch.setattr(libvirt_actions.socket, "gethostname", lambda: "elsewhere")
-        with pytest.raises(InvalidOption, match="leads to this very host by the network"):
-            make(uri="qemu+ssh://elsewhere.test/system").require("x86_64")
-
     def test_a_libvirt_that_ends_meanwhile(self, driver, instance, connection, monkeypatch):
         def end():
             connection.lost = True
@@ -624,3 +646,133 @@ def test_a_port_of_a_record_is_in_the_definition_at_the_next_start(driver, insta
     instance.ports = [parse_port("8080:80")]
     driver.start(instance)
     assert "hostfwd=tcp:127.0.0.1:8080-:80" in connection.domains[0].xml
+
+
+class TestOnAnotherHost:
+    """What is different where the URI leads to libvirt by the network."""
+
+    @pytest.fixture(autouse=True)
+    def ordinary_user(self, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "getegid", lambda: 1001)
+
+    @pytest.fixture
+    def there(self, make, monkeypatch):
+        addresses = {"elsewhere.test": [(2, 1, 6, "", ("198.51.100.7", 0))]}
+
+        def getaddrinfo(host, *dummy):
+            if host not in addresses:
+                raise OSError("Name or service not known")
+            return addresses[host]
+
+        monkeypatch.setattr(libvirt_remote.socket, "getaddrinfo", getaddrinfo)
+        return make(uri="qemu+ssh://me@elsewhere.test/system")
+
+    def test_what_it_needs(self, there, connection, data):
+        there.require("x86_64")
+        assert connection.pools == []
+        assert os.listdir(data.path) == []
+
+    def test_another_directory_there(self, there, connection, data):
+        connection.sees = lambda path: []
+        with pytest.raises(MissingRequirement, match=r"reached from elsewhere\.test.*is another directory there"):
+            there.require("x86_64")
+        assert (connection.pools, os.listdir(data.path)) == ([], [])
+
+    def test_no_such_directory_there(self, there, connection, data, monkeypatch):
+        def create(xml):
+            raise LibvirtError("cannot open directory: No such file or directory")
+
+        monkeypatch.setattr(connection, "storagePoolCreateXML", create)
+        with pytest.raises(MissingRequirement, match=r"cannot open directory: No such file or directory.*same uid"):
+            there.require("x86_64")
+        assert os.listdir(data.path) == []
+
+    def test_pools_of_killed_runs_are_taken_away_and_no_others(self, there, connection, data):
+        place = os.path.realpath(data.path)
+
+        def pool(name, path):
+            connection.storagePoolCreateXML(f"<pool><name>{name}</name><target><path>{path}</path></target></pool>")
+
+        pool("minicloud-probe-old", f"{place}/minicloud-probe-old")
+        pool("minicloud-probe-else", "/elsewhere/minicloud-probe-else")
+        pool("images", f"{place}/images")
+        there.require("x86_64")
+        assert [each.name() for each in connection.pools] == ["minicloud-probe-else", "images"]
+
+    def test_root_whose_files_nobody_there_may_open(self, there, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        with pytest.raises(MissingRequirement, match="they are root's, and QEMU does not run as root there"):
+            there.require("x86_64")
+
+    def test_what_it_cannot_run(self, make, there):
+        with pytest.raises(NotSupported, match="UEFI cannot be had"):
+            there.require("x86_64", "uefi")
+        with pytest.raises(MissingRequirement, match="this host knows no IPv4 address of nowhere"):
+            make(uri="qemu+ssh://nowhere/system").require("x86_64")
+
+    def test_an_architecture_that_is_not_there(self, there, connection, monkeypatch):
+        monkeypatch.setattr(connection, "getCapabilities", lambda: "<capabilities/>")
+        with pytest.raises(MissingRequirement, match="QEMU for x86_64 is not installed where"):
+            there.require("x86_64")
+
+    def test_its_accelerator(self, make, there, connection):
+        uri = {"uri": there.uri}
+        assert make(**uri, accelerator="tcg").probe()["accelerator_reason"] == ""
+        assert "offers no KVM for x86_64" in there.probe()["accelerator_reason"]
+        connection.kvm = True
+        assert "has neither vmx nor svm" in there.probe()["accelerator_reason"]
+        with pytest.raises(MissingRequirement, match="the accelerator kvm cannot be used: libvirt on elsewhere"):
+            make(**uri, accelerator="kvm").require("x86_64")
+        connection.features = "<feature name='svm'/>"
+        assert there.probe()["accelerator"] == "kvm"
+
+    def test_its_memory(self, there, driver):
+        assert there.memory() == (4 << 30, 1 << 30)
+        assert driver.memory() is None
+
+    def test_a_domain_that_opens_its_files_itself(self, there, instance, connection):
+        there.choose_ports(instance)
+        there.start(instance)
+        (domain,) = connection.domains
+        assert domain.groups == {}
+        assert [source.get("fdgroup") for source in domain.root().iterfind("devices/disk/source")] == [None, None]
+        assert domain.root().findtext("seclabel/label") == "+1000:+1001"
+        assert f"hostfwd=tcp:198.51.100.7:{instance.ssh_port}-:22" in domain.xml
+        assert there.endpoint(instance) == ("elsewhere.test", instance.ssh_port)
+        (seen,) = there.observe([instance])
+        assert (seen.state, seen.addresses, seen.severed) == ("running", ("elsewhere.test",), False)
+
+    def test_a_users_own_libvirt_there(self, make, there, instance, connection):
+        make(uri="qemu+ssh://elsewhere.test/session").start(instance)
+        assert connection.domains[0].root().find("seclabel") is None
+
+    def test_ports_that_nobody_asked_for_by_number(self, there, instance):
+        instance.ports, instance.ssh_port = [parse_port("80"), parse_port("8080:81")], 0
+        there.choose_ports(instance)
+        (chosen,) = instance.chosen_ports
+        assert [port.host_port for port in instance.ports] == [chosen, 8080]
+        assert len({instance.ssh_port, chosen, 8080}) == 3
+
+    def test_a_port_for_ssh_that_is_taken_there(self, there, instance, connection):
+        tried = []
+
+        def taken(domain):
+            tried.append(instance.ssh_port)
+            rule = f"tcp:198.51.100.7:{instance.ssh_port}-:22"
+            raise LibvirtError(f"qemu: Could not set up host forwarding rule '{rule}'", INVALID)
+
+        connection.refusals = [taken, taken]
+        there.start(instance)
+        assert len({*tried, instance.ssh_port}) == 3
+        assert f":{instance.ssh_port}-:22" in connection.domains[0].xml
+
+    def test_another_port_that_is_taken_there(self, there, instance, connection):
+        instance.ports = [parse_port("8080:80")]
+
+        def taken(domain):
+            raise LibvirtError("qemu: Could not set up host forwarding rule 'tcp:127.0.0.1:8080-:80'", INVALID)
+
+        connection.refusals = [taken]
+        with pytest.raises(HypervisorError, match="8080-:80"):
+            there.start(instance)

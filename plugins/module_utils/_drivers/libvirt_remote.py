@@ -1,0 +1,154 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What is different where libvirt is on another host, or reached by the network: see libvirt_actions.py.
+
+Both hosts share the data directory, under the same path. Files cannot be handed over open by the network, so QEMU opens
+them there by itself, as the user whose they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import typing as t
+from xml.etree import ElementTree
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES, Accelerator
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
+
+# What the pools are called by which libvirt is asked what it sees of the data directory, and the directories of those.
+_PROBE = "minicloud-probe-"
+
+
+def require(driver: LibvirtDriver, arch: str, firmware: str) -> None:
+    """Return if libvirt there can run instances of this data directory; else MissingRequirement or NotSupported."""
+    if firmware == "uefi" or ARCHITECTURES[arch].needs_uefi:
+        raise NotSupported(
+            f"UEFI cannot be had where {driver.uri!r} leads",
+            "its files would have to be those of this host",
+            "Run the task on that host itself, with a local URI.",
+        )
+    forwarding_address(driver)
+    with driver.explained("libvirt does not tell what it can run"):
+        if _capabilities(driver).find(f"guest/arch[@name='{arch}']") is None:
+            raise MissingRequirement(
+                f"QEMU for {arch} is not installed where {driver.uri!r} leads",
+                "libvirt there cannot run instances of that architecture",
+                f"Install the package {ARCHITECTURES[arch].package} there, and restart libvirt.",
+            )
+    _require_files(driver)
+
+
+def _require_files(driver: LibvirtDriver) -> None:
+    with driver.explained("libvirt does not tell on which host it runs"):
+        there = driver.connection().getHostname()
+    doing = f"the disks of instances cannot be reached from {there}, where {driver.uri!r} leads"
+    if os.geteuid() == 0:
+        raise MissingRequirement(
+            doing,
+            "they are root's, and QEMU does not run as root there",
+            "Run the task as an ordinary user with a data directory that both hosts share (become: false), or on that"
+            " host itself, with a local URI.",
+        )
+    seen, why = _sees(driver, make_dir(driver.scope.data.path))
+    if not seen:
+        raise MissingRequirement(
+            doing,
+            why or f"{driver.scope.data.path} is another directory there",
+            "Let both hosts share the data directory, under the same path and with the same uid of the user, or run the"
+            " task on that host itself, with a local URI.",
+        )
+
+
+def _sees(driver: LibvirtDriver, directory: str) -> tuple[bool, str]:
+    """Whether libvirt finds in the directory what was just put there, and else what it said."""
+    library, connection = driver.library(), driver.connection()
+    # A directory of its own: another pool may have the data directory, and two pools cannot have the same one.
+    with explained(f"{directory} cannot be written to"):
+        place = tempfile.mkdtemp(prefix=_PROBE, dir=os.path.realpath(directory))
+        name = os.path.basename(place)
+        with open(os.path.join(place, name), "xb"):
+            pass
+    try:
+        root = ElementTree.Element("pool", type="dir")
+        ElementTree.SubElement(root, "name").text = name
+        ElementTree.SubElement(ElementTree.SubElement(root, "target"), "path").text = place
+        _forget_old(driver, os.path.dirname(place))
+        pool = connection.storagePoolCreateXML(ElementTree.tostring(root, encoding="unicode"))
+        try:
+            return name in pool.listVolumes(), ""
+        finally:
+            pool.destroy()
+    except library.libvirtError as exc:
+        return False, str(exc)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _forget_old(driver: LibvirtDriver, directory: str) -> None:
+    """Take away the pools of runs that were killed while they asked; they hold nothing."""
+    library = driver.library()
+    for pool in driver.connection().listAllStoragePools(library.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT):
+        place = os.path.join(directory, pool.name())
+        if pool.name().startswith(_PROBE):
+            with contextlib.suppress(library.libvirtError):
+                path = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
+                if path == place and not os.path.exists(place):
+                    pool.destroy()
+
+
+def _capabilities(driver: LibvirtDriver) -> ElementTree.Element:
+    return ElementTree.fromstring(driver.connection().getCapabilities())
+
+
+def accelerator(driver: LibvirtDriver, wanted: str, arch: str) -> Accelerator:
+    """The accelerator to use there for the choice of the user (auto, kvm or tcg)."""
+    if wanted == "tcg":
+        return Accelerator("tcg")
+    with driver.explained("libvirt does not tell its capabilities"):
+        obstacle = _obstacle_to_kvm(driver, arch)
+    if not obstacle:
+        return Accelerator("kvm")
+    if wanted == "kvm":
+        raise MissingRequirement("the accelerator kvm cannot be used", obstacle, "Use auto or tcg.")
+    return Accelerator("tcg", obstacle)
+
+
+def _obstacle_to_kvm(driver: LibvirtDriver, arch: str) -> str:
+    there = driver.connection().getHostname()
+    capabilities = _capabilities(driver)
+    if capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is None:
+        return f"libvirt on {there} offers no KVM for {arch}"
+    cpu = capabilities.find("host/cpu")
+    if arch != "x86_64" or cpu is None:
+        return ""
+    # What belongs to the CPU's model is named only when it is asked for.
+    flag = driver.library().VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+    expanded = driver.connection().baselineCPU([ElementTree.tostring(cpu, encoding="unicode")], flag)
+    if {"vmx", "svm"} & {feature.get("name") for feature in ElementTree.fromstring(expanded).iterfind("feature")}:
+        return ""
+    return f"libvirt on {there} offers KVM, but the processor has neither vmx nor svm, so it would not work"
+
+
+def forwarding_address(driver: LibvirtDriver) -> str:
+    """The IPv4 address that instances are reached at by ssh there: the one that this host knows that host by."""
+    try:
+        found = socket.getaddrinfo(driver.host, None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise MissingRequirement(
+            f"this host knows no IPv4 address of {driver.host}, where {driver.uri!r} leads",
+            str(exc),
+            "Instances are reached by ssh at that address: use a name in the URI that has one, or the address itself.",
+        ) from exc
+    return str(found[0][4][0])
