@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    MIB,
     RUNNING,
     STOPPED,
     Instance,
@@ -183,7 +182,9 @@ class LibvirtDriver(LocalDriver):
         if not self.host:
             return None
         with self.explained("libvirt does not tell how much memory its host has"):
-            return int(self.connection().getInfo()[1]) * MIB, int(self.connection().getFreeMemory())
+            told = self.connection().getMemoryStats(self.library().VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        # KiB. What the kernel keeps of files makes room when it is needed.
+        return told["total"] << 10, sum(told.get(key, 0) for key in ("free", "buffers", "cached")) << 10
 
     def joins_networks(self) -> bool:
         # Sockets of a user can be opened by what runs here as that user only.

@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import typing as t
 from xml.etree import ElementTree
 
@@ -29,6 +30,8 @@ if t.TYPE_CHECKING:
 
 # What the pools are called by which libvirt is asked what it sees of the data directory, and the directories of those.
 _PROBE = "minicloud-probe-"
+# Seconds after which whoever has asked was killed.
+_PROBE_OVER = 600
 
 
 def require(driver: LibvirtDriver, arch: str, firmware: str) -> None:
@@ -74,6 +77,7 @@ def _require_files(driver: LibvirtDriver) -> None:
 def _sees(driver: LibvirtDriver, directory: str) -> tuple[bool, str]:
     """Whether libvirt finds in the directory what was just put there, and else what it said."""
     library, connection = driver.library(), driver.connection()
+    _forget_old(driver, os.path.realpath(directory))
     # A directory of its own: another pool may have the data directory, and two pools cannot have the same one.
     with explained(f"{directory} cannot be written to"):
         place = tempfile.mkdtemp(prefix=_PROBE, dir=os.path.realpath(directory))
@@ -84,7 +88,6 @@ def _sees(driver: LibvirtDriver, directory: str) -> tuple[bool, str]:
         root = ElementTree.Element("pool", type="dir")
         ElementTree.SubElement(root, "name").text = name
         ElementTree.SubElement(ElementTree.SubElement(root, "target"), "path").text = place
-        _forget_old(driver, os.path.dirname(place))
         pool = connection.storagePoolCreateXML(ElementTree.tostring(root, encoding="unicode"))
         try:
             return name in pool.listVolumes(), ""
@@ -97,14 +100,18 @@ def _sees(driver: LibvirtDriver, directory: str) -> tuple[bool, str]:
 
 
 def _forget_old(driver: LibvirtDriver, directory: str) -> None:
-    """Take away the pools of runs that were killed while they asked; they hold nothing."""
+    """Take away what is left of runs that were killed while they asked; it holds nothing."""
     library = driver.library()
-    for pool in driver.connection().listAllStoragePools(library.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT):
-        place = os.path.join(directory, pool.name())
-        if pool.name().startswith(_PROBE):
-            with contextlib.suppress(library.libvirtError):
-                path = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
-                if path == place and not os.path.exists(place):
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            place = os.path.join(directory, name)
+            if name.startswith(_PROBE) and os.stat(place).st_mtime < time.time() - _PROBE_OVER:
+                shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(library.libvirtError):
+        for pool in driver.connection().listAllStoragePools(library.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT):
+            if pool.name().startswith(_PROBE):
+                place = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
+                if place == os.path.join(directory, pool.name()) and not os.path.exists(place):
                     pool.destroy()
 
 

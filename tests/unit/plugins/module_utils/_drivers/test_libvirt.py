@@ -172,11 +172,9 @@ class FakeConnection:
         assert "<model>Some</model>" in cpus[0] and flags == 1
         return f"<cpu><model>Some</model><feature name='aes'/>{self.features}</cpu>"
 
-    def getInfo(self):
-        return ["x86_64", 4096, 4]
-
-    def getFreeMemory(self):
-        return 1 << 30
+    def getMemoryStats(self, cell):
+        assert cell == -1
+        return {"total": 4 << 20, "free": 1 << 19, "buffers": 1 << 18, "cached": 1 << 18}
 
     def storagePoolCreateXML(self, xml):
         self.pools.append(FakePool(self, xml))
@@ -221,6 +219,7 @@ def library(connection, monkeypatch):
     fake.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE, fake.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 1, 2
     fake.VIR_DOMAIN_UNDEFINE_NVRAM, fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 4, 8
     fake.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16
+    fake.VIR_NODE_MEMORY_STATS_ALL_CELLS = -1
     fake.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT, fake.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES = 32, 1
     fake.virDomain = FakeDomain
     fake.getVersion = lambda: 9_000_000
@@ -688,17 +687,23 @@ class TestOnAnotherHost:
             there.require("x86_64")
         assert os.listdir(data.path) == []
 
-    def test_pools_of_killed_runs_are_taken_away_and_no_others(self, there, connection, data):
+    def test_what_killed_runs_have_left_is_taken_away_and_nothing_else(self, there, connection, data):
         place = os.path.realpath(data.path)
+        for name in ("minicloud-probe-older", "minicloud-probe-now", "scopes"):
+            os.makedirs(os.path.join(place, name))
+            os.utime(os.path.join(place, name), None if name.endswith("now") else (0, 0))
 
         def pool(name, path):
             connection.storagePoolCreateXML(f"<pool><name>{name}</name><target><path>{path}</path></target></pool>")
 
         pool("minicloud-probe-old", f"{place}/minicloud-probe-old")
+        pool("minicloud-probe-older", f"{place}/minicloud-probe-older")
+        pool("minicloud-probe-now", f"{place}/minicloud-probe-now")
         pool("minicloud-probe-else", "/elsewhere/minicloud-probe-else")
         pool("images", f"{place}/images")
         there.require("x86_64")
-        assert [each.name() for each in connection.pools] == ["minicloud-probe-else", "images"]
+        assert [each.name() for each in connection.pools] == ["minicloud-probe-now", "minicloud-probe-else", "images"]
+        assert sorted(os.listdir(place)) == ["minicloud-probe-now", "scopes"]
 
     def test_root_whose_files_nobody_there_may_open(self, there, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 0)
