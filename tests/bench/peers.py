@@ -122,7 +122,9 @@ def libvirt(bench: Bench) -> list[Row]:
     peers = Peers(bench, "libvirt")
     image = bench.real()
     into_vault(peers.data, image)
-    pool = bench.path("pool", "")
+    # virt-install makes a pool of it, and calls it so.
+    pool_name = f"minicloud-bench-{os.getpid()}"
+    pool = bench.path(pool_name, "")
     # QEMU of the system's libvirt runs as a user of its own.
     for directory in (bench.directory, os.path.dirname(pool)):
         os.chmod(directory, 0o711)
@@ -149,8 +151,11 @@ def libvirt(bench: Bench) -> list[Row]:
         finally:
             with contextlib.suppress(RuntimeError):
                 bench.program(["virsh", "-c", "qemu:///system", "destroy", PEER])
-            bench.program(["virsh", "-c", "qemu:///system", "undefine", PEER, "--nvram"])
-            os.unlink(disk)
+            for command in (["undefine", PEER, "--nvram"], ["pool-destroy", pool_name], ["pool-undefine", pool_name]):
+                with contextlib.suppress(RuntimeError):
+                    bench.program(["virsh", "-c", "qemu:///system", *command])
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(disk)
 
     small = {"image": bench.tiny(), "user": USER, "memory": "128M"}
     # With its last instance the network goes, and that it is made again is not what is measured.

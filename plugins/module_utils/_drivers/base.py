@@ -35,11 +35,13 @@ class Driver(abc.ABC):
 
     name -- of the driver; scope_name -- of the scope that its instances live in
     option_names -- the keys of driver_options that it knows
+    elsewhere -- whether its instances run on another host than this one
     """
 
     name = ""
     scope_name = ""
     option_names: tuple[str, ...] = ()
+    elsewhere = False
 
     def __init__(
         self, runtime: Runtime, scope: Scope, options: t.Mapping[str, t.Any] | None = None, shared: bool = False
@@ -92,12 +94,9 @@ class Driver(abc.ABC):
         firmware -- what their image needs, as in the model's Image; instance_type -- vm or container
         """
 
-    def memory(self) -> tuple[int, int] | None:
-        """Bytes of memory that another host has where instances run, and that are free there; 0 where unknown.
-
-        None where they run on this host.
-        """
-        return None
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory that the other host has in all, and that are available there now; 0 where that is unknown."""
+        return 0, 0
 
     @abc.abstractmethod
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
@@ -128,7 +127,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def start(self, instance: Instance) -> None:
-        """Start a stopped instance as its record describes it, and return once the hypervisor runs it."""
+        """Start a stopped instance as its record describes it, and return once the hypervisor runs it.
+
+        InUse with the fact `port` where that port, of another host, turns out to be taken.
+        """
 
     @abc.abstractmethod
     def forwards(self, instance: Instance) -> list[PortForward]:

@@ -22,7 +22,11 @@ import typing as t
 from urllib.parse import urlsplit
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
-from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InvalidOption,
+    MissingRequirement,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     STOPPED,
@@ -131,7 +135,11 @@ class LibvirtDriver(LocalDriver):
         super().__init__(runtime, scope, options, shared)
         self.uri = str(self.options.get("uri") or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session"))
         self._connection: t.Any = None
-        self.host = urlsplit(self.uri).hostname or ""
+        try:
+            self.host = urlsplit(self.uri).hostname or ""
+        except ValueError as exc:
+            raise InvalidOption(f"driver_options.uri {self.uri!r} is no URI", str(exc), "Check it.") from exc
+        self.elsewhere = bool(self.host)
         if self.host:
             self.forwarding_host = self.host
 
@@ -178,9 +186,7 @@ class LibvirtDriver(LocalDriver):
             domain = self.domain(instance)
             return domain is not None and self.is_active(domain)
 
-    def memory(self) -> tuple[int, int] | None:
-        if not self.host:
-            return None
+    def memory(self) -> tuple[int, int]:
         with self.explained("libvirt does not tell how much memory its host has"):
             told = self.connection().getMemoryStats(self.library().VIR_NODE_MEMORY_STATS_ALL_CELLS)
         # KiB. What the kernel keeps of files makes room when it is needed.
@@ -242,7 +248,12 @@ class LibvirtDriver(LocalDriver):
         why = str(exc)
         library = self.library()
         refusals = (library.VIR_ERR_AUTH_FAILED, library.VIR_ERR_AUTH_CANCELLED, library.VIR_ERR_AUTH_UNAVAILABLE)
-        if exc.get_error_code() in refusals or "Permission denied" in why:
+        if self.host:
+            hint = (
+                f"See that libvirtd or virtqemud runs on {self.host} and that the user of this task may use it without"
+                f" being asked anything: virsh -c {self.uri} list."
+            )
+        elif exc.get_error_code() in refusals or "Permission denied" in why:
             hint = "Run as root, or add the user of this run to the group libvirt and log in anew."
         elif "No such file or directory" in why or "Connection refused" in why:
             hint = (

@@ -208,9 +208,9 @@ class LibvirtActions(LocalActions):
                 accelerator=accelerator.name,
                 files={
                     "base": os.path.realpath(instance.image["path"]),
-                    "disk": self.driver.path(instance, DISK),
-                    "seed": self.driver.path(instance, SEED),
-                    "console": self.driver.path(instance, CONSOLE),
+                    "disk": self._path(instance, DISK),
+                    "seed": self._path(instance, SEED),
+                    "console": self._path(instance, CONSOLE),
                 },
                 code=code,
                 nvram=self.driver.path(instance, NVRAM),
@@ -219,6 +219,11 @@ class LibvirtActions(LocalActions):
                 **self._wired(instance),
             )
             return connection.defineXML(libvirt_domain.domain_xml(instance, parts))
+
+    def _path(self, instance: Instance, name: str) -> str:
+        """The path of a file of an instance for libvirt. What is a link here need not be one on another host."""
+        path = self.driver.path(instance, name)
+        return os.path.realpath(path) if self.driver.host else path
 
     def _placed(self) -> dict[str, t.Any]:
         """What Parts has of a domain whose libvirt is reached by the network."""
@@ -292,23 +297,38 @@ class LibvirtActions(LocalActions):
                 f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
             )
         code = self.firmware(instance)
-        copied = bool(code) and self.driver.is_system()
-        for last in (*[False] * (ports.UNSEEN_TRIES - 1), True):
-            domain = self._define(instance, accelerator, code)
-            self.runtime.report.step("defined")
-            try:
-                with self.driver.explained(f"libvirt could not start {instance.name}"):
-                    if copied:
-                        self._note_nvram(instance, domain)
-                    self._launch(instance, domain, copied)
-                break
-            except HypervisorError as exc:
-                # Only there it turns out whether the port for ssh is free.
-                if last or not self.driver.host or f":{instance.ssh_port}-:22'" not in exc.why:
-                    exc.facts["hypervisor_log"] = self.log(instance)
-                    raise
-                instance.ssh_port = ports.pick_unseen({instance.ssh_port})
+        try:
+            self._start(instance, accelerator, code)
+        except HypervisorError as exc:
+            exc.facts["hypervisor_log"] = self.log(instance)
+            if not (self.driver.host and accelerator.name == "kvm" and libvirt_remote.refuses_kvm(exc)):
+                raise
+            remedy = f"add the user of this task to the group kvm on {self.driver.host}"
+            if self.options.get("accelerator") == "kvm":
+                exc.hint = f"The user that QEMU runs as there may not use KVM: {remedy}, or use the accelerator auto."
+                raise
+            self.runtime.report.warn(
+                f"{instance.name} runs under emulation (tcg), which is several times slower, because its QEMU may not"
+                f" use KVM: {remedy}."
+            )
+            self._start(instance, qemu_machine.Accelerator("tcg"), code)
         self.runtime.report.step("spawned")
+
+    def _start(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> None:
+        domain = self._define(instance, accelerator, code)
+        self.runtime.report.step("defined")
+        copied = bool(code) and self.driver.is_system()
+        try:
+            with self.driver.explained(f"libvirt could not start {instance.name}"):
+                if copied:
+                    self._note_nvram(instance, domain)
+                self._launch(instance, domain, copied)
+        except HypervisorError as exc:
+            # On this host, free ports were chosen.
+            taken = libvirt_remote.port_taken(self.driver, instance.name, exc) if self.driver.host else None
+            if taken:
+                raise taken from exc
+            raise
 
     def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
         files = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -21,9 +22,14 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES, Accelerator
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement, NotSupported
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import Accelerator, architecture
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InUse,
+    MissingRequirement,
+    NotSupported,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
@@ -36,9 +42,10 @@ _PROBE_OVER = 600
 
 def require(driver: LibvirtDriver, arch: str, firmware: str) -> None:
     """Return if libvirt there can run instances of this data directory; else MissingRequirement or NotSupported."""
-    if firmware == "uefi" or ARCHITECTURES[arch].needs_uefi:
+    if firmware == "uefi" or architecture(arch).needs_uefi:
+        needy = "the image" if firmware == "uefi" else arch
         raise NotSupported(
-            f"UEFI cannot be had where {driver.uri!r} leads",
+            f"UEFI, which {needy} needs, cannot be had where {driver.uri!r} leads",
             "its files would have to be those of this host",
             "Run the task on that host itself, with a local URI.",
         )
@@ -48,7 +55,7 @@ def require(driver: LibvirtDriver, arch: str, firmware: str) -> None:
             raise MissingRequirement(
                 f"QEMU for {arch} is not installed where {driver.uri!r} leads",
                 "libvirt there cannot run instances of that architecture",
-                f"Install the package {ARCHITECTURES[arch].package} there, and restart libvirt.",
+                f"Install the package {architecture(arch).package} there, and restart libvirt.",
             )
     _require_files(driver)
 
@@ -64,23 +71,27 @@ def _require_files(driver: LibvirtDriver) -> None:
             "Run the task as an ordinary user with a data directory that both hosts share (become: false), or on that"
             " host itself, with a local URI.",
         )
-    seen, why = _sees(driver, make_dir(driver.scope.data.path))
+    seen, why = _sees(driver)
     if not seen:
         raise MissingRequirement(
             doing,
             why or f"{driver.scope.data.path} is another directory there",
-            "Let both hosts share the data directory, under the same path and with the same uid of the user, or run the"
-            " task on that host itself, with a local URI.",
+            "Let both hosts share the data directory, under the same path and with the same uid of the user, and use a"
+            " URI that ends with /session where root there may not read it; or run the task on that host itself, with a"
+            " local URI.",
         )
 
 
-def _sees(driver: LibvirtDriver, directory: str) -> tuple[bool, str]:
-    """Whether libvirt finds in the directory what was just put there, and else what it said."""
+def _sees(driver: LibvirtDriver) -> tuple[bool, str]:
+    """Whether libvirt finds in the data directory what was just put there, and else what it said."""
     library, connection = driver.library(), driver.connection()
-    _forget_old(driver, os.path.realpath(directory))
+    directory = os.path.realpath(driver.scope.data.path)
+    while not os.path.exists(directory):  # nothing is made for a look
+        directory = os.path.dirname(directory)
+    _forget_old(driver, directory)
     # A directory of its own: another pool may have the data directory, and two pools cannot have the same one.
     with explained(f"{directory} cannot be written to"):
-        place = tempfile.mkdtemp(prefix=_PROBE, dir=os.path.realpath(directory))
+        place = tempfile.mkdtemp(prefix=_PROBE, dir=directory)
         name = os.path.basename(place)
         with open(os.path.join(place, name), "xb"):
             pass
@@ -110,8 +121,8 @@ def _forget_old(driver: LibvirtDriver, directory: str) -> None:
     with contextlib.suppress(library.libvirtError):
         for pool in driver.connection().listAllStoragePools(library.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT):
             if pool.name().startswith(_PROBE):
-                place = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
-                if place == os.path.join(directory, pool.name()) and not os.path.exists(place):
+                path = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
+                if path == os.path.join(directory, pool.name()) and not os.path.exists(path):
                     pool.destroy()
 
 
@@ -159,3 +170,23 @@ def forwarding_address(driver: LibvirtDriver) -> str:
             "Instances are reached by ssh at that address: use a name in the URI that has one, or the address itself.",
         ) from exc
     return str(found[0][4][0])
+
+
+def port_taken(driver: LibvirtDriver, name: str, exc: HypervisorError) -> InUse | None:
+    """What is said where QEMU could not start there for the sake of a port; None where it was something else."""
+    found = re.search(r"'(?:tcp|udp):([0-9.]+):([0-9]+)-[^']*:[0-9]+'", exc.why)
+    if found is None:
+        return None
+    address, port = found[1], int(found[2])
+    return InUse(
+        f"port {port} of {address} is taken on {driver.host}",
+        exc.why,
+        f"Choose another host port for {name}, or end what holds it there. Where that host itself has no such address,"
+        " because it is reached through another one, use an address that it has.",
+        port=port,
+    )
+
+
+def refuses_kvm(exc: HypervisorError) -> bool:
+    """Whether QEMU could not start there because it may not use KVM, though libvirt offers it."""
+    return "kvm" in exc.why.lower() and "permission denied" in exc.why.lower()

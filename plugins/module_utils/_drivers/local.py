@@ -111,7 +111,7 @@ class LocalDriver(Driver):
     def located(self, instances: t.Sequence[Instance], seen: t.Sequence[Observed]) -> list[Observed]:
         """What is seen of some instances, completed by the addresses of those that run."""
         running = [instance for instance, each in zip(instances, seen) if each.state == RUNNING]
-        by_mac = self.addresses(running)
+        by_mac = self.addresses(running) if self.joins_networks() else {}
         severed = self._severed_networks(running)
         found = []
         for instance, each in zip(instances, seen):

@@ -64,6 +64,7 @@ class LxdDriver(Driver):
     def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
         self.place = place_of(self.options)
+        self.elsewhere = self.place.is_remote
         self.api = LxdApi(self.place)
         # What LXD has said of instances, by name, and the addresses of members of a cluster.
         self.seen: dict[str, dict[str, t.Any]] = {}
@@ -180,10 +181,6 @@ class LxdDriver(Driver):
             return None
         self.seen[instance.name] = found
         return found if _is_ours(instance, found) else None
-
-    def memory(self) -> tuple[int, int] | None:
-        # Members of a cluster differ, and LXD says itself what does not fit.
-        return (0, 0) if self.place.is_remote else None
 
     def alive(self, instance: Instance) -> bool:
         return _is_up(self.record(instance))

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import typing as t
 from urllib.parse import quote, urlencode
@@ -485,18 +486,15 @@ class LxdActions:
             self._change_state(instance, "unfreeze", doing)
         elif there["status"] != "Running":
             self.runtime.report.step("lxd_start")
-            from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
-
-            for last in (*[False] * (ports.UNSEEN_TRIES - 1), True):
-                try:
-                    self._change_state(instance, "start", doing)
-                    break
-                except HypervisorError as exc:
-                    if last or not (self.place.is_remote and "address already in use" in exc.why):
-                        exc.facts.setdefault("hypervisor_log", self.driver.log(instance).splitlines())
-                        raise
-                    instance.ssh_port = ports.pick_unseen({instance.ssh_port})
-                    self.configure(instance, doing)
+            try:
+                self._change_state(instance, "start", doing)
+            except HypervisorError as exc:
+                taken = re.search(r":([0-9]+): bind: address already in use", exc.why)
+                if taken and self.place.is_remote:
+                    hint = "Choose another host port, or end what holds it there."
+                    raise InUse(f"port {taken[1]} of LXD's host is taken", exc.why, hint, port=int(taken[1])) from exc
+                exc.facts.setdefault("hypervisor_log", self.driver.log(instance).splitlines())
+                raise
             self.runtime.report.step("lxd_started")
         self.driver.seen.pop(instance.name, None)
 

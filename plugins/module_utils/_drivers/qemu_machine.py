@@ -91,15 +91,18 @@ def host_arch() -> str:
     return normal_arch(platform.machine())
 
 
+def architecture(arch: str) -> Arch:
+    """What is known of an architecture, or InvalidOption."""
+    if arch not in ARCHITECTURES:
+        raise InvalidOption(f"QEMU is not used for arch {arch!r}", hint=f"Choose one of: {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[arch]
+
+
 def emulator(arch: str) -> str:
     """The path of the QEMU for an architecture, or MissingRequirement."""
-    if arch not in ARCHITECTURES:
-        raise InvalidOption(
-            f"arch {arch!r} is not supported by the driver qemu", hint=f"Choose one of: {', '.join(ARCHITECTURES)}."
-        )
+    package = architecture(arch).package
     path = find_program(f"qemu-system-{arch}")
     if path is None:
-        package = ARCHITECTURES[arch].package
         raise MissingRequirement(
             f"QEMU for {arch} was not found on this host",
             hint=f"Install the package {package} (Debian, Ubuntu) or qemu-system-{arch.replace('_', '-')} (Fedora),"

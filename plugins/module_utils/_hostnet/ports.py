@@ -23,8 +23,6 @@ _TCP_LISTEN = "0A"
 
 # Where ports are chosen on a host that cannot be asked which are free: below those that systems give out themselves.
 _UNSEEN_PORTS = range(20000, 32768)
-# How often another port is chosen there if one turns out to be taken.
-UNSEEN_TRIES = 5
 
 
 def is_free(ip: str, port: int, protocol: str = "tcp") -> bool:
@@ -137,17 +135,28 @@ def settle_unseen(instance: Instance, others: t.Iterable[Instance]) -> None:
     chosen = []
     for port in instance.ports:
         if not port.host_port:
-            port = port._replace(host_port=pick_unseen(taken))
+            port = port._replace(host_port=_pick_unseen(taken))
             instance.chosen_ports = sorted({*instance.chosen_ports, port.host_port})
             taken.add(port.host_port)
         chosen.append(port)
     instance.ports = chosen
-    if not instance.ssh_port:
-        instance.ssh_port = pick_unseen(taken)
+    if not instance.ssh_port or any(port.host_port == instance.ssh_port for port in chosen):
+        instance.ssh_port = _pick_unseen(taken)
 
 
-def pick_unseen(taken: t.Container[int]) -> int:
-    """A port of another host that is not among those taken."""
+def give_back(instance: Instance, port: int | None) -> bool:
+    """Have a port that turned out to be taken chosen anew in the record; False where it was asked for by number."""
+    if port and port == instance.ssh_port:
+        instance.ssh_port = 0
+    elif port in instance.chosen_ports:
+        instance.ports = [each._replace(host_port=0) if each.host_port == port else each for each in instance.ports]
+        instance.chosen_ports = [each for each in instance.chosen_ports if each != port]
+    else:
+        return False
+    return True
+
+
+def _pick_unseen(taken: t.Container[int]) -> int:
     return random.SystemRandom().choice([port for port in _UNSEEN_PORTS if port not in taken])
 
 

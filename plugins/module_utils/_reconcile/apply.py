@@ -37,7 +37,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     format_size,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import read_current, surroundings
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import (
+    observe,
+    read_current,
+    surroundings,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     RECONFIGURING,
     Plan,
@@ -81,9 +85,9 @@ class Applier:
         if "create" in plan.steps or plan.drift:
             seed.check_wishes(seed_wishes(self.wish))
         if "start" in plan.steps or "create" in plan.steps:
-            after = plan.after
-            self.driver.require(after.arch, after.image.get("firmware", ""), after.instance_type)
-            self._check_memory(plan.after)
+            after, driver = plan.after, self._acting(plan)
+            driver.require(after.arch, after.image.get("firmware", ""), after.instance_type)
+            self._check_memory(after, driver)
         if {"create", "start", "set_networks"}.intersection(plan.steps):
             Attachment(self._acting(plan), self.runtime, self.data).check(plan.after)
 
@@ -99,10 +103,9 @@ class Applier:
             return ""
         return login.user or (image.user if image else "")
 
-    def _check_memory(self, instance: Instance) -> None:
-        elsewhere = self.driver.memory()
-        total, available = host_memory() if elsewhere is None else elsewhere
-        host = "this host" if elsewhere is None else "the host of the hypervisor"
+    def _check_memory(self, instance: Instance, driver: Driver) -> None:
+        total, available = driver.memory() if driver.elsewhere else host_memory()
+        host = "the host of the hypervisor" if driver.elsewhere else "this host"
         if total and instance.memory > total:
             raise InvalidOption(
                 f"memory {format_size(instance.memory)} is more than {host} has",
@@ -138,7 +141,7 @@ class Applier:
                 current = read_current(self.wish, self.driver)
                 observed = None
                 if current and current.phase == "ready":
-                    observed = self.crew.of(current).observe([current])[0]
+                    observed = observe(self.wish, self.crew, current)
                 plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
                 if "fetch_image" not in plan.steps:
                     with self.changing():
@@ -385,7 +388,8 @@ class Applier:
                 driver.delete(instance)
             except MissingRequirement as exc:
                 # Who made something of it is not known where the record was lost.
-                if instance.uuid or driver.name == self.driver.name:
+                lost = not instance.uuid and driver.name != self.driver.name
+                if not (lost or (driver.elsewhere and self.wish.force)):
                     raise
                 self.runtime.report.warn(f"Whether the driver {driver.name} has anything of {instance.name}: {exc}")
         Attachment(self.driver, self.runtime, self.data).disconnect(instance)

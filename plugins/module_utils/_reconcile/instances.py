@@ -22,7 +22,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry 
     require_capability,
     scope_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InvalidOption,
+    MissingRequirement,
+    RecordError,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
@@ -34,6 +38,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     MIN_DISK,
     MIN_MEMORY,
     RUNNING,
+    STOPPED,
     Image,
     Instance,
     Nic,
@@ -250,7 +255,21 @@ def _observe(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:
     current = read_current(wish, crew.wanted)
     if current is None or current.phase != "ready":
         return current, None
-    return current, crew.of(current).observe([current])[0]
+    return current, observe(wish, crew, current)
+
+
+def observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
+    """What is known of an instance now; by force it can be removed also where its host is gone for good."""
+    driver = crew.of(instance)
+    try:
+        return driver.observe([instance])[0]
+    except MissingRequirement as exc:
+        if not (driver.elsewhere and wish.state == ABSENT):
+            raise
+        if not wish.force:
+            exc.hint = f"{exc.hint} If that host is gone for good, add force: true."
+            raise
+        return Observed(STOPPED)
 
 
 def read_current(wish: Wish, driver: Driver) -> Instance | None:

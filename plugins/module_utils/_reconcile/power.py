@@ -8,17 +8,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, LaunchError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+# How often a start is tried where ports that nobody asked for turn out to be taken.
+_TRIES = 5
 
 
 class Power:
@@ -44,17 +48,28 @@ class Power:
         driver = self.crew.starter(instance)
         self._check_nobody_runs(instance)
         attachment = Attachment(driver, self.runtime, self.data)
-        instance = attachment.settle(instance)
-        # Ports are chosen one run at a time, so that two starts do not settle on the same one.
+        instance = self._choose_ports(driver, attachment.settle(instance))
+        attachment.connect(instance)
+        for tries_left in reversed(range(_TRIES)):
+            self.pin(instance)
+            self.runtime.report.step("pinned")
+            try:
+                driver.start(instance)
+                break
+            except InUse as exc:
+                # Which ports of another host are free is seen only now.
+                if not tries_left or not give_back(instance, exc.facts.get("port")):
+                    raise
+                instance = self._choose_ports(driver, instance)
+        return instance
+
+    def _choose_ports(self, driver: Driver, instance: Instance) -> Instance:
+        # One run at a time, so that two starts do not settle on the same ones.
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             driver.choose_ports(instance)
             handles = {**instance.handles, driver.name: driver.handle()}
             instance = self._store(replace(instance, owner=driver.name, ready=False, handles=handles))
             self.runtime.report.step("ports")
-        attachment.connect(instance)
-        self.pin(instance)
-        self.runtime.report.step("pinned")
-        driver.start(instance)
         return instance
 
     def _store(self, instance: Instance) -> Instance:
@@ -69,8 +84,13 @@ class Power:
                 continue
             alive = False
             # One that cannot be asked may as well have gone; hypervisors lock the disks that they use.
-            with contextlib.suppress(MinicloudError):
+            try:
                 alive = other.alive(instance)
+            except MinicloudError as exc:
+                if other.elsewhere:
+                    self.runtime.report.warn(
+                        f"Whether {instance.name} was started elsewhere by hand is not known: {exc}"
+                    )
             if alive:
                 raise InUse(
                     f"{instance.name} cannot be started by the driver {driver.name}",

@@ -4,8 +4,8 @@
 
 """Another host with a libvirt of its own, which is reached by TCP: namespaces of the network, the name and the mounts.
 
-make DIRECTORY HIDDEN: makes it, with what its daemons say in DIRECTORY. It has all files of this host but those in
-HIDDEN.
+make DIRECTORY HIDDEN USER...: makes it, with what its daemons say in DIRECTORY. It has all files of this host but those
+in HIDDEN. Of this host only root and some users reach its libvirt, which asks nobody for anything.
 remove DIRECTORY: ends all that runs on it, and takes it away.
 processes: says of each process on it whose it is, and its program.
 """
@@ -13,6 +13,7 @@ processes: says of each process on it whose it is, and its program.
 from __future__ import annotations
 
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 
-NAME, HERE, THERE, PORT = "mc-there", "10.41.9.1", "10.41.9.2", 16509
+NAME, HERE, THERE, PORT = "mc-there", "10.41.5.1", "10.41.5.2", 16509
 
 CONFIG = f"""
 listen_tls = 0
@@ -40,8 +41,17 @@ for place in etc/libvirt/storage etc/libvirt/qemu run/libvirt var/lib/libvirt va
     mount -t tmpfs there /$place
 done
 mkdir /run/libvirt/common
-virtlogd --pid-file "$1/virtlogd.pid" &
+virtlogd --daemon --pid-file "$1/virtlogd.pid"
 exec libvirtd --listen --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid"
+"""
+
+RULES = f"""
+table inet {NAME} {{
+    chain output {{
+        type filter hook output priority 0
+        ip daddr {THERE} tcp dport {PORT} meta skuid != {{ 0, %s }} reject
+    }}
+}}
 """
 
 
@@ -50,8 +60,10 @@ def ip(words: str, fail: bool = True) -> str:
     return done.stdout
 
 
-def make(directory: str, hidden: str) -> None:
+def make(directory: str, hidden: str, *users: str) -> None:
     remove(directory)
+    rules = RULES % ", ".join(str(pwd.getpwnam(user).pw_uid) for user in users)
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
     os.makedirs(directory)
     with open(os.path.join(directory, "libvirtd.conf"), "w", encoding="ascii") as stream:
         stream.write(CONFIG)
@@ -63,8 +75,9 @@ def make(directory: str, hidden: str) -> None:
     ip(f"-n {NAME} link set up0 up")
     ip(f"-n {NAME} link set lo up")
     argv = ["ip", "netns", "exec", NAME, "unshare", "--uts", "--mount", "--propagation", "private"]
-    with open(os.path.join(directory, "log"), "wb") as log:
-        subprocess.Popen(
+    path = os.path.join(directory, "log")
+    with open(path, "wb") as log:
+        daemon = subprocess.Popen(
             [*argv, "sh", "-c", DAEMONS, "sh", directory, hidden],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -77,14 +90,22 @@ def make(directory: str, hidden: str) -> None:
             socket.create_connection((THERE, PORT), timeout=5).close()
             return
         except OSError:
-            if time.monotonic() > end:
+            if time.monotonic() > end or daemon.poll() is not None:
+                with open(path, errors="replace", encoding="utf-8") as said:
+                    print(said.read())
                 raise
             time.sleep(0.2)
 
 
 def remove(directory: str) -> None:
-    for pid in pids():
-        end(pid)
+    tries = 10
+    while (left := pids()) and tries:  # what ends may just have started something
+        for pid in left:
+            end(pid)
+        tries -= 1
+    if left:
+        raise SystemExit(f"{NAME} still has the processes {left}")
+    subprocess.run(["nft", "delete", "table", "inet", NAME], check=False, stderr=subprocess.DEVNULL)
     ip(f"link delete {NAME}", fail=False)
     ip(f"netns delete {NAME}", fail=False)
     shutil.rmtree(directory, ignore_errors=True)

@@ -21,6 +21,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
+    InUse,
     InvalidOption,
     MinicloudError,
     MissingRequirement,
@@ -670,13 +671,13 @@ class TestOnAnotherHost:
     def test_what_it_needs(self, there, connection, data):
         there.require("x86_64")
         assert connection.pools == []
-        assert os.listdir(data.path) == []
 
     def test_another_directory_there(self, there, connection, data):
         connection.sees = lambda path: []
         with pytest.raises(MissingRequirement, match=r"reached from elsewhere\.test.*is another directory there"):
             there.require("x86_64")
-        assert (connection.pools, os.listdir(data.path)) == ([], [])
+        assert connection.pools == []
+        assert not any(name.startswith("minicloud-probe") for name in os.listdir(os.path.dirname(data.path)))
 
     def test_no_such_directory_there(self, there, connection, data, monkeypatch):
         def create(xml):
@@ -685,7 +686,7 @@ class TestOnAnotherHost:
         monkeypatch.setattr(connection, "storagePoolCreateXML", create)
         with pytest.raises(MissingRequirement, match=r"cannot open directory: No such file or directory.*same uid"):
             there.require("x86_64")
-        assert os.listdir(data.path) == []
+        assert not os.path.exists(data.path)
 
     def test_what_killed_runs_have_left_is_taken_away_and_nothing_else(self, there, connection, data):
         place = os.path.realpath(data.path)
@@ -711,7 +712,7 @@ class TestOnAnotherHost:
             there.require("x86_64")
 
     def test_what_it_cannot_run(self, make, there):
-        with pytest.raises(NotSupported, match="UEFI cannot be had"):
+        with pytest.raises(NotSupported, match="UEFI, which the image needs, cannot be had"):
             there.require("x86_64", "uefi")
         with pytest.raises(MissingRequirement, match="this host knows no IPv4 address of nowhere"):
             make(uri="qemu+ssh://nowhere/system").require("x86_64")
@@ -734,7 +735,7 @@ class TestOnAnotherHost:
 
     def test_its_memory(self, there, driver):
         assert there.memory() == (4 << 30, 1 << 30)
-        assert driver.memory() is None
+        assert (there.elsewhere, driver.elsewhere) == (True, False)
 
     def test_a_domain_that_opens_its_files_itself(self, there, instance, connection):
         there.choose_ports(instance)
@@ -759,25 +760,64 @@ class TestOnAnotherHost:
         assert [port.host_port for port in instance.ports] == [chosen, 8080]
         assert len({instance.ssh_port, chosen, 8080}) == 3
 
-    def test_a_port_for_ssh_that_is_taken_there(self, there, instance, connection):
-        tried = []
+    def test_a_port_for_ssh_is_none_of_those_asked_for(self, there, instance):
+        instance.ports = [parse_port(f"{instance.ssh_port}:80")]
+        there.choose_ports(instance)
+        assert instance.ssh_port != instance.ports[0].host_port
 
+    def test_a_port_that_is_taken_there(self, there, instance, connection):
         def taken(domain):
-            tried.append(instance.ssh_port)
-            rule = f"tcp:198.51.100.7:{instance.ssh_port}-:22"
-            raise LibvirtError(f"qemu: Could not set up host forwarding rule '{rule}'", INVALID)
-
-        connection.refusals = [taken, taken]
-        there.start(instance)
-        assert len({*tried, instance.ssh_port}) == 3
-        assert f":{instance.ssh_port}-:22" in connection.domains[0].xml
-
-    def test_another_port_that_is_taken_there(self, there, instance, connection):
-        instance.ports = [parse_port("8080:80")]
-
-        def taken(domain):
-            raise LibvirtError("qemu: Could not set up host forwarding rule 'tcp:127.0.0.1:8080-:80'", INVALID)
+            raise LibvirtError("qemu: -netdev user: Could not set up host forwarding rule 'tcp:0.0.0.0:8080-:80'")
 
         connection.refusals = [taken]
-        with pytest.raises(HypervisorError, match="8080-:80"):
+        with pytest.raises(InUse, match=r"port 8080 of 0\.0\.0\.0 is taken on elsewhere\.test: .*qemu") as refused:
             there.start(instance)
+        assert refused.value.facts["port"] == 8080
+
+    def test_a_kvm_that_its_user_may_not_use(self, make, there, instance, connection):
+        def refused(domain):
+            raise LibvirtError("Could not access KVM kernel module: Permission denied")
+
+        connection.kvm, connection.features = True, "<feature name='vmx'/>"
+        connection.refusals = [refused]
+        there.start(instance)
+        assert connection.domains[0].root().get("type") == "qemu"
+        assert "add the user of this task to the group kvm on elsewhere.test" in there.runtime.report.warnings[-1]
+        connection.domains[0].active = False
+        connection.refusals = [refused]
+        with pytest.raises(HypervisorError, match=r"Permission denied\. The user that QEMU runs as there may not use"):
+            make(uri=there.uri, accelerator="kvm").start(instance)
+
+    def test_other_failures_are_told_as_they_are(self, there, instance, connection):
+        connection.refusals = [None]
+        with pytest.raises(HypervisorError, match="it did not work"):
+            there.start(instance)
+
+    def test_files_behind_a_link_that_is_only_here(self, there, instance, connection, data, tmp_path):
+        os.rename(data.path, tmp_path / "shared")
+        os.symlink(tmp_path / "shared", data.path)
+        connection.domains.clear()
+        there.start(instance)
+        sources = [source.get("file") for source in connection.domains[0].root().iterfind("devices/disk/source")]
+        assert all(source.startswith(f"{tmp_path}/shared/scopes/") for source in sources)
+
+    def test_nothing_is_made_for_a_look(self, there, data, tmp_path):
+        there.probe()
+        assert not os.path.exists(data.path)
+        assert os.listdir(tmp_path) == []
+
+    def test_what_is_no_uri(self, make):
+        with pytest.raises(InvalidOption, match=r"'qemu\+ssh://\[::1/system' is no URI"):
+            make(uri="qemu+ssh://[::1/system")
+
+    def test_an_architecture_that_qemu_is_not_used_for(self, there):
+        with pytest.raises(InvalidOption, match="QEMU is not used for arch 'riscv64'"):
+            there.require("riscv64")
+
+    def test_a_host_that_does_not_let_us_in(self, there, library, monkeypatch):
+        def refuse(uri):
+            raise LibvirtError("Permission denied (publickey)", AUTH)
+
+        monkeypatch.setattr(library, "open", refuse)
+        with pytest.raises(MissingRequirement, match="runs on elsewhere.*without being asked anything: virsh -c qemu"):
+            there.require("x86_64")

@@ -531,9 +531,9 @@ class TestRemote:
         driver = make_driver(endpoint="https://10.9.0.1:8443")
         driver.create(web, image, SEED)
         driver.choose_ports(web)
-        first = web.ssh_port
         put = lxd._put
-        failures = ["Failed to listen on 10.9.0.1: bind: address already in use"]
+        place = f"10.9.0.1:{web.ssh_port}"
+        failures = [f"Error: Failed to listen on {place}: listen tcp {place}: bind: address already in use"]
 
         def refuse(path, *args):
             if path.endswith("/state") and failures:
@@ -541,8 +541,10 @@ class TestRemote:
             return put(path, *args)
 
         lxd._put = refuse
+        with pytest.raises(InUse, match="is taken: Error: Failed to listen") as refused:
+            driver.start(web)
+        assert refused.value.facts["port"] == web.ssh_port
         driver.start(web)
-        assert web.ssh_port != first
         assert driver.endpoint(web) == ("10.9.0.1", web.ssh_port)
 
     def test_records_lead_back(self, make_driver):

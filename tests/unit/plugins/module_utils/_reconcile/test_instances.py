@@ -270,6 +270,17 @@ class TestRuns:
             world.run(memory="65G")
         assert world.files() == []
 
+    def test_the_memory_of_another_host_is_what_counts_there(self, world):
+        world.memory = (128 * GIB, 1 * GIB)
+        with pytest.raises(
+            InvalidOption, match=r"129 GiB is more than the host of the hypervisor has: it has 128 GiB\."
+        ):
+            world.run(memory="129G")
+        world.run(memory="65G")
+        assert world.reporter.warnings == [
+            "web may use 65 GiB of memory, and the host of the hypervisor has 1 GiB left now."
+        ]
+
     def test_more_memory_than_is_free_is_a_warning(self, world):
         world.run(memory="33G")
         assert world.reporter.warnings == ["web may use 33 GiB of memory, and this host has 32 GiB left now."]
@@ -321,6 +332,22 @@ class TestRuns:
         assert f"the record {path} is damaged: whatever is left of WEB goes." in world.reporter.warnings
         assert world.everything() == before
         assert not world.run(state="absent", force=True).changed
+
+    def test_one_whose_host_is_gone_for_good_is_removed_by_force_alone(self, world):
+        before = self.emptied(world)
+        world.memory = (0, 0)
+        world.run()
+        os.unlink(os.path.join(world.machines, world.scope.read("web").uuid))
+        gone = MissingRequirement("it cannot be reached")
+        world.fail_before.update(observe=gone, delete=gone)
+        with pytest.raises(MissingRequirement, match="gone for good, add force: true"):
+            world.run(state="absent")
+        with pytest.raises(MissingRequirement):
+            world.run(state="stopped", force=True)
+        assert world.run(state="absent", force=True).actions == ["delete"]
+        assert "Whether the driver qemu has anything of web: it cannot be reached." in world.reporter.warnings
+        world.fail_before.clear()
+        assert world.everything() == before
 
     @staticmethod
     def emptied(world):
@@ -466,6 +493,33 @@ class TestSecrets:
         wish = parse_wish({"name": "a", "image": "https://me:secret@example.org/a@b.img"})
         assert wish.image == "https://example.org/a@b.img"
         assert wish.image_source == "https://me:secret@example.org/a@b.img"
+
+
+class TestPortsOfAnotherHost:
+    """Which of them are free is seen only at the start."""
+
+    def test_another_is_chosen_and_kept(self, world):
+        world.taken_there = {40000, 40001, 41000}
+        launched = world.run(ports=["80"])
+        assert launched.view["ssh"]["port"] == 40002
+        record = world.scope.read("web")
+        assert (record.ssh_port, record.chosen_ports) == (40002, [41001])
+        assert [port.host_port for port in record.ports] == [41001]
+        assert world.pinned(record) == ["[127.0.0.1]:40002"]
+        assert not world.run(ports=["80"]).changed
+
+    def test_one_that_was_asked_for_is_an_error(self, world):
+        world.taken_there = {8080}
+        with pytest.raises(InUse, match="port 8080 is taken there"):
+            world.run(ports=["8080:80"])
+        world.taken_there, world.met = set(), set()
+        assert world.run(ports=["8080:80"]).view["state"] == "running"
+
+    def test_there_is_an_end(self, world):
+        world.taken_there = set(range(40000, 41000))
+        with pytest.raises(InUse):
+            world.run()
+        assert len(world.met) == 5
 
 
 class TestForesight:

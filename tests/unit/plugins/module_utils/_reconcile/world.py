@@ -93,6 +93,7 @@ class FakeDriver(Driver):
         self.name, self.scope_name = name, scope.name
         super().__init__(runtime, scope, options, shared)
         self.world = world
+        self.elsewhere = bool(world.memory)
 
     def __getattribute__(self, name):
         found = super().__getattribute__(name)
@@ -132,6 +133,9 @@ class FakeDriver(Driver):
             for each in instances
         ]
 
+    def memory(self):
+        return self.world.memory
+
     def reconfigure(self, instance):
         self.world.reconfigured.append((self.name, instance.name))
         if not IS_ALIVE(self, instance):
@@ -155,14 +159,16 @@ class FakeDriver(Driver):
         write_file(os.path.join(self.scope.directory(instance.name), "disk"), json.dumps(disk).encode())
 
     def choose_ports(self, instance, held=None):
-        used = {port for machine in self._running().values() for port in machine["host_ports"]}
+        used = {port for machine in self._running().values() for port in machine["host_ports"]} | self.world.met
         others = {each.ssh_port for each in self.scope.instances()[0] if each.uuid != instance.uuid}
         chosen = []
         for port in instance.ports:
-            if port.host_port and port not in (held or ()) and port.host_port in used | self.world.taken:
+            asked = port.host_port and port.host_port not in instance.chosen_ports
+            if asked and port not in (held or ()) and port.host_port in used | self.world.taken:
                 raise InUse(f"port {port} is taken")
             if not port.host_port:
                 port = port._replace(host_port=next(p for p in range(41000, 42000) if p not in used))
+                instance.chosen_ports = [*instance.chosen_ports, port.host_port]
             used.add(port.host_port)
             chosen.append(port)
         instance.ports = chosen
@@ -176,6 +182,10 @@ class FakeDriver(Driver):
         if os.path.exists(self._machine(instance)):
             raise HypervisorError(f"{instance.name} runs already")
         assert self.world.read_disk(instance.name, self.scope)["disk_uuid"] == instance.uuid
+        for port in (instance.ssh_port, *(each.host_port for each in instance.ports)):
+            if port in self.world.taken_there:
+                self.world.met.add(port)
+                raise InUse(f"port {port} is taken there", port=port)
         self.runtime.report.step("spawn")
         self.world.drift.pop((self.name, instance.name), None)
         self._write(instance)
@@ -283,6 +293,8 @@ class World:
         if image_is_here:
             write_file(self.image_file, b"")
         self.calls, self.checksums, self.touched, self.taken = [], [], [], set()
+        self.memory = None  # of another host where instances run: all, and available
+        self.taken_there, self.met = set(), set()  # ports of it, and those of them that were tried
         self.fail_before, self.fail_after, self.fail_fetch, self.guest_fails = {}, {}, None, None
         self.names = {}  # of machines, by uuid
         self.deaf = set()  # names of guests that hear no power button
