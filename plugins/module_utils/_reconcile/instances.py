@@ -267,7 +267,7 @@ def observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
         if not (driver.elsewhere and wish.state == ABSENT):
             raise
         if not wish.force:
-            exc.hint = f"{exc.hint} If that host is gone for good, add force: true."
+            exc.hint = f"{exc.hint} If that host is gone for good, add force: true.".strip()
             raise
         return Observed(STOPPED)
 

@@ -819,5 +819,5 @@ class TestOnAnotherHost:
             raise LibvirtError("Permission denied (publickey)", AUTH)
 
         monkeypatch.setattr(library, "open", refuse)
-        with pytest.raises(MissingRequirement, match="runs on elsewhere.*without being asked anything: virsh -c qemu"):
+        with pytest.raises(MissingRequirement, match=r"runs on elsewhere.*without being asked anything: virsh -c qemu"):
             there.require("x86_64")
