@@ -734,19 +734,28 @@ def integration_jobs(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str]
 def target(tools: Tools, core: str, name: str, lane: str, variables: t.Mapping[str, str]) -> None:
     """One integration target, in a copy of the collection and with a data directory that only this lane has."""
     venv, top = tools.venv(f"ansible-{core}"), stage(f"{core}-{lane}")
-    config: dict[str, t.Any] = {**variables, "minicloud_test_data_dir": os.path.join(INTEGRATION, f"data-{lane}")}
+    data_dir = os.path.join(INTEGRATION, f"data-{lane}")
+    config: dict[str, t.Any] = {**variables, "minicloud_test_data_dir": data_dir}
     if core != NEWEST:
         config.update(VARIABLES_OF_OTHER_CORES)
     with open(os.path.join(top, COLLECTION, "tests", "integration", "integration_config.yml"), "w") as file:
         json.dump(config, file)
-    step(
-        f"integration {name} (ansible-core {core})",
-        [os.path.join(venv, "bin", "ansible-test"), "integration", "--local", "--requirements", "--color", "no"]
-        + ["--allow-destructive", "--allow-root", "--diff", "-v", name],
-        lambda done: (done.rc == 0 and "WARNING: All targets skipped" not in done.out, ""),
-        cwd=os.path.join(top, COLLECTION),
-        env=tools.environment(venv),
-    )
+    try:
+        step(
+            f"integration {name} (ansible-core {core})",
+            [os.path.join(venv, "bin", "ansible-test"), "integration", "--local", "--requirements", "--color", "no"]
+            + ["--allow-destructive", "--allow-root", "--diff", "-v", name],
+            lambda done: (done.rc == 0 and "WARNING: All targets skipped" not in done.out, ""),
+            cwd=os.path.join(top, COLLECTION),
+            env=tools.environment(venv),
+        )
+    except BaseException:
+        say(f"    {name} was ended: removing what it has left in {os.path.relpath(data_dir, ROOT)} ...")
+        playbook = os.path.join(top, COLLECTION, "tests", "integration", "leftovers.yml")
+        argv = [os.path.join(venv, "bin", "ansible-playbook"), "-e", f"minicloud_test_data_dir={data_dir}", playbook]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(argv, env=tools.environment(venv, top), timeout=300, check=False)
+        raise
 
 
 @contextlib.contextmanager
