@@ -251,6 +251,7 @@ def side_by_side(jobs: t.Sequence[Job]) -> None:
     """
     rest = collections.deque(job for job in jobs if not job.on_daemons)
     raised: list[BaseException] = []
+    over = threading.Semaphore(0)
 
     def work(lane: str, own: t.Iterable[Job]) -> None:
         try:
@@ -262,14 +263,17 @@ def side_by_side(jobs: t.Sequence[Job]) -> None:
         except BaseException as exc:
             raised.append(exc)
             ENDING.set()
+        finally:
+            over.release()
 
     first = [job for job in jobs if job.on_daemons]
     lanes = [threading.Thread(target=work, args=(name, own)) for name, own in zip(LANES, (first, ()))]
     for lane in lanes:
         lane.start()
     try:
-        for lane in lanes:
-            lane.join()
+        # Not by join(), after whose interruption Python takes a thread for ended.
+        for dummy in lanes:
+            over.acquire()
     except BaseException:
         ENDING.set()
         raise
