@@ -264,6 +264,13 @@ class LibvirtDriver(LocalDriver):
             hint = "Check driver_options.uri, and that libvirtd or virtqemud runs there."
         return MissingRequirement(f"libvirt cannot be reached at {self.uri}", why, hint)
 
+    def capabilities(self) -> t.Any:
+        """What libvirt can run, and on what: its XML, as an element."""
+        from xml.etree import ElementTree
+
+        with self.explained("libvirt does not tell its capabilities"):
+            return ElementTree.fromstring(self.connection().getCapabilities())
+
     @contextlib.contextmanager
     def explained(self, what: str, hint: str = "") -> t.Iterator[None]:
         """Turn an error of libvirt into one that says what failed."""
@@ -319,6 +326,11 @@ class LibvirtDriver(LocalDriver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt_actions import LibvirtActions
 
         return LibvirtActions(self)
+
+
+def offers_kvm(capabilities: t.Any, arch: str) -> bool:
+    """Whether libvirt would run machines of an architecture with KVM."""
+    return capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None
 
 
 def foreign(domain: Domain) -> str:

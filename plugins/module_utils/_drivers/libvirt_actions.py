@@ -24,7 +24,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
     qemu_machine,
     usernet,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver, names, parse_domain
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import (
+    LibvirtDriver,
+    names,
+    offers_kvm,
+    parse_domain,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
     CONSOLE,
     DISK,
@@ -131,7 +136,7 @@ class LibvirtActions(LocalActions):
             chosen = qemu_machine.choose_accelerator(wanted, arch, uid, groups)
         finally:
             self._warn_of_slow_definitions(uid, groups)
-        if chosen.name == "kvm" and not self._offers_kvm(arch):
+        if chosen.name == "kvm" and not offers_kvm(self.driver.capabilities(), arch):
             obstacle = "libvirt does not offer KVM here: see that QEMU's user may open /dev/kvm, and restart libvirtd"
             if wanted == "kvm":
                 raise MissingRequirement("the accelerator kvm cannot be used", obstacle, "Use auto or tcg.")
@@ -163,13 +168,6 @@ class LibvirtActions(LocalActions):
                         " not open /dev/kvm: make that readable and writable for the group kvm (or for all), and"
                         " restart libvirtd."
                     )
-
-    def _offers_kvm(self, arch: str) -> bool:
-        from xml.etree import ElementTree
-
-        with self.driver.explained("libvirt does not tell its capabilities"):
-            capabilities = ElementTree.fromstring(self.driver.connection().getCapabilities())
-        return capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None
 
     # Definition
 

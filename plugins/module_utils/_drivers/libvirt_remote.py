@@ -22,6 +22,7 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import offers_kvm
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import Accelerator, architecture
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -50,13 +51,12 @@ def require(driver: LibvirtDriver, arch: str, firmware: str) -> None:
             "Run the task on that host itself, with a local URI.",
         )
     forwarding_address(driver)
-    with driver.explained("libvirt does not tell what it can run"):
-        if _capabilities(driver).find(f"guest/arch[@name='{arch}']") is None:
-            raise MissingRequirement(
-                f"QEMU for {arch} is not installed where {driver.uri!r} leads",
-                "libvirt there cannot run instances of that architecture",
-                f"Install the package {architecture(arch).package} there, and restart libvirt.",
-            )
+    if driver.capabilities().find(f"guest/arch[@name='{arch}']") is None:
+        raise MissingRequirement(
+            f"QEMU for {arch} is not installed where {driver.uri!r} leads",
+            "libvirt there cannot run instances of that architecture",
+            f"Install the package {architecture(arch).package} there, and restart libvirt.",
+        )
     _require_files(driver)
 
 
@@ -126,10 +126,6 @@ def _forget_old(driver: LibvirtDriver, directory: str) -> None:
                     pool.destroy()
 
 
-def _capabilities(driver: LibvirtDriver) -> ElementTree.Element:
-    return ElementTree.fromstring(driver.connection().getCapabilities())
-
-
 def accelerator(driver: LibvirtDriver, wanted: str, arch: str) -> Accelerator:
     """The accelerator to use there for the choice of the user (auto, kvm or tcg)."""
     if wanted == "tcg":
@@ -145,8 +141,8 @@ def accelerator(driver: LibvirtDriver, wanted: str, arch: str) -> Accelerator:
 
 def _obstacle_to_kvm(driver: LibvirtDriver, arch: str) -> str:
     there = driver.connection().getHostname()
-    capabilities = _capabilities(driver)
-    if capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is None:
+    capabilities = driver.capabilities()
+    if not offers_kvm(capabilities, arch):
         return f"libvirt on {there} offers no KVM for {arch}"
     cpu = capabilities.find("host/cpu")
     if arch != "x86_64" or cpu is None:

@@ -91,8 +91,7 @@ def settle(
     with_ssh -- whether it needs one for ssh as well
     """
     others = [other for other in others if other.uuid != instance.uuid]
-    reserved = {other.ssh_port for other in others}
-    reserved.update(port.host_port for other in others for port in other.ports)
+    reserved = _ports_of(others)
     reserved.update(port.host_port for port in elsewhere)
     asked = {port.host_port for port in instance.ports if port.host_port}
     ours = {(port.host_port, port.protocol) for port in held or ()}
@@ -129,8 +128,7 @@ def settle_unseen(instance: Instance, others: t.Iterable[Instance]) -> None:
 
     others -- instances whose ports are left to them
     """
-    others = [other for other in others if other.uuid != instance.uuid]
-    taken = {port.host_port for other in others for port in other.ports} | {other.ssh_port for other in others}
+    taken = _ports_of(other for other in others if other.uuid != instance.uuid)
     taken.update(port.host_port for port in instance.ports)
     chosen = []
     for port in instance.ports:
@@ -154,6 +152,11 @@ def give_back(instance: Instance, port: int | None) -> bool:
     else:
         return False
     return True
+
+
+def _ports_of(instances: t.Iterable[Instance]) -> set[int]:
+    """The ports in the records of some instances, those for ssh among them."""
+    return {port for each in instances for port in (each.ssh_port, *(port.host_port for port in each.ports))}
 
 
 def _pick_unseen(taken: t.Container[int]) -> int:
