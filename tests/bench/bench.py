@@ -46,8 +46,8 @@ from frame import (
     verdict,
 )
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import identity_for
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import identity_for
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference

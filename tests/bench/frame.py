@@ -29,7 +29,7 @@ if not os.path.isdir(os.path.join(STAGED, "ansible_collections", "minicloud", "l
     sys.exit("ANSIBLE_COLLECTIONS_PATH must lead to this collection; `make bench` sees to that.")
 sys.path.insert(0, STAGED)
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._model import (  # noqa: E402

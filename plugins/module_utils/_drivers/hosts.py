@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Instance,

@@ -13,7 +13,7 @@ import platform
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
@@ -88,15 +88,15 @@ def load(
     name = name or active_driver(data, runtime.report)
     scope = data.scope(scope_of(name))
     if name == "qemu":
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
 
         return QemuDriver(runtime, scope, options, shared)
     if name == "libvirt":
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
 
         return LibvirtDriver(runtime, scope, options, shared)
     if name == "lxd":
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
 
         return LxdDriver(runtime, scope, options, shared)
     raise InvalidOption(f"there is no driver {name!r}", hint=f"Choose one of: {', '.join(DRIVERS)}.")

@@ -16,7 +16,7 @@ import typing as t
 import uuid
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,

@@ -14,7 +14,7 @@ import re
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     DRIVERS,
     Crew,

@@ -13,7 +13,7 @@ import time
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, LaunchError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.renew import ask_renewal
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, banner
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args, login_command
 from ansible_collections.minicloud.local.plugins.module_utils._model import STOPPED, Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory

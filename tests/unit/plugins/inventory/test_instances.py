@@ -23,7 +23,7 @@ from ansible.template import Templar
 from ansible_collections.minicloud.local.plugins.inventory import instances as plugin_module
 from ansible_collections.minicloud.local.plugins.inventory.instances import DOCUMENTATION, InventoryModule
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file

@@ -183,5 +183,5 @@ def test_the_archive_has_all_that_it_imports(tmp_path: pathlib.Path) -> None:
     with zipfile.ZipFile(path) as packed:
         names = set(packed.namelist())
     assert {
-        f"{units._PACKAGE}/{name}" for name in ("_scope.py", "_reconcile/power.py", "_drivers/qemu_actions.py")
+        f"{units._PACKAGE}/{name}" for name in ("_scope.py", "_reconcile/power.py", "_drivers/qemu/act.py")
     } <= names

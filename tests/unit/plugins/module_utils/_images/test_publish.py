@@ -297,7 +297,7 @@ class TestPublish:
 
     def test_only_from_a_stopped_one(self, go, source, monkeypatch):
         monkeypatch.setattr(
-            "ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.QemuDriver.alive",
+            "ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver.QemuDriver.alive",
             lambda self, instance: True,
         )
         for check in (True, False):

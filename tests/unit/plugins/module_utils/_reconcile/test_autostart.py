@@ -9,7 +9,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import units
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, parse_port

@@ -18,7 +18,7 @@ import re
 import types
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault

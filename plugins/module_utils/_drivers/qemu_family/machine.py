@@ -13,7 +13,7 @@ import platform
 import re
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.usernet import forward_rule
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, Nic, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program

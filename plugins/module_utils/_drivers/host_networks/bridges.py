@@ -18,7 +18,7 @@ import random
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,

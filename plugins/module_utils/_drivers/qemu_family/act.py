@@ -4,7 +4,7 @@
 
 # Private to this collection: not an interface for others.
 
-"""What the drivers do to the files of an instance, its disk above all: see local.py."""
+"""What the drivers do to the files of an instance, its disk above all: see driver.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, hosts_of
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import (
     CONSOLE,
     DISK,
     NVRAM,
@@ -46,7 +46,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
 )
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
@@ -95,7 +95,9 @@ class LocalActions(abc.ABC):
 
     def firmware(self, instance: Instance) -> str:
         """The code of the UEFI firmware that an instance needs (empty: none), and variables of its own beside it."""
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
 
         firmware = qemu_machine.firmware(instance.arch, instance.image.get("firmware", ""))
         if firmware is None:

@@ -4,7 +4,7 @@
 
 # Private to this collection: not an interface for others.
 
-"""What the QEMU driver does to an instance: its disk, its ports, its process. See qemu.py."""
+"""What the QEMU driver does to an instance: its disk, its ports, its process. See driver.py."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ import socket
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import usernet
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import CONSOLE, DISK, NVRAM, SEED
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local_actions import LocalActions, Wiring
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import LOCK, LOG, QemuDriver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp, short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import LOCK, LOG, QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import LocalActions, Wiring
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import (
+    CONSOLE,
+    DISK,
+    NVRAM,
+    SEED,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
@@ -49,7 +54,7 @@ _LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null > qemu.log
 
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import Accelerator
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import Accelerator
 
 
 class QemuActions(LocalActions):
@@ -60,7 +65,9 @@ class QemuActions(LocalActions):
         self.driver: QemuDriver = driver
 
     def probe(self) -> dict[str, str]:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
 
         arch = qemu_machine.host_arch()
         accelerator = self._require(arch)
@@ -84,7 +91,9 @@ class QemuActions(LocalActions):
 
     def _require(self, arch: str, firmware: str = "") -> Accelerator:
         """What require() does; the accelerator that an instance of this architecture gets."""
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
 
         if not sys.platform.startswith("linux"):
             raise NotSupported(f"the driver qemu does not run on {platform.system()}", hint="It runs on Linux.")
@@ -118,7 +127,9 @@ class QemuActions(LocalActions):
         self._await_monitor(instance)
 
     def _spawn(self, instance: Instance, directory: str, handles: list[int]) -> None:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
 
         program = qemu_machine.emulator(instance.arch)
         identity = self._identity()
@@ -184,7 +195,9 @@ class QemuActions(LocalActions):
 
     def _with_datagrams(self, instance: Instance, wiring: Wiring) -> Wiring:
         """The wiring if this QEMU is up to it."""
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
 
         program = qemu_machine.emulator(instance.arch)
         told = self.runtime.check([program, "--version"], f"{program} does not run")

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_config import NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, parse_port
 

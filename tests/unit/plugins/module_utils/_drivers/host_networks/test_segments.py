@@ -12,9 +12,9 @@ import socket
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import segment_networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.segment_networks import SegmentNetworks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import segments as segment_networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import SegmentNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import Link, Route

@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import Bridge, Parts, domain_xml
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import (
     QEMU_NAMESPACE,
     drift,
     parse_domain,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt_domain import Bridge, Parts, domain_xml
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, parse_port
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"

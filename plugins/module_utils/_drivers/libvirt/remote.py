@@ -4,7 +4,7 @@
 
 # Private to this collection: not an interface for others.
 
-"""What is different where libvirt is on another host, or reached by the network: see libvirt_actions.py.
+"""What is different where libvirt is on another host, or reached by the network: see act.py.
 
 Both hosts share the data directory, under the same path. Files cannot be handed over open by the network, so QEMU opens
 them there by itself, as the user whose they are.
@@ -22,8 +22,11 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import offers_kvm
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import Accelerator, architecture
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import offers_kvm
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import (
+    Accelerator,
+    architecture,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -33,7 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
 
 # What the pools are called by which libvirt is asked what it sees of the data directory, and the directories of those.
 _PROBE = "minicloud-probe-"

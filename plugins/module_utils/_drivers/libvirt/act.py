@@ -4,7 +4,7 @@
 
 # Private to this collection: not an interface for others.
 
-"""What the libvirt driver does to an instance: its domain, and with it its machine. See libvirt.py.
+"""What the libvirt driver does to an instance: its domain, and with it its machine. See driver.py.
 
 The data directory is private, and QEMU of the system's libvirt runs as a user of its own. So disk, backing image and
 seed are handed to libvirt open: no right to a file is widened, and libvirt has no reason to change whose a file is.
@@ -18,26 +18,24 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
-    libvirt_domain,
-    libvirt_remote,
-    qemu_machine,
-    usernet,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import domain as libvirt_domain
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import remote as libvirt_remote
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import (
     LibvirtDriver,
     names,
     offers_kvm,
     parse_domain,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import LocalActions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import (
     CONSOLE,
     DISK,
     NVRAM,
     NVRAM_COPY,
     SEED,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local_actions import LocalActions
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,

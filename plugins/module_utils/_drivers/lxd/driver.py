@@ -6,7 +6,7 @@
 
 """The driver for containers and virtual machines of LXD, in an LXD project of their own.
 
-Looking is done here, with one request for all instances; whatever changes something is in lxd_actions.py, which a run
+Looking is done here, with one request for all instances; whatever changes something is in act.py, which a run
 that only looks does not import.
 """
 
@@ -16,10 +16,10 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import reached_at
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import (
     LxdApi,
     NotThere,
     place_of,
@@ -45,7 +45,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
 
 CONSOLE = "console.log"
 _LOG_KEPT = 16384
@@ -84,7 +84,7 @@ class LxdDriver(Driver):
         return DEFAULT_NETWORK
 
     def networks(self) -> Networks:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import LxdNetworks
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import LxdNetworks
 
         return LxdNetworks(self)
 
@@ -268,7 +268,7 @@ class LxdDriver(Driver):
         return content[-_LOG_KEPT:].decode("utf-8", "replace").strip()
 
     def _actions(self) -> LxdActions:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
 
         # One for the whole run: it has a connection.
         self._made = self._made or LxdActions(self)

@@ -12,7 +12,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp, short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 
 GREETING: dict[str, t.Any] = {"QMP": {"version": {}, "capabilities": []}}

@@ -11,9 +11,9 @@ from __future__ import annotations
 import typing as t
 from xml.etree import ElementTree
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import NAMESPACE, QEMU_NAMESPACE
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import ARCHITECTURES
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import NAMESPACE, QEMU_NAMESPACE
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import ARCHITECTURES
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.usernet import forward_rule
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     MIB,
     USER_NETWORK,

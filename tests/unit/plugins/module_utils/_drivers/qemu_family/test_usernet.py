@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import usernet
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.usernet import forward_rule, parse_forwards
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.usernet import (
+    forward_rule,
+    parse_forwards,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward, parse_port
 

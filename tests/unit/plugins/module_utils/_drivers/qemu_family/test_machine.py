@@ -10,8 +10,8 @@ import types
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import qemu_machine
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_machine import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import (
     ARCHITECTURES,
     Accelerator,
     choose_accelerator,

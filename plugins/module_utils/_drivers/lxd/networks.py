@@ -14,9 +14,9 @@ import os
 import random
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import NotThere
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_config import OURS, NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import OURS, NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -30,9 +30,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Inst
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
 
 NETWORK, DATA_DIR = f"{OURS}network", f"{OURS}data_dir"
 # Seconds for which LXD may go on with what a killed run has asked of it.
@@ -112,7 +112,9 @@ class LxdNetworks(Networks):
         self.data_dir = driver.scope.data.path
         self._host: HostNetworks | None = None
         if not driver.place.is_remote and os.geteuid() == 0:
-            from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+            from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import (
+                HostNetworks,
+            )
 
             self._host = HostNetworks(driver.runtime, driver.scope)
 
@@ -350,7 +352,7 @@ class LxdNetworks(Networks):
             self.driver.runtime.report.step("lxd_orphan")
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import addresses_of
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import addresses_of
 
         found: dict[str, tuple[str, ...]] = {}
         with contextlib.suppress(NotThere):

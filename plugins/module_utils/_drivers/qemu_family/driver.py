@@ -7,7 +7,7 @@
 """What the drivers have in common whose instances are files in the instance's directory on this host.
 
 They share these files: what one of them made, another of the same scope starts.
-Looking is done here; what changes something is in local_actions.py, which a run that only looks does not import.
+Looking is done here; what changes something is in act.py, which a run that only looks does not import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -36,8 +36,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked, write_file
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.segment_networks import SegmentNetworks
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import SegmentNetworks
 
 # Files in the directory of an instance.
 DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
@@ -78,12 +78,12 @@ class LocalDriver(Driver):
         if self.default_network == USER_NETWORK:
             return None
         if os.geteuid() != 0:
-            from ansible_collections.minicloud.local.plugins.module_utils._drivers.segment_networks import (
+            from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import (
                 SegmentNetworks,
             )
 
             return SegmentNetworks(self.runtime, self.scope)
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 
         return HostNetworks(self.runtime, self.scope)
 

@@ -10,7 +10,7 @@ A running QEMU holds an flock on `run.lock` in the instance's directory. It inhe
 from before its first instruction until the kernel ends it, so whether an instance runs is a fact that no crash,
 no reused process id and no stale file can falsify.
 
-Looking is done here; whatever changes something is in qemu_actions.py, which a run that only looks does not import.
+Looking is done here; whatever changes something is in act.py, which a run that only looks does not import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
@@ -29,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import QemuActions
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActions
 
 # Files in the directory of an instance.
 LOCK, LOG = "run.lock", "qemu.log"
@@ -67,6 +67,6 @@ class QemuDriver(LocalDriver):
             return ""
 
     def _actions(self) -> QemuActions:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import QemuActions
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActions
 
         return QemuActions(self)

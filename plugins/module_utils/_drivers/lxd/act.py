@@ -4,7 +4,7 @@
 
 # Private to this collection: not an interface for others.
 
-"""What the LXD driver does, with the library pylxd: project, storage pool, images, instances. See lxd.py."""
+"""What the LXD driver does, with the library pylxd: project, storage pool, images, instances. See driver.py."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import sys
 import typing as t
 from urllib.parse import quote, urlencode
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import Config, NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import (
     LxdDriver,
     addresses_of,
     storage_drivers,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_api import NotThere
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_config import Config, NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -422,7 +422,7 @@ class LxdActions:
                     self.call("get", f"operations/{operation['id']}/wait", doing)
 
     def _nic_places(self, instance: Instance) -> list[NicPlace]:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import nic_place
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import nic_place
 
         return [nic_place(self, instance, nic) for nic in instance.nics]
 
@@ -471,7 +471,9 @@ class LxdActions:
             elsewhere: t.Sequence[PortForward] = ()
             if instance.ports and os.geteuid() == 0 and find_program("nft"):
                 # Networks of other drivers lead ports away before they come to who listens on them.
-                from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
+                from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import (
+                    HostNetworks,
+                )
 
                 elsewhere = HostNetworks(self.runtime, self.scope).forwarded_elsewhere()
             # The guest is reached at its own address.

@@ -9,7 +9,7 @@
 The domain of an instance has the instance's uuid, and metadata that tie it to its record and note how it was defined.
 So a domain that somebody has changed is told from its own definition alone, and one that is not ours is left alone.
 
-Looking is done here; whatever changes something is in libvirt_actions.py, which a run that only looks does not import.
+Looking is done here; whatever changes something is in act.py, which a run that only looks does not import.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import typing as t
 from urllib.parse import urlsplit
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import LocalDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import LocalDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
@@ -38,7 +38,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt_actions import LibvirtActions
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActions
     from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 # The XML namespace of the metadata of our domains, and the one of libvirt for arguments of QEMU.
@@ -323,7 +323,7 @@ class LibvirtDriver(LocalDriver):
         return {"name": instance.name, "scope": instance.scope, "data_dir": data_dir}
 
     def _actions(self) -> LibvirtActions:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt_actions import LibvirtActions
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActions
 
         return LibvirtActions(self)
 

@@ -19,16 +19,14 @@ import types
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _runtime
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
-    local,
-    local_actions,
-    qemu_actions,
-    qemu_machine,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import QemuDriver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_actions import Identity, identity_for
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import act as qemu_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import Identity, identity_for
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as local_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import driver as local
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CommandFailed,
     HypervisorError,

@@ -12,13 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import (
-    libvirt_actions,
-    libvirt_remote,
-    local_actions,
-    qemu_machine,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import LibvirtDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import act as libvirt_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import remote as libvirt_remote
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as local_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

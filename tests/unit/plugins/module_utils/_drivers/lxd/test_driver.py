@@ -14,11 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers import lxd_actions, lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import HostNetworks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import LxdDriver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_actions import LxdActions
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_networks import config_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import act as lxd_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import config_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -43,7 +44,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.fake_lxd import FakeLxd
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.lxd.fake_lxd import FakeLxd
 
 MAC = "52:54:00:aa:bb:01"
 SEED = {"meta-data": b'{"instance-id": "u-1"}', "user-data": b"#cloud-config\n{}"}

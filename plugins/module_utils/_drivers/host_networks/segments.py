@@ -22,9 +22,9 @@ import sys
 import typing as t
 import zlib
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.base import Host, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.local import HUB_LOCK
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qmp import short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import HUB_LOCK
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,
