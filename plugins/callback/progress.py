@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: progress
 type: notification
 short_description: Shows what long tasks of this collection are doing
-version_added: 1.0.0
+version_added: 0.1.0
 author:
   - The minicloud.local authors (@minicloud)
 description:

@@ -11,17 +11,23 @@ class ModuleDocFragment:
     """The options that every module has."""
 
     DOCUMENTATION = r"""
+requirements:
+  - Python 3.9 or newer on the host that the module runs on.
+  - libvirt-python 9.0 or newer, for the driver V(libvirt).
+  - pylxd 2.2.10 or newer, for the driver V(lxd); 2.3.2 or newer for a server on the network. It brings C(requests) and
+    C(requests_toolbelt).
 options:
   driver:
     description:
       - The technology that runs the instances.
-      - By default the active driver of the data directory; until one was made active, V(qemu).
+      - By default the active driver of the data directory. Until one was made active, it is V(qemu) on hosts of the
+        architecture x86_64 and V(lxd) on others.
     type: str
     choices: [qemu, libvirt, lxd]
   driver_options:
     description:
       - What only one driver needs, by key. A key that the driver does not know is refused.
-      - 'V(qemu): C(accelerator) is V(auto) (default), V(kvm), V(tcg) or V(hvf). With V(auto), instances use the
+      - 'V(qemu): C(accelerator) is V(auto) (default), V(kvm) or V(tcg). With V(auto), instances use the
         hypervisor of the host where it really works, else they are emulated, and a warning says why.'
       - 'V(qemu): C(run_as) is the unprivileged user that QEMU runs as when root starts it. The default is the first of
         V(minicloud), V(libvirt-qemu), V(qemu) and V(nobody) that exists. QEMU never runs as root.'

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: driver_info
 short_description: Tell which drivers this host can use
-version_added: 1.0.0
+version_added: 0.1.0
 author:
   - The minicloud.local authors (@minicloud)
 description:

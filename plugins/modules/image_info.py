@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_info
 short_description: List images that are here, and images that image hosts offer
-version_added: 1.0.0
+version_added: 0.1.0
 author:
   - The minicloud.local authors (@minicloud)
 description:
@@ -92,7 +92,7 @@ cached:
       sample: bootstrap:bookworm
     hash:
       description:
-        - The SHA-256 of the image as its source publishes it; of an image that is built, of the disk.
+        - The SHA-256 of the image as its source publishes it; of an image that is built or published, of the disk.
         - Of a container, the SHA-256 of metadata and root file system together, as LXD has it for its fingerprint.
         - Empty in check mode where only the real run can know it.
       type: str
@@ -163,7 +163,7 @@ cached:
       returned: always
       sample: Debian 12 (bookworm)
     source:
-      description: The URL or path that it came from, or what it was built as.
+      description: The URL or path that it came from, what it was built as, or the instance that it was published from.
       type: str
       returned: always
       sample: bootstrap:bookworm

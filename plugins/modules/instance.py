@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: instance
 short_description: Manage a local cloud-style instance
-version_added: 1.0.0
+version_added: 0.1.0
 author:
   - The minicloud.local authors (@minicloud)
 description:
@@ -125,7 +125,6 @@ options:
         interfaces of a new instance are configured by cloud-init at its first boot; one that comes later is not.
     type: list
     elements: dict
-    version_added: 1.0.0
     suboptions:
       name:
         description:
@@ -163,7 +162,6 @@ options:
       - One more interface of the instance, after those of O(networks) or those that it has, on a bridge of this host.
         The same as one more entry with O(networks[].bridged).
     type: str
-    version_added: 1.0.0
   ports:
     description:
       - Ports of the host that lead to ports of the guest, each as C([[host_ip:]host_port:]guest_port[/tcp|udp]).
@@ -251,12 +249,12 @@ EXAMPLES = r"""
 - name: Configure it with cloud-init and reach its web server from this host
   minicloud.local.instance:
     name: web
-    image: 24.04
+    image: "24.04"
     cloud_init:
       packages: [nginx]
       package_update: true
     ports:
-      - 8080:80
+      - "8080:80"
     tags:
       role: web
 
@@ -272,18 +270,65 @@ EXAMPLES = r"""
     memory: 4G
     allow_restart: true
 
-- name: Launch, then work in it in the same play
-  hosts: localhost
-  gather_facts: false
-  tasks:
-    - name: Launch
-      minicloud.local.instance:
-        name: ci
-        image: bootstrap:bookworm
-      register: launched
+- name: Launch an instance for this run
+  minicloud.local.instance:
+    name: ci
+    image: "bootstrap:bookworm"
+  register: launched
 
-    - name: Make it a host of this run
-      ansible.builtin.add_host: "{{ launched.instance.ansible_vars | combine({'name': 'ci'}) }}"
+- name: Make it a host of this run
+  ansible.builtin.add_host: "{{ {'name': launched.instance.name} | combine(launched.instance.ansible_vars) }}"
+
+- name: Work in it
+  ansible.builtin.command: hostname
+  delegate_to: ci
+  changed_when: false
+
+- name: Have an instance start with the host
+  minicloud.local.instance:
+    name: web
+    autostart: true
+
+- name: Put one more interface of it on a bridge of the host
+  minicloud.local.instance:
+    name: web
+    bridged: br0
+    allow_restart: true
+
+- name: Launch an instance that has IPv6 and a static address, on a network of its own
+  minicloud.local.instance:
+    name: db
+    networks:
+      - name: backend  # made with subnet6 by minicloud.local.network
+        address: "10.30.0.10"
+
+- name: Shut an instance down
+  minicloud.local.instance:
+    name: web
+    state: stopped
+
+- name: Restart an instance
+  minicloud.local.instance:
+    name: web
+    state: restarted
+
+- name: Replace an instance that was made from another image, its data included
+  minicloud.local.instance:
+    name: web
+    image: "26.04"
+    recreate: true
+
+- name: Run a container on another LXD server
+  minicloud.local.instance:
+    name: worker
+    image: "images:debian/13/cloud"
+    instance_type: container
+    driver: lxd
+    driver_options:
+      endpoint: https://lab1.example.com:8443
+      cert: /etc/minicloud/client.crt
+      key: /etc/minicloud/client.key
+      verify: /etc/minicloud/server.crt
 
 - name: Remove it with all it owned
   minicloud.local.instance:
@@ -295,8 +340,9 @@ RETURN = r"""
 actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
-    - C(fetch_image), C(create), C(start), C(wait_ready), C(stop), C(set_cpus), C(set_memory), C(grow_disk),
-      C(set_ports), C(set_tags), C(repair_networks), C(delete), C(remove_leftovers).
+    - C(fetch_image), C(ensure_network), C(create), C(start), C(wait_ready), C(stop), C(stay_stopped), C(set_cpus),
+      C(set_memory), C(grow_disk), C(set_networks), C(set_ports), C(set_tags), C(set_autostart), C(reconfigure),
+      C(repair_networks), C(repair_autostart), C(delete), C(remove_leftovers).
   type: list
   elements: str
   returned: success
@@ -453,13 +499,13 @@ instance:
           returned: always
           sample: tcp
     mounts:
-      description: Directories of the host in the guest.
+      description: Directories of the host in the guest. Empty in this version, which has no mounts.
       type: list
       elements: dict
       returned: always
       sample: []
     snapshots:
-      description: Snapshots of the instance.
+      description: Snapshots of the instance. Empty in this version, which has no snapshots.
       type: list
       elements: dict
       returned: always

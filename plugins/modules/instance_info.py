@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: instance_info
 short_description: List local instances
-version_added: 1.0.0
+version_added: 0.1.0
 author:
   - The minicloud.local authors (@minicloud)
 description:
@@ -204,13 +204,13 @@ instances:
           returned: always
           sample: tcp
     mounts:
-      description: Directories of the host in the guest.
+      description: Directories of the host in the guest. Empty in this version, which has no mounts.
       type: list
       elements: dict
       returned: always
       sample: []
     snapshots:
-      description: Snapshots of the instance.
+      description: Snapshots of the instance. Empty in this version, which has no snapshots.
       type: list
       elements: dict
       returned: always

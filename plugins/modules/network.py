@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: network
 short_description: Manage a network of local instances
-version_added: 1.0.0
+version_added: 0.1.0
 author:
   - The minicloud.local authors (@minicloud)
 description:

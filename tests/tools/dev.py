@@ -14,6 +14,7 @@ import argparse
 import collections
 import contextlib
 import fcntl
+import functools
 import glob
 import hashlib
 import importlib
@@ -30,18 +31,22 @@ import time
 import typing as t
 
 import hypervisors
+import pictures
 
-# The oldest ansible-core that the collection supports, and the newest: (ansible-core, Pythons that can run it).
+# The versions of ansible-core that the collection supports, and the Pythons that can run each.
 CORES: dict[str, tuple[str, ...]] = {
     "2.21": ("3.13", "3.12", "3.14"),
+    "2.20": ("3.13", "3.12", "3.14"),
     "2.19": ("3.11", "3.12", "3.13"),
 }
 NEWEST = "2.21"
+# Those that are tested unless --core names one: the newest and the oldest.
+TESTED_CORES = (NEWEST, "2.19")
 TARGET_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 # Where the unit tests run: on the oldest and the newest Python, and those of what meets Ansible on each ansible-core.
 # (Sanity tests compile and import with the Pythons in between; `unit --all-pythons` runs all unit tests on them, with
 # each ansible-core.)
-UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.19": ("3.11",)}
+UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9", "3.13"), "2.20": ("3.12",), "2.19": ("3.11",)}
 UNIT_TESTS_OF_OTHER_CORES = tuple(
     f"tests/unit/plugins/{name}"
     for name in ("action/", "callback/", "inventory/", "plugin_utils/", "module_utils/test__module.py")
@@ -637,10 +642,58 @@ def agreement(_tools: Tools, _cores: t.Sequence[str]) -> None:
         complaints.append(
             f"meta/runtime.yml: the action group minicloud must list the modules in order: {', '.join(sorted(modules))}"
         )
+    complaints += [f"{path}: not what `make format` writes" for path, text in written().items() if read(path) != text]
     for complaint in complaints:
         say(complaint)
     if complaints:
         sys.exit(1)
+
+
+# What two modules return alike: the module in which it is written by hand, the key there, the other module, its key.
+TWINS = (
+    ("instance", "instance", "instance_info", "instances"),
+    ("network", "network", "network_info", "networks"),
+    ("image", "image", "image_info", "cached"),
+)
+
+
+def read(path: str) -> str:
+    """The text of a file of this checkout; empty where there is none."""
+    try:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+@functools.cache
+def written() -> dict[str, str]:
+    """The files that have a part which is written from other files, and what they have to be."""
+    found = pictures.written(ROOT)
+    for source, key, twin, twin_key in TWINS:
+        path = f"plugins/modules/{twin}.py"
+        text = read(path)
+        entries = returned(read(f"plugins/modules/{source}.py"), key)
+        start, end = contents_of(text, twin_key)
+        own = {name: entry for name, entry in returned(text, twin_key).items() if name not in entries}
+        found[path] = text[:start] + "".join([*entries.values(), *own.values()]) + text[end:]
+    return found
+
+
+def contents_of(text: str, key: str) -> tuple[int, int]:
+    """Where in the text of a module that is which tells what a key of its result contains."""
+    found = re.compile(rf"^{key}:\n(?: {{2}}(?!contains:).*\n)* {{2}}contains:\n((?: {{4}}.*\n)+)", re.M).search(
+        text, text.index('RETURN = r"""')
+    )
+    if not found:
+        raise Stop(f"No documented return value {key} with contents.")
+    return found.span(1)
+
+
+def returned(text: str, key: str) -> dict[str, str]:
+    """What a key of a module's result contains, by name."""
+    start, end = contents_of(text, key)
+    return {found[1]: found[0] for found in re.finditer(r"^ {4}(\w+):\n(?: {5,}.*\n)+", text[start:end], re.M)}
 
 
 GUIDE = os.path.join("docs", "docsite", "rst", "guide_drivers.rst")
@@ -849,7 +902,7 @@ def changelog(tools: Tools, _cores: t.Sequence[str]) -> None:
     must(
         "antsibull-changelog", argv, "Is there a fragment, and is it right?", cwd=here, env=tools.environment(venv, top)
     )
-    for name in ("CHANGELOG.md", "CHANGELOG.rst", "changelogs/changelog.yaml"):
+    for name in ("CHANGELOG.md", "changelogs/changelog.yaml"):
         shutil.copyfile(os.path.join(here, name), os.path.join(ROOT, name))
     for path in glob.glob(os.path.join(ROOT, "changelogs", "fragments", "*.y*ml")):
         if not os.path.exists(os.path.join(here, "changelogs", "fragments", os.path.basename(path))):
@@ -862,10 +915,11 @@ def format_code(tools: Tools, _cores: t.Sequence[str]) -> None:
     for argv in ([ruff, "check", "--no-cache", "--fix", "."], [ruff, "format", "--no-cache", "."]):
         subprocess.run(argv, cwd=ROOT, check=False)
     guide, wanted = guide_with_table()
-    if guide != wanted:
-        with open(os.path.join(ROOT, GUIDE), "w", encoding="utf-8") as file:
-            file.write(wanted)
-        say(f"{GUIDE}: wrote the table of capabilities")
+    for path, text in {**written(), **({GUIDE: wanted} if guide != wanted else {})}.items():
+        if read(path) != text:
+            with open(os.path.join(ROOT, path), "w", encoding="utf-8") as file:
+                file.write(text)
+            say(f"{path}: wrote what it has from elsewhere")
 
 
 def install(tools: Tools, cores: t.Sequence[str]) -> None:
@@ -926,7 +980,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=[*commands, "clean"])
     parser.add_argument("rest", nargs="*", metavar="NAME", help="integration: only these targets; bench: its arguments")
-    parser.add_argument("--core", choices=list(CORES), help="only this ansible-core")
+    parser.add_argument("--core", choices=list(CORES), help="this ansible-core instead of the newest and the oldest")
     parser.add_argument("--all-pythons", action="store_true", help="unit: on every Python that targets may have")
     args, unknown = parser.parse_known_args()
     if args.command == "clean":
@@ -941,7 +995,7 @@ def main() -> int:
     if args.command == "unit":
         rest = [args.all_pythons]
     try:
-        commands[args.command](Tools(), [args.core] if args.core else list(CORES), *rest)
+        commands[args.command](Tools(), [args.core] if args.core else list(TESTED_CORES), *rest)
     except Stop as stop:
         say(f"\nSTOPPED: {stop}")
         return 2
