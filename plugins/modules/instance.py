@@ -617,10 +617,8 @@ error:
 """
 
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import (
-    parse_wish,
-    reconcile_instance,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

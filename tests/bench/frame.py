@@ -41,15 +41,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
     parse_image_wish,
     reconcile_image,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import (  # noqa: E402
-    parse_wish,
-    reconcile_instance,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (  # noqa: E402
     parse_network,
     reconcile_network,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory  # noqa: E402
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run  # noqa: E402

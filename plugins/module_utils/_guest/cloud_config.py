@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import typing as t
@@ -15,7 +16,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 
 # What users give: a mapping, or text in any form that cloud-init takes.
-Document = t.Union[str, t.Mapping[str, t.Any], None]
+Given = t.Union[str, t.Mapping[str, t.Any], None]
 
 CLOUD_CONFIG = "#cloud-config"
 ARCHIVE = "#cloud-config-archive"
@@ -79,56 +80,141 @@ def have_yaml() -> bool:
     return True
 
 
-def check_cloud_config(value: Document, option: str) -> None:
-    """Raise InvalidOption if cloud-init would not understand VALUE as user-data or vendor-data, given as OPTION."""
-    if value is None or value == "":
-        return
-    if not isinstance(value, str):
-        _check_mapping(value, option)
-        return
-    kind = form(value)
-    if kind == MIME:
-        _check_mime(value, option)
-    elif kind in (CLOUD_CONFIG, ARCHIVE):
-        expected, name = (list, "list") if kind == ARCHIVE else (dict, "mapping")
-        data = _parsed(value, option)
-        if data is not None and not isinstance(data, expected):
+class _Document:
+    """What a task gives cloud-init under one option, read at most once; false where there is nothing in it.
+
+    value -- as it was given: text or a mapping; None where it is nothing
+    """
+
+    def __init__(self, value: Given = None, option: str = "") -> None:
+        self.value = None if _is_nothing(value) else value
+        self.option = option
+
+    def __bool__(self) -> bool:
+        return self.value is not None
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _check_mapping(self) -> None:
+        if not isinstance(self.value, t.Mapping):
             raise InvalidOption(
-                f"{option} begins with {kind}, and what follows is not a {name}",
-                f"it is {_kind_of(data)}",
-                f"Write a YAML {name} below the line {kind}.",
+                f"{self.option} must be a mapping or text",
+                f"it is {_kind_of(self.value)}",
+                "Put the settings under their names.",
             )
-    elif not kind:
-        hint = f"Begin it with one of {_FORMS}, or {JINJA} above one of these, or give a MIME message or a mapping."
-        if _YAML_KEY.match(value):
-            hint = f"It looks like cloud-config: begin it with a line {CLOUD_CONFIG}, or give it as a mapping."
-        first = next((line.strip() for line in value.splitlines() if line.strip()), "")
-        raise InvalidOption(f"{option} is in no form that cloud-init knows", f"it begins with {first[:60]!r}", hint)
+        try:
+            to_json(self.value)
+        except (TypeError, ValueError) as exc:
+            raise InvalidOption(
+                f"{self.option} holds a value that cannot be handed to cloud-init",
+                str(exc),
+                "Quote it, to make it text.",
+            ) from exc
+
+    @functools.cached_property
+    def _data(self) -> t.Any:
+        """The text, read as YAML; NotReadable, as a value, where it is none."""
+        try:
+            return load_yaml(str(self.value))
+        except NotReadable as exc:
+            return exc
+
+    def _checked_data(self) -> t.Any:
+        """The YAML of the text, or None where this host cannot tell; InvalidOption with the place where it is wrong."""
+        data = self._data
+        if not isinstance(data, NotReadable):
+            return data
+        reason, line, column = data.args
+        if not have_yaml():
+            return None
+        where = f" at line {line}, column {column}" if line else ""
+        raise InvalidOption(f"{self.option} is not valid YAML{where}", reason, "Correct it; nothing was changed.")
 
 
-def check_document(value: Document, option: str) -> None:
-    """Raise InvalidOption if VALUE, given as OPTION, is not a mapping or the YAML or JSON text of one."""
-    if value is None or value == "":
-        return
+class CloudConfig(_Document):
+    """User-data or vendor-data, in any form that cloud-init takes."""
+
+    @functools.cached_property
+    def form(self) -> str:
+        """As of form(); empty of a mapping."""
+        return form(self.value) if isinstance(self.value, str) else ""
+
+    def check(self) -> None:
+        """Raise InvalidOption if cloud-init would not understand it."""
+        if self.value is None:
+            return
+        if not isinstance(self.value, str):
+            self._check_mapping()
+        elif self.form == MIME:
+            _check_mime(self.value, self.option)
+        elif self.form in (CLOUD_CONFIG, ARCHIVE):
+            expected, name = (list, "list") if self.form == ARCHIVE else (dict, "mapping")
+            data = self._checked_data()
+            if data is not None and not isinstance(data, expected):
+                raise InvalidOption(
+                    f"{self.option} begins with {self.form}, and what follows is not a {name}",
+                    f"it is {_kind_of(data)}",
+                    f"Write a YAML {name} below the line {self.form}.",
+                )
+        elif not self.form:
+            hint = f"Begin it with one of {_FORMS}, or {JINJA} above one of these, or give a MIME message or a mapping."
+            if _YAML_KEY.match(self.value):
+                hint = f"It looks like cloud-config: begin it with a line {CLOUD_CONFIG}, or give it as a mapping."
+            first = next((line.strip() for line in self.value.splitlines() if line.strip()), "")
+            raise InvalidOption(
+                f"{self.option} is in no form that cloud-init knows", f"it begins with {first[:60]!r}", hint
+            )
+
+    @functools.cached_property
+    def config(self) -> dict[str, t.Any]:
+        """The cloud-config that it amounts to, as far as this host can tell: parts merged as cloud-init does it.
+
+        Scripts and includes add nothing, and text that cannot be read here (jinja, or YAML without PyYAML) is left out.
+        """
+        if self.form == CLOUD_CONFIG:
+            return self._data if isinstance(self._data, dict) else {}
+        merged: dict[str, t.Any] = {}
+        for part in _cloud_configs(self.value):
+            merged.update(part)
+        return merged
+
+
+class Settings(_Document):
+    """Network configuration or meta-data: a mapping, or the YAML or JSON text of one."""
+
+    def check(self) -> None:
+        """Raise InvalidOption if it is none."""
+        if self.value is None:
+            return
+        if not isinstance(self.value, str):
+            self._check_mapping()
+            return
+        data = self._checked_data()
+        if data is not None and not isinstance(data, dict):
+            raise InvalidOption(
+                f"{self.option} is not a mapping", f"it is {_kind_of(data)}", "Give a mapping, or YAML of one."
+            )
+
+    @property
+    def mapping(self) -> dict[str, t.Any]:
+        """As a mapping. InvalidOption where this host cannot read it."""
+        data = self._data if isinstance(self.value, str) else self.value
+        if isinstance(data, NotReadable):
+            raise InvalidOption(f"{self.option} cannot be read", data.args[0], "Give it as a mapping.")
+        return dict(data or {})
+
+
+def _is_nothing(value: t.Any) -> bool:
+    """Whether there is nothing in what a user gave: none, empty, blank, or a cloud-config of comments alone."""
     if not isinstance(value, str):
-        _check_mapping(value, option)
-        return
-    data = _parsed(value, option)
-    if data is not None and not isinstance(data, dict):
-        raise InvalidOption(f"{option} is not a mapping", f"it is {_kind_of(data)}", "Give a mapping, or YAML of one.")
-
-
-def _check_mapping(value: t.Any, option: str) -> None:
-    if not isinstance(value, t.Mapping):
-        raise InvalidOption(
-            f"{option} must be a mapping or text", f"it is {_kind_of(value)}", "Put the settings under their names."
-        )
-    try:
-        to_json(value)
-    except (TypeError, ValueError) as exc:
-        raise InvalidOption(
-            f"{option} holds a value that cannot be handed to cloud-init", str(exc), "Quote it, to make it text."
-        ) from exc
+        return value is None or value in ({}, [])
+    if form(value) not in ("", CLOUD_CONFIG):
+        return False
+    lines = (line.strip() for line in value.splitlines())
+    return "".join(line for line in lines if not line.startswith("#")) in ("", "---", "{}", "null")
 
 
 def _check_mime(text: str, option: str) -> None:
@@ -144,32 +230,9 @@ def _check_mime(text: str, option: str) -> None:
         )
 
 
-def _parsed(text: str, option: str) -> t.Any:
-    """The YAML of TEXT, or None where this host cannot tell; InvalidOption with the place where it is wrong."""
-    try:
-        return load_yaml(text)
-    except NotReadable as exc:
-        reason, line, column = exc.args
-        if not have_yaml():
-            return None
-        where = f" at line {line}, column {column}" if line else ""
-        raise InvalidOption(f"{option} is not valid YAML{where}", reason, "Correct it; nothing was changed.") from exc
-
-
 def _kind_of(value: t.Any) -> str:
     names = {list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number", dict: "a mapping"}
     return names.get(type(value), type(value).__name__)
-
-
-def effective(value: Document) -> dict[str, t.Any]:
-    """The cloud-config that VALUE amounts to, as far as this host can tell: parts merged as cloud-init does by default.
-
-    Scripts and includes add nothing, and text that cannot be read here (jinja, or YAML without PyYAML) is left out.
-    """
-    merged: dict[str, t.Any] = {}
-    for part in _cloud_configs(value):
-        merged.update(part)
-    return merged
 
 
 def _cloud_configs(value: t.Any, kind: str = "") -> t.Iterator[dict[str, t.Any]]:
@@ -214,7 +277,7 @@ def to_json(value: t.Any) -> str:
     return _TO_ESCAPE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
-def to_bytes(value: Document) -> bytes:
+def to_bytes(value: Given) -> bytes:
     """User-data or vendor-data as cloud-init gets it: text as it is, a mapping as #cloud-config with JSON below."""
     if isinstance(value, str) and value:
         return value.encode()

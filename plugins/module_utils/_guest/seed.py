@@ -20,13 +20,8 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
     MIME,
-    Document,
-    NotReadable,
-    check_cloud_config,
-    check_document,
-    effective,
-    form,
-    load_yaml,
+    CloudConfig,
+    Settings,
     to_bytes,
     to_json,
 )
@@ -63,25 +58,24 @@ class GivenHostKeys(t.NamedTuple):
 
 
 class Wishes(t.NamedTuple):
-    """The options of an instance that go into its seed, as the user wrote them."""
+    """The options of an instance that go into its seed."""
 
     user: str = ""
     ssh_authorized_keys: t.Sequence[str] = ()
-    cloud_init: Document = None
-    vendor_data: Document = None
-    network_config: Document = None
-    meta_data: Document = None
+    cloud_init: CloudConfig = CloudConfig()
+    vendor_data: CloudConfig = CloudConfig()
+    network_config: Settings = Settings()
+    meta_data: Settings = Settings()
 
 
 def check_wishes(wishes: Wishes) -> None:
     """Raise InvalidOption for what cloud-init would not understand, or what would lock everybody out."""
-    check_cloud_config(wishes.cloud_init, "cloud_init")
-    check_cloud_config(wishes.vendor_data, "vendor_data")
-    check_document(wishes.network_config, "network_config")
-    check_document(wishes.meta_data, "meta_data")
-    _mapping(wishes.meta_data)
+    for document in (wishes.cloud_init, wishes.vendor_data, wishes.network_config, wishes.meta_data):
+        document.check()
+    # It goes into one file with ours, so it has to be read.
+    _ = wishes.meta_data.mapping
     expected_login_user(wishes)
-    vendor = effective(wishes.cloud_init).get("vendor_data")
+    vendor = wishes.cloud_init.config.get("vendor_data")
     if isinstance(vendor, dict) and vendor.get("enabled", True) in (False, "false", "no", "off"):
         if given_host_keys(wishes) is None or wishes.user or wishes.vendor_data:
             raise InvalidOption(
@@ -99,7 +93,7 @@ def expected_login_user(wishes: Wishes) -> Login | None:
     keys of its own, else the first that could log in at all.
     Raises InvalidOption if the option and user-data name different default users.
     """
-    config = {**effective(wishes.vendor_data), **effective(wishes.cloud_init)}
+    config = {**wishes.vendor_data.config, **wishes.cloud_init.config}
     named = config.get("user")
     named = named.get("name") if isinstance(named, dict) else named
     default_user = _inner(_inner(config, "system_info"), "default_user").get("name")
@@ -123,13 +117,12 @@ def given_host_keys(wishes: Wishes) -> GivenHostKeys | None:
     """The host keys that the user's own cloud-config brings, which are then the ones to pin; None if it brings none."""
     given: dict[str, t.Any] = {}
     unread: list[str] = []
-    for value in (wishes.vendor_data, wishes.cloud_init):
-        config = effective(value)
-        keys = config.get("ssh_keys")
+    for document in (wishes.vendor_data, wishes.cloud_init):
+        keys = document.config.get("ssh_keys")
         if isinstance(keys, dict):
             given.update(keys)
-        elif isinstance(value, str) and not config and _SSH_KEYS.search(value):
-            unread.append(value)
+        elif isinstance(document.value, str) and not document.config and _SSH_KEYS.search(document.value):
+            unread.append(document.value)
     if not given and not unread:
         return None
     public = [key for text in unread for key in _PUBLIC_KEY.findall(text)]
@@ -164,11 +157,12 @@ def seed_files(
     keys = _unique([*login_keys, *wishes.ssh_authorized_keys])
     files = {
         "meta-data": _meta_data(name, instance_id, keys, wishes.meta_data),
-        "user-data": to_bytes(wishes.cloud_init),
+        "user-data": to_bytes(wishes.cloud_init.value),
         "vendor-data": _vendor_data(keys, host_keys, wishes),
     }
     if wishes.network_config:
-        text = wishes.network_config if isinstance(wishes.network_config, str) else to_json(wishes.network_config)
+        given = wishes.network_config.value
+        text = given if isinstance(given, str) else to_json(given)
         files["network-config"] = text.encode()
     elif nics is not None:
         files["network-config"] = to_json(network_config(nics, named)).encode()
@@ -200,21 +194,11 @@ def network_config(nics: t.Sequence[Nic], named: bool = False) -> dict[str, t.An
     return {"version": 2, "ethernets": ethernets} if ethernets else {"config": "disabled"}
 
 
-def _meta_data(name: str, instance_id: str, keys: list[str], given: Document) -> bytes:
-    theirs = _mapping(given)
+def _meta_data(name: str, instance_id: str, keys: list[str], given: Settings) -> bytes:
+    theirs = given.mapping
     data = {"instance-id": instance_id, "local-hostname": name, **theirs}
     data["public-keys"] = _unique([*keys, *_public_keys(theirs.get("public-keys"))])
     return f"{to_json(data)}\n".encode()
-
-
-def _mapping(given: Document) -> dict[str, t.Any]:
-    """The user's meta-data, which has to be read because ours goes into the same file."""
-    if not isinstance(given, str):
-        return dict(given or {})
-    try:
-        return dict(load_yaml(given) or {}) if given else {}
-    except NotReadable as exc:
-        raise InvalidOption("meta_data cannot be read", exc.args[0], "Give it as a mapping.") from exc
 
 
 def _public_keys(value: t.Any) -> list[str]:
@@ -253,10 +237,10 @@ def _vendor_data(keys: list[str], host_keys: t.Sequence[HostKey], wishes: Wishes
     if not wishes.vendor_data and len(parts) == 1:
         return parts[0]
     message = [_mime_part(part) for part in parts]
-    if isinstance(wishes.vendor_data, str) and form(wishes.vendor_data) == MIME:
-        message.append(wishes.vendor_data.encode())  # a message is a part already, whatever is in it
+    if wishes.vendor_data.form == MIME:
+        message.append(to_bytes(wishes.vendor_data.value))  # a message is a part already, whatever is in it
     elif wishes.vendor_data:
-        message.append(_mime_part(to_bytes(wishes.vendor_data)))
+        message.append(_mime_part(to_bytes(wishes.vendor_data.value)))
     head = f'Content-Type: multipart/mixed; boundary="{_BOUNDARY}"\nMIME-Version: 1.0\n'.encode()
     boundary = f"\n--{_BOUNDARY}".encode()
     return head + b"".join(boundary + b"\n" + part for part in message) + boundary + b"--\n"

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import time
@@ -26,10 +27,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, known_hosts, seed
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import CloudConfig, Settings
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
-    DEFAULT_IMAGE,
     DEFAULT_TYPE,
     KINDS,
     Image,
@@ -45,15 +45,18 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instanc
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     RECONFIGURING,
     Plan,
-    Wish,
     disk_size,
     image_of,
     make_plan,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 
 
 class Applier:
@@ -77,13 +80,14 @@ class Applier:
         self.host_arch = host_arch
         self.scope = crew.wanted.scope
         self.power = Power(crew, runtime, data)
+        self.seed = seed_wishes(wish)
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
         if plan.after is None:
             return
         if "create" in plan.steps or plan.drift:
-            seed.check_wishes(seed_wishes(self.wish))
+            seed.check_wishes(self.seed)
         if "start" in plan.steps or "create" in plan.steps:
             after, driver = plan.after, self._acting(plan)
             driver.require(after.arch, after.image.get("firmware", ""), after.instance_type)
@@ -98,7 +102,7 @@ class Applier:
 
     def login_user(self, image: Image | None) -> str:
         """Whom one logs in as in an instance made from the image; empty where only the guest can tell."""
-        login = seed.expected_login_user(seed_wishes(self.wish))
+        login = seed.expected_login_user(self.seed)
         if login is None:
             return ""
         return login.user or (image.user if image else "")
@@ -201,7 +205,7 @@ class Applier:
         """Raise for what would fail halfway, while nothing is stopped or removed yet."""
         if image is not None:
             self._check_image(image)
-            given = seed.given_host_keys(seed_wishes(self.wish))
+            given = seed.given_host_keys(self.seed)
             if given:
                 keys.pinned_keys(self.runtime, self.data.keys, given.public, given.private)
         # Leftovers may hold the very ports; they go before anything is started.
@@ -221,13 +225,11 @@ class Applier:
         self.scope.write(instance)
         return instance
 
-    def _vault(self) -> t.Any:
+    @functools.cached_property
+    def _vault(self) -> Vault:
         from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault, ask_hosts
 
         return Vault(self.data, self.runtime, ask_hosts(self.data, self.runtime, self.wish.image_hosts))
-
-    def _reference(self) -> t.Any:
-        return parse_reference(self.wish.image_source or DEFAULT_IMAGE)
 
     def _arch(self) -> str:
         return self.wish.arch or self.host_arch
@@ -237,28 +239,28 @@ class Applier:
 
     def _have_image(self, fetch: bool) -> tuple[Image, bool]:
         """The wished image, and whether it had to be fetched; a promised checksum is held against a cached one too."""
-        vault = self._vault()
+        vault = self._vault
         if not fetch and not self.wish.image_checksum:
-            image = vault.find(self._reference(), self._arch(), self._kind())
+            image = vault.find(self.wish.reference, self._arch(), self._kind())
             if image:
                 vault.touch(image)
-                return t.cast(Image, image), False
+                return image, False
         self.runtime.report.step("fetch_image")
         try:
             image, changed = vault.ensure(
-                self._reference(), self._arch(), self.wish.image_checksum or "", kind=self._kind()
+                self.wish.reference, self._arch(), self.wish.image_checksum or "", kind=self._kind()
             )
         except MinicloudError as exc:
             exc.facts.setdefault("stage", "image")
             raise
-        return t.cast(Image, image), bool(changed)
+        return image, changed
 
     def foresee_image(self, plan: Plan) -> None:
         """Raise, in check mode, for an image file that cannot be used; only the real run asks image hosts."""
-        if "fetch_image" in plan.steps and self._reference().host == "file":
+        if "fetch_image" in plan.steps and self.wish.reference.host == "file":
             with _stage("image"):
-                self._vault().forecast(
-                    self._reference(), self._arch(), self.wish.image_checksum or "", kind=self._kind()
+                self._vault.forecast(
+                    self.wish.reference, self._arch(), self.wish.image_checksum or "", kind=self._kind()
                 )
 
     def _create(self, planned: Instance, image: Image) -> Instance:
@@ -292,7 +294,7 @@ class Applier:
 
     def _check_image(self, image: Image) -> None:
         """From the record on nobody removes the image: but somebody may have before."""
-        if not self._vault().has(image):
+        if not self._vault.has(image):
             raise LaunchError(
                 "image",
                 f"the image {image.name} was removed by another run while {self.wish.name} was being made from it",
@@ -304,15 +306,14 @@ class Applier:
         login = keys.ensure_login_key(self.runtime, self.data.keys)
         self.runtime.report.step("host_key")
         host_key = keys.make_host_key(self.runtime, directory, instance.name)
-        wishes = seed_wishes(self.wish)
-        given = seed.given_host_keys(wishes)
+        given = seed.given_host_keys(self.seed)
         if given:
             instance.host_keys = keys.pinned_keys(self.runtime, directory, given.public, given.private)
         else:
             instance.host_keys = [host_key.public]
         nics = self.driver.interfaces(instance)
         named = instance.instance_type == "container"
-        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], wishes, nics, named)
+        files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], self.seed, nics, named)
         self.driver.create(instance, image, files)
 
     def _new_mac(self) -> str:
@@ -414,10 +415,10 @@ def seed_wishes(wish: Wish) -> seed.Wishes:
     return seed.Wishes(
         user=wish.user or "",
         ssh_authorized_keys=wish.ssh_authorized_keys or (),
-        cloud_init=wish.cloud_init,
-        vendor_data=wish.vendor_data,
-        network_config=wish.network_config,
-        meta_data=wish.meta_data,
+        cloud_init=wish.cloud_init or CloudConfig(),
+        vendor_data=wish.vendor_data or CloudConfig(),
+        network_config=wish.network_config or Settings(),
+        meta_data=wish.meta_data or Settings(),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import re
 import typing as t
 from dataclasses import replace
 
@@ -22,119 +21,32 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry 
     require_capability,
     scope_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._errors import (
-    InvalidOption,
-    MissingRequirement,
-    RecordError,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     BRIDGED_TO,
-    DEFAULT_IMAGE,
     DEFAULT_TYPE,
     KINDS,
-    MIB,
-    MIN_DISK,
-    MIN_MEMORY,
     RUNNING,
     STOPPED,
     Image,
     Instance,
     Nic,
     Observed,
-    check_name,
     key_of,
     normal_arch,
-    parse_port,
-    parse_size,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     Plan,
     Surroundings,
-    Wish,
     comparable,
     make_plan,
     with_bridged,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-
-# Options that only count when an instance is made, and are compared by their fingerprint.
-_ORIGIN = ("cloud_init", "vendor_data", "network_config", "meta_data", "ssh_authorized_keys")
-
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
-
-
-def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
-    """A wish from a task's options. InvalidOption where one of them cannot be meant."""
-    wish = Wish(name=check_name(params["name"]))
-    for option in (
-        "state", "image_checksum", "image_hosts", "instance_type", "user", "autostart", "tags", "ssh_authorized_keys",
-        "cloud_init", "vendor_data", "network_config", "meta_data", "allow_restart", "wait", "timeout",
-        "cloud_init_errors", "recreate", "force",
-    ):  # fmt: skip
-        if params.get(option) is not None:
-            setattr(wish, option, params[option])
-    if params.get("image") is not None:
-        wish.image = str(parse_reference(params["image"]))
-        wish.image_source = params["image"]
-    if params.get("image_checksum") is not None:
-        from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import parse_checksum
-
-        parse_checksum(params["image_checksum"])
-    if params.get("user") is not None and not _USER.match(params["user"]):
-        raise InvalidOption(
-            f"user {params['user']!r} is not a login name",
-            hint="It begins with a letter or _, goes on with letters, digits, _, - and ., and has at most 32 in all.",
-        )
-    if params.get("arch") is not None:
-        wish.arch = normal_arch(params["arch"])
-    for option, least in (("memory", MIN_MEMORY), ("disk", MIN_DISK)):
-        if params.get(option) is not None:
-            size = parse_size(params[option], option)
-            if size < least:
-                raise InvalidOption(f"{option} {params[option]!r} is too small", hint=f"The least is {least >> 20}M.")
-            # A disk consists of whole sectors, and QEMU counts memory in MiB.
-            setattr(wish, option, -(-size // MIB) * MIB)
-    if params.get("cpus") is not None:
-        wish.cpus = params["cpus"]
-        if params["cpus"] < 1:
-            raise InvalidOption(f"cpus {params['cpus']} is too few", hint="An instance needs at least 1.")
-    if not wish.timeout > 0:  # nan is neither
-        raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
-    if params.get("ports") is not None:
-        wish.ports = [parse_port(port) for port in params["ports"]]
-        _check_ports(wish)
-    if params.get("networks") is not None:
-        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
-
-        wish.networks = parse_nics(params["networks"])
-    if params.get("bridged") is not None:
-        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
-
-        (wish.bridged,) = parse_nics([{"bridged": params["bridged"]}])
-    for option in _ORIGIN:
-        if params.get(option) is not None:
-            from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import fingerprint
-
-            wish.origin[option] = fingerprint(params[option])
-    return wish
-
-
-def _check_ports(wish: Wish) -> None:
-    given = [port for port in wish.ports or () if port.host_port]
-    for number, port in enumerate(given):
-        for other in given[:number]:
-            same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
-            # Who listens on all addresses leaves none of them to others.
-            if same and (port.host_ip == other.host_ip or {port.host_ip, other.host_ip} & {"0.0.0.0", "::"}):
-                raise InvalidOption(
-                    f"ports has the host port {port.host_port}/{port.protocol} twice",
-                    f"{other} and {port} exclude each other",
-                    "Remove one, or give it another host port.",
-                )
 
 
 class Outcome(t.NamedTuple):
@@ -316,11 +228,10 @@ def _cached_image(
 
     current -- the instance, if there is more of it than leftovers
     """
-    same = current is not None and wish.image in (None, current.image.get("name"))
+    same = current is not None and (wish.image is None or str(wish.image) == current.image.get("name"))
     if wish.state == ABSENT or (same and not wish.recreate):
         return None
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 
     type_ = wish.instance_type or (current.instance_type if current and not wish.recreate else DEFAULT_TYPE)
-    reference = parse_reference(wish.image_source or DEFAULT_IMAGE)
-    return Vault(data, runtime).find(reference, wish.arch or host_arch, KINDS[type_])
+    return Vault(data, runtime).find(wish.reference, wish.arch or host_arch, KINDS[type_])

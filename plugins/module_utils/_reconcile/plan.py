@@ -17,7 +17,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_CPUS,
     DEFAULT_DISK,
-    DEFAULT_IMAGE,
     DEFAULT_MEMORY,
     DEFAULT_TYPE,
     RUNNING,
@@ -31,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     format_size,
     key_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 
 # Steps that change nothing: they fetch, or wait.
 _PASSIVE = frozenset({"wait_ready"})
@@ -43,51 +43,6 @@ _COLD = ("cpus", "memory", "disk")
 
 # Steps that a hypervisor is told of where nothing else tells it.
 RECONFIGURING = frozenset({"set_cpus", "set_memory", "set_autostart", "set_tags", "set_networks", "reconfigure"})
-
-
-@dataclass
-class Wish:
-    """What a task asks of an instance; None where it has no opinion. Sizes in bytes.
-
-    image -- its name as it is kept; image_source -- as the task has it, with the password that a URL may have
-    bridged -- one more interface, besides those of networks or those that the instance has
-    """
-
-    name: str
-    state: str = RUNNING
-    image: str | None = None
-    image_source: str | None = None
-    image_checksum: str | None = None
-    image_hosts: dict[str, t.Any] | None = None
-    cpus: int | None = None
-    memory: int | None = None
-    disk: int | None = None
-    instance_type: str | None = None
-    arch: str | None = None
-    user: str | None = None
-    autostart: bool | None = None
-    tags: dict[str, t.Any] | None = None
-    ports: list[PortForward] | None = None
-    networks: list[Nic] | None = None
-    bridged: Nic | None = None
-    ssh_authorized_keys: list[str] | None = None
-    cloud_init: t.Any = None
-    vendor_data: t.Any = None
-    network_config: t.Any = None
-    meta_data: t.Any = None
-    allow_restart: bool = False
-    wait: bool = True
-    timeout: float = 300
-    cloud_init_errors: str = "fail"
-    recreate: bool = False
-    force: bool = False
-    # Fingerprints of the options that only count when an instance is made, by option.
-    origin: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def wants_running(self) -> bool:
-        """Whether the instance is to run in the end."""
-        return self.state in (RUNNING, "restarted")
 
 
 @dataclass
@@ -157,7 +112,7 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, making_room
         instance_type=wish.instance_type or DEFAULT_TYPE,
         user=wish.user or (image.user if image else ""),
         autostart=bool(wish.autostart),
-        image=image_of(image) if image else {"name": wish.image or DEFAULT_IMAGE},
+        image=image_of(image) if image else {"name": str(wish.reference)},
         tags=dict(wish.tags or {}),
         ports=list(wish.ports or []),
         nics=list(wish.networks or [Nic(around.default_network, "")]),
@@ -200,7 +155,7 @@ def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
     found = []
     name = current.image.get("name", "")
     same = image is not None and image.hash == current.image.get("hash")
-    if wish.image is not None and wish.image != name and not same:
+    if wish.image is not None and str(wish.image) != name and not same:
         found.append(f"image is {name}, not {wish.image}")
     for option in ("instance_type", "arch", "user"):
         wanted, actual = getattr(wish, option), getattr(current, option)

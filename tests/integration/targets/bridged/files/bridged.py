@@ -38,12 +38,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import br
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import read_interfaces
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import start_all
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network_listing import list_networks
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     parse_network,
     reconcile_network,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.plugin_utils import _runner

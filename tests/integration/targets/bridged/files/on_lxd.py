@@ -25,12 +25,13 @@ import typing as t
 from bridged import _BANNER, PORT, Test, check, ip, links, raised, snapshot
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network_listing import list_networks
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     parse_network,
     reconcile_network,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.plugin_utils import _runner
 

@@ -19,7 +19,8 @@ import typing as t
 
 # The collection is found on PYTHONPATH.
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run

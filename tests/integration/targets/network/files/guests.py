@@ -41,7 +41,8 @@ from mechanism import (
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import readdress
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish, reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 

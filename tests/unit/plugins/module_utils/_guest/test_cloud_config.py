@@ -11,10 +11,9 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._guest import cloud_config
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
+    CloudConfig,
+    Settings,
     canonical,
-    check_cloud_config,
-    check_document,
-    effective,
     fingerprint,
     form,
     to_bytes,
@@ -101,81 +100,81 @@ def test_form(text: str, expected: str) -> None:
     ],
 )
 def test_all_forms_are_accepted(value, any_host: bool) -> None:
-    check_cloud_config(value, "cloud_init")
+    CloudConfig(value, "cloud_init").check()
 
 
 def test_a_mapping_without_header_is_told_to_begin_with_one(any_host: bool) -> None:
     with pytest.raises(InvalidOption, match="begin it with a line #cloud-config") as caught:
-        check_cloud_config("# mine\npackages:\n  - x\n", "cloud_init")
+        CloudConfig("# mine\npackages:\n  - x\n", "cloud_init").check()
     assert "cloud_init" in str(caught.value)
 
 
 def test_unknown_text_is_told_the_forms(any_host: bool) -> None:
     with pytest.raises(InvalidOption, match=r"echo hello(?s:.*)#cloud-config, #! .*MIME"):
-        check_cloud_config("\necho hello\n", "vendor_data")
+        CloudConfig("\necho hello\n", "vendor_data").check()
 
 
 def test_broken_yaml_is_located() -> None:
     pytest.importorskip("yaml")
     with pytest.raises(InvalidOption, match=r"cloud_init is not valid YAML at line 3, column \d+"):
-        check_cloud_config("#cloud-config\nruncmd:\n  - [a, b\npackages: x\n".replace("[a, b", "]"), "cloud_init")
+        CloudConfig("#cloud-config\nruncmd:\n  - [a, b\npackages: x\n".replace("[a, b", "]"), "cloud_init").check()
 
 
 def test_a_list_is_no_cloud_config() -> None:
     pytest.importorskip("yaml")
     with pytest.raises(InvalidOption, match="not a mapping: it is a list"):
-        check_cloud_config("#cloud-config\n- packages\n", "cloud_init")
+        CloudConfig("#cloud-config\n- packages\n", "cloud_init").check()
     with pytest.raises(InvalidOption, match="not a list: it is a mapping"):
-        check_cloud_config("#cloud-config-archive\na: 1\n", "cloud_init")
+        CloudConfig("#cloud-config-archive\na: 1\n", "cloud_init").check()
 
 
 def test_without_yaml_what_cannot_be_told_is_let_through(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    check_cloud_config("#cloud-config\n- packages: [\n", "cloud_init")
+    CloudConfig("#cloud-config\n- packages: [\n", "cloud_init").check()
     with pytest.raises(InvalidOption, match="not a mapping"):
-        check_cloud_config("#cloud-config\n[1]\n", "cloud_init")
+        CloudConfig("#cloud-config\n[1]\n", "cloud_init").check()
 
 
 @pytest.mark.parametrize("value", [[1], 5, True])
 def test_wrong_types(value) -> None:
     with pytest.raises(InvalidOption, match="must be a mapping or text"):
-        check_cloud_config(value, "cloud_init")
+        CloudConfig(value, "cloud_init").check()
     with pytest.raises(InvalidOption, match="must be a mapping or text"):
-        check_document(value, "meta_data")
+        Settings(value, "meta_data").check()
 
 
 def test_values_that_json_lacks() -> None:
     with pytest.raises(InvalidOption, match="cannot be handed"):
-        check_cloud_config({"a": {1, 2}}, "cloud_init")
+        CloudConfig({"a": {1, 2}}, "cloud_init").check()
     with pytest.raises(InvalidOption, match="cannot be handed"):
-        check_cloud_config({"a": float("nan")}, "cloud_init")
+        CloudConfig({"a": float("nan")}, "cloud_init").check()
 
 
 def test_broken_mime() -> None:
     with pytest.raises(InvalidOption, match="boundary"):
-        check_cloud_config(MIME.replace("--b", "--c"), "cloud_init")
+        CloudConfig(MIME.replace("--b", "--c"), "cloud_init").check()
 
 
 def test_documents() -> None:
-    check_document('{"version": 2}', "network_config")
-    check_document({"version": 2}, "network_config")
+    Settings('{"version": 2}', "network_config").check()
+    Settings({"version": 2}, "network_config").check()
     with pytest.raises(InvalidOption, match="network_config is not a mapping: it is a list"):
-        check_document("[1]", "network_config")
+        Settings("[1]", "network_config").check()
 
 
 def test_effective_merges_parts_as_cloud_init_does() -> None:
     pytest.importorskip("yaml")
-    assert effective(MIME) == {"users": ["alice"], "packages": ["b"]}
-    assert effective(ARCHIVE) == {"users": ["alice"], "packages": ["b"]}
+    assert CloudConfig(MIME).config == {"users": ["alice"], "packages": ["b"]}
+    assert CloudConfig(ARCHIVE).config == {"users": ["alice"], "packages": ["b"]}
 
 
 def test_effective_of_what_can_be_read_anywhere(any_host: bool) -> None:
-    assert effective({"a": 1}) == {"a": 1}
-    assert effective('#cloud-config\n{"a": 1}\n') == {"a": 1}
-    assert effective('## template: jinja\n#cloud-config\n{"a": 1}\n') == {"a": 1}
-    assert effective("#!/bin/sh\nusers: x\n") == {}
-    assert effective(None) == {}
-    assert effective("#cloud-config\n{{ broken\n") == {}
+    assert CloudConfig({"a": 1}).config == {"a": 1}
+    assert CloudConfig('#cloud-config\n{"a": 1}\n').config == {"a": 1}
+    assert CloudConfig('## template: jinja\n#cloud-config\n{"a": 1}\n').config == {"a": 1}
+    assert CloudConfig("#!/bin/sh\nusers: x\n").config == {}
+    assert CloudConfig(None).config == {}
+    assert CloudConfig("#cloud-config\n{{ broken\n").config == {}
 
 
 def test_text_is_passed_byte_for_byte() -> None:
@@ -196,7 +195,7 @@ def test_a_mail_in_a_mapping_does_not_make_it_mime() -> None:
     config = {"write_files": [{"content": "MIME-Version: 1.0\n"}]}
     written = to_bytes(config).decode()
     assert form(written) == "#cloud-config"
-    assert effective(written) == config
+    assert CloudConfig(written).config == config
 
 
 def test_nothing_becomes_an_empty_cloud_config() -> None:

@@ -14,6 +14,7 @@ import typing as t
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import CloudConfig, Settings
 from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import HostKey
 from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import (
     GivenHostKeys,
@@ -33,8 +34,27 @@ HOST = HostKey("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "ssh-ed25519 AAAAhost
 LONG = "A" * 60
 
 
+def wishes_of(
+    user: str = "",
+    ssh_authorized_keys: t.Sequence[str] = (),
+    cloud_init: t.Any = None,
+    vendor_data: t.Any = None,
+    network_config: t.Any = None,
+    meta_data: t.Any = None,
+) -> Wishes:
+    """Wishes from options as users write them."""
+    return Wishes(
+        user,
+        ssh_authorized_keys,
+        CloudConfig(cloud_init, "cloud_init"),
+        CloudConfig(vendor_data, "vendor_data"),
+        Settings(network_config, "network_config"),
+        Settings(meta_data, "meta_data"),
+    )
+
+
 def files(**wishes: t.Any) -> dict[str, bytes]:
-    return seed_files("web", "i-1", [KEY], [HOST], Wishes(**wishes), [Nic("default", "52:54:00:AA:BB:CC")])
+    return seed_files("web", "i-1", [KEY], [HOST], wishes_of(**wishes), [Nic("default", "52:54:00:AA:BB:CC")])
 
 
 def parts(vendor_data: bytes) -> list[bytes]:
@@ -116,22 +136,22 @@ def test_vendor_data_in_any_form_is_kept_byte_for_byte() -> None:
 
 def test_own_host_keys_replace_ours() -> None:
     config = {"ssh_keys": {"rsa_private": "PEM", "rsa_public": f"ssh-rsa {LONG} me", "ecdsa_private": "PEM2"}}
-    assert given_host_keys(Wishes(cloud_init=config)) == GivenHostKeys([f"ssh-rsa {LONG}"], ["PEM2"])
+    assert given_host_keys(wishes_of(cloud_init=config)) == GivenHostKeys([f"ssh-rsa {LONG}"], ["PEM2"])
     ours = config_of(files(cloud_init=config)["vendor-data"])
     assert "ssh_keys" not in ours
     assert "ssh_deletekeys" not in ours
-    assert given_host_keys(Wishes(cloud_init={"packages": ["x"]})) is None
-    assert given_host_keys(Wishes(vendor_data=config)) == GivenHostKeys([f"ssh-rsa {LONG}"], ["PEM2"])
+    assert given_host_keys(wishes_of(cloud_init={"packages": ["x"]})) is None
+    assert given_host_keys(wishes_of(vendor_data=config)) == GivenHostKeys([f"ssh-rsa {LONG}"], ["PEM2"])
 
 
 def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     text = f"#cloud-config\nssh_keys:\n  ed25519_private: |\n    PEM\n  ed25519_public: ssh-ed25519 {LONG} me\n"
-    assert given_host_keys(Wishes(cloud_init=text)) == GivenHostKeys([f"ssh-ed25519 {LONG}"], [])
-    assert given_host_keys(Wishes(cloud_init="#cloud-config\nssh_keys:\n  ed25519_private: x\n")) == GivenHostKeys(
+    assert given_host_keys(wishes_of(cloud_init=text)) == GivenHostKeys([f"ssh-ed25519 {LONG}"], [])
+    assert given_host_keys(wishes_of(cloud_init="#cloud-config\nssh_keys:\n  ed25519_private: x\n")) == GivenHostKeys(
         [], []
     )
-    assert given_host_keys(Wishes(cloud_init="#cloud-config\npackages: [ssh_keys]\n")) is None
+    assert given_host_keys(wishes_of(cloud_init="#cloud-config\npackages: [ssh_keys]\n")) is None
 
 
 @pytest.mark.parametrize(
@@ -162,7 +182,7 @@ def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
     ],
 )
 def test_expected_login_user(wishes, login) -> None:
-    assert expected_login_user(Wishes(**wishes)) == login
+    assert expected_login_user(wishes_of(**wishes)) == login
     files(**wishes)
 
 
@@ -174,9 +194,9 @@ def test_two_names_for_the_default_user() -> None:
 def test_vendor_data_turned_off() -> None:
     off = {"vendor_data": {"enabled": False}}
     with pytest.raises(InvalidOption, match="turns vendor data off"):
-        check_wishes(Wishes(cloud_init=off))
-    check_wishes(Wishes(cloud_init={**off, "ssh_keys": {"rsa_private": "x", "rsa_public": "y"}}))
-    check_wishes(Wishes(cloud_init={"vendor_data": {"prefix": "x"}}))
+        check_wishes(wishes_of(cloud_init=off))
+    check_wishes(wishes_of(cloud_init={**off, "ssh_keys": {"rsa_private": "x", "rsa_public": "y"}}))
+    check_wishes(wishes_of(cloud_init={"vendor_data": {"prefix": "x"}}))
 
 
 def test_what_is_wrong_is_named_by_its_option() -> None:
@@ -219,13 +239,13 @@ def test_network_of_a_container() -> None:
     ethernets = network_config(nics, named=True)["ethernets"]
     assert sorted(ethernets) == ["eth0", "eth2"]
     assert not any("match" in entry for entry in ethernets.values())
-    made = seed_files("web", "i-1", [KEY], [HOST], Wishes(), nics, named=True)
+    made = seed_files("web", "i-1", [KEY], [HOST], wishes_of(), nics, named=True)
     assert json.loads(made["network-config"])["ethernets"] == ethernets
 
 
 def test_network_without_auto_nics() -> None:
     assert network_config([Nic("a", "52:54:00:00:00:01", "manual")]) == {"config": "disabled"}
-    assert "network-config" not in seed_files("web", "i-1", [KEY], [HOST], Wishes())
+    assert "network-config" not in seed_files("web", "i-1", [KEY], [HOST], wishes_of())
 
 
 def test_network_config_of_the_user() -> None:

@@ -22,9 +22,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
     RestartRequired,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
@@ -38,94 +37,6 @@ from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconc
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     return World(tmp_path, monkeypatch)
-
-
-def wish(**params):
-    return parse_wish({"name": "web", **params})
-
-
-class TestWish:
-    def test_only_a_name(self):
-        parsed = wish()
-        assert (parsed.state, parsed.wait, parsed.timeout, parsed.cloud_init_errors) == ("running", True, 300, "fail")
-        assert (parsed.allow_restart, parsed.recreate, parsed.force, parsed.origin) == (False, False, False, {})
-        opinions = ("image", "cpus", "memory", "disk", "instance_type", "arch", "user", "autostart", "tags", "ports")
-        assert [name for name in opinions if getattr(parsed, name) is not None] == []
-
-    def test_none_is_no_opinion_and_false_is_one(self):
-        parsed = wish(state=None, wait=None, autostart=None, ports=None, tags=None, cloud_init=None)
-        assert parsed == wish()
-        parsed = wish(wait=False, autostart=False, ports=[], tags={})
-        assert (parsed.wait, parsed.autostart, parsed.ports, parsed.tags) == (False, False, [], {})
-
-    def test_options_are_understood(self):
-        parsed = wish(
-            memory="1.5G", disk="10GiB", cpus=3, arch="amd64", ports=["8080:80", "53/udp"], image=" daily:26.04 "
-        )
-        assert (parsed.memory, parsed.disk, parsed.cpus, parsed.arch) == (3 * GIB // 2, 10 * GIB, 3, "x86_64")
-        assert parsed.ports == [parse_port("8080:80"), parse_port("53/udp")]
-        assert parsed.image == "daily:26.04"
-
-    @pytest.mark.parametrize(
-        ("one", "other", "same"),
-        [
-            ({"cloud_init": {"a": 1, "b": 2}}, {"cloud_init": {"b": 2, "a": 1}}, True),
-            ({"cloud_init": {"a": 1}}, {"cloud_init": {"a": 2}}, False),
-            ({"cloud_init": "#cloud-config\n"}, {"vendor_data": "#cloud-config\n"}, False),
-            ({"ssh_authorized_keys": ["a", "b"]}, {"ssh_authorized_keys": ["a"]}, False),
-            ({"meta_data": {}}, {}, False),
-        ],
-    )
-    def test_the_origin_tells_apart_what_differs(self, one, other, same):
-        assert (wish(**one).origin == wish(**other).origin) is same
-
-    @pytest.mark.parametrize(
-        ("params", "words"),
-        [
-            ({"name": "../x"}, ["name '../x' is not valid"]),
-            ({"name": "w" * 64}, ["at most 63"]),
-            ({"name": ""}, ["name '' is not valid"]),
-            ({"memory": "lots"}, ["memory 'lots' is not a size", "512M"]),
-            ({"memory": "63M"}, ["memory '63M' is too small", "64M"]),
-            ({"memory": "0"}, ["too small"]),
-            ({"disk": "1K"}, ["disk '1K' is too small"]),
-            ({"disk": "-5G"}, ["disk '-5G' is not a size"]),
-            ({"cpus": 0}, ["cpus 0 is too few", "at least 1"]),
-            ({"cpus": -1}, ["cpus -1"]),
-            ({"timeout": 0}, ["timeout 0", "more than 0"]),
-            ({"timeout": -5}, ["timeout -5"]),
-            ({"timeout": float("nan")}, ["timeout nan"]),
-            ({"ports": ["http"]}, ["port 'http' is not valid"]),
-            ({"ports": ["8080:80", "8080:81"]}, ["8080/tcp twice", "8080:81"]),
-            ({"ports": ["8080:80", "0.0.0.0:8080:81"]}, ["8080/tcp twice", "0.0.0.0:8080:81"]),
-            ({"ports": ["0.0.0.0:8080:80", "127.0.0.1:8080:81"]}, ["8080/tcp twice"]),
-            ({"image": ""}, ["image '' is not valid"]),
-            ({"image": "ftp://x/y"}, ["scheme"]),
-            ({"image_checksum": "md5:00"}, ["checksum 'md5:00' is not valid", "sha256"]),
-            ({"user": "-oProxyCommand=x"}, ["user '-oProxyCommand=x' is not a login name"]),
-            ({"user": "a b"}, ["is not a login name"]),
-            ({"user": "ann\n"}, ["is not a login name"]),
-            ({"user": ""}, ["is not a login name"]),
-        ],
-        ids=str,
-    )
-    def test_what_cannot_be_meant_is_refused_by_its_name(self, params, words):
-        with pytest.raises(InvalidOption) as caught:
-            wish(**params)
-        assert [word for word in words if word not in str(caught.value)] == []
-        assert caught.value.hint
-
-    @pytest.mark.parametrize(
-        "ports",
-        [
-            ["8080:80", "8080:80/udp"],
-            ["127.0.0.1:8080:80", "127.0.0.2:8080:80"],
-            ["80", "80"],
-            ["0.0.0.0::80", "127.0.0.1::80"],
-        ],
-    )
-    def test_ports_that_get_on_with_each_other(self, ports):
-        assert len(wish(ports=ports).ports) == 2
 
 
 # One run, and the next
@@ -483,18 +394,6 @@ def known(data, *without):
 
 
 # Failures
-
-
-class TestSizes:
-    def test_a_disk_has_whole_sectors(self):
-        assert parse_wish({"name": "a", "disk": "1.7G"}).disk == 1741 << 20
-
-
-class TestSecrets:
-    def test_a_password_in_a_url_is_kept_for_the_request_alone(self):
-        wish = parse_wish({"name": "a", "image": "https://me:secret@example.org/a@b.img"})
-        assert wish.image == "https://example.org/a@b.img"
-        assert wish.image_source == "https://me:secret@example.org/a@b.img"
 
 
 class TestPortsOfAnotherHost:

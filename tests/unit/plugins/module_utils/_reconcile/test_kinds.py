@@ -12,7 +12,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import _cached_image
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import Wish
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import unified
@@ -64,6 +64,6 @@ def there(instance_type):
     ],
 )
 def test_the_type_of_an_instance_says_which(kinds, runtime, data, wished, current, recreate, kind):
-    wish = Wish("web", image="base", image_source="base", instance_type=wished, recreate=recreate)
+    wish = Wish("web", image=parse_reference("base"), instance_type=wished, recreate=recreate)
     image = _cached_image(wish, there(current) if current else None, runtime, data, ARCH)
     assert (image.kind, image.hash) == (kind, kinds[kind])

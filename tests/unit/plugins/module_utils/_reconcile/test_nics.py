@@ -13,10 +13,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Netw
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import find_bridged, parse_nics
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     Surroundings,
-    Wish,
     keep_nics,
     with_bridged,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
 

@@ -11,6 +11,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_DISK,
@@ -27,13 +28,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     Plan,
     Surroundings,
-    Wish,
     comparable,
     disk_size,
     keep_chosen,
     make_plan,
     same_ports,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 
 IMAGE = Image("24.04", "ab" * 32, "/d/disk.qcow2", "qcow2", GIB, 3 * GIB, "x86_64", os="ubuntu", user="ubuntu")
 
@@ -79,6 +80,8 @@ def plan_for(situation="absent", have=IMAGE, **wishes):
     """HAVE is what the vault has of the wished image; it has 26.04 too."""
     if have is IMAGE and wishes.get("image") == "26.04":
         have = Image(**{**IMAGE.to_dict(), "name": "26.04", "hash": "cd" * 32})
+    if wishes.get("image"):
+        wishes["image"] = parse_reference(wishes["image"])
     current, observed = SITUATIONS[situation] if isinstance(situation, str) else situation
     return make_plan(Wish("web", **wishes), current, observed, have, Surroundings("x86_64", "qemu"))
 

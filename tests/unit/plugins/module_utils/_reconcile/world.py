@@ -39,6 +39,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile import 
     listing,
     scopes,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
 
@@ -353,7 +354,7 @@ class World:
     def run(self, check=False, reporter=None, driver=None, **params):
         """One task."""
         runtime = self._runtime(reporter)
-        wish = instances.parse_wish({"name": "web", **params})
+        wish = parse_wish({"name": "web", **params})
         return instances.reconcile_instance(wish, runtime, self.data, driver, None, check)
 
     def switch(self, name, check=False, reporter=None, options=None, **wish):

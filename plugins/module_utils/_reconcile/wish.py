@@ -1,0 +1,186 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What a task asks of an instance: its options, read once and turned into things that know what they are."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DEFAULT_IMAGE,
+    MIB,
+    MIN_DISK,
+    MIN_MEMORY,
+    RUNNING,
+    Nic,
+    PortForward,
+    check_name,
+    normal_arch,
+    parse_port,
+    parse_size,
+)
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import CloudConfig, Settings
+
+# Options that are taken as they come.
+_PLAIN = (
+    "state", "image_hosts", "instance_type", "user", "autostart", "tags", "allow_restart", "wait", "timeout",
+    "cloud_init_errors", "recreate", "force",
+)  # fmt: skip
+
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
+
+
+@dataclass
+class Wish:
+    """What a task asks of an instance; None where it has no opinion. Sizes in bytes.
+
+    image -- as the task names it, with the password that a URL may have; as text it is the name that is kept
+    image_checksum -- as of parse_checksum()
+    bridged -- one more interface, besides those of networks or those that the instance has
+    ssh_authorized_keys, cloud_init, vendor_data, network_config, meta_data -- None also where nothing is in them
+    origin -- fingerprints of the options that only count when an instance is made, by option
+    """
+
+    name: str
+    state: str = RUNNING
+    image: Reference | None = None
+    image_checksum: str | None = None
+    image_hosts: dict[str, t.Any] | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    instance_type: str | None = None
+    arch: str | None = None
+    user: str | None = None
+    autostart: bool | None = None
+    tags: dict[str, t.Any] | None = None
+    ports: list[PortForward] | None = None
+    networks: list[Nic] | None = None
+    bridged: Nic | None = None
+    ssh_authorized_keys: list[str] | None = None
+    cloud_init: CloudConfig | None = None
+    vendor_data: CloudConfig | None = None
+    network_config: Settings | None = None
+    meta_data: Settings | None = None
+    allow_restart: bool = False
+    wait: bool = True
+    timeout: float = 300
+    cloud_init_errors: str = "fail"
+    recreate: bool = False
+    force: bool = False
+    origin: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wants_running(self) -> bool:
+        """Whether the instance is to run in the end."""
+        return self.state in (RUNNING, "restarted")
+
+    @property
+    def reference(self) -> Reference:
+        """The image that a new instance is made from."""
+        return self.image or parse_reference(DEFAULT_IMAGE)
+
+
+def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
+    """A wish from a task's options. InvalidOption where one of them cannot be meant."""
+    wish = Wish(name=check_name(params["name"]))
+    for option in _PLAIN:
+        if params.get(option) is not None:
+            setattr(wish, option, params[option])
+    if params.get("image") is not None:
+        wish.image = parse_reference(params["image"])
+    if params.get("image_checksum"):
+        from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import parse_checksum
+
+        parse_checksum(params["image_checksum"])
+        wish.image_checksum = params["image_checksum"]
+    if wish.user is not None and not _USER.match(wish.user):
+        raise InvalidOption(
+            f"user {wish.user!r} is not a login name",
+            hint="It begins with a letter or _, goes on with letters, digits, _, - and ., and has at most 32 in all.",
+        )
+    if params.get("arch") is not None:
+        wish.arch = normal_arch(params["arch"])
+    if not wish.timeout > 0:  # nan is neither
+        raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
+    _parse_sizes(wish, params)
+    _parse_interfaces(wish, params)
+    _parse_documents(wish, params)
+    return wish
+
+
+def _parse_sizes(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
+    for option, least in (("memory", MIN_MEMORY), ("disk", MIN_DISK)):
+        if params.get(option) is not None:
+            size = parse_size(params[option], option)
+            if size < least:
+                raise InvalidOption(f"{option} {params[option]!r} is too small", hint=f"The least is {least >> 20}M.")
+            # A disk consists of whole sectors, and QEMU counts memory in MiB.
+            setattr(wish, option, -(-size // MIB) * MIB)
+    if params.get("cpus") is not None:
+        wish.cpus = params["cpus"]
+        if params["cpus"] < 1:
+            raise InvalidOption(f"cpus {params['cpus']} is too few", hint="An instance needs at least 1.")
+
+
+def _parse_interfaces(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
+    if params.get("ports") is not None:
+        wish.ports = [parse_port(port) for port in params["ports"]]
+        _check_ports(wish.ports)
+    if params.get("networks") or params.get("bridged"):
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import parse_nics
+
+        if params.get("networks"):
+            wish.networks = parse_nics(params["networks"])
+        if params.get("bridged"):
+            (wish.bridged,) = parse_nics([{"bridged": params["bridged"]}])
+
+
+def _check_ports(ports: t.Sequence[PortForward]) -> None:
+    given = [port for port in ports if port.host_port]
+    for number, port in enumerate(given):
+        for other in given[:number]:
+            same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
+            # Who listens on all addresses leaves none of them to others.
+            if same and (port.host_ip == other.host_ip or {port.host_ip, other.host_ip} & {"0.0.0.0", "::"}):
+                raise InvalidOption(
+                    f"ports has the host port {port.host_port}/{port.protocol} twice",
+                    f"{other} and {port} exclude each other",
+                    "Remove one, or give it another host port.",
+                )
+
+
+def _parse_documents(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
+    """The options that cloud-init gets, where there is anything in them."""
+    options = ("cloud_init", "vendor_data", "network_config", "meta_data", "ssh_authorized_keys")
+    if all(params.get(option) is None for option in options):
+        return
+    from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
+        CloudConfig,
+        Settings,
+        fingerprint,
+    )
+
+    given: dict[str, CloudConfig | Settings] = {
+        "cloud_init": CloudConfig(params.get("cloud_init"), "cloud_init"),
+        "vendor_data": CloudConfig(params.get("vendor_data"), "vendor_data"),
+        "network_config": Settings(params.get("network_config"), "network_config"),
+        "meta_data": Settings(params.get("meta_data"), "meta_data"),
+    }
+    for option, document in given.items():
+        if document:
+            setattr(wish, option, document)
+            wish.origin[option] = fingerprint(params[option])
+    if any(key.strip() for key in params.get("ssh_authorized_keys") or ()):
+        wish.ssh_authorized_keys = params["ssh_authorized_keys"]
+        wish.origin["ssh_authorized_keys"] = fingerprint(params["ssh_authorized_keys"])
