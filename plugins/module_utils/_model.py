@@ -301,6 +301,47 @@ class Network:
         return cls(**data)
 
 
+@dataclass
+class Snapshot:
+    """What scope storage knows of a snapshot of an instance.
+
+    uuid -- by which drivers know it; parent -- that of the snapshot that the instance went on from, empty of the first
+    driver -- which took it; phase -- creating, ready or removing
+    state -- that the instance was in: running, stopped or suspended
+    memory -- bytes of memory that were saved with it, 0 where none was
+    quiet -- how the file systems were: frozen, synced, stopped, suspended or crash (as after a power cut)
+    record -- the instance's record of that moment, as plain data
+    """
+
+    name: str
+    uuid: str
+    driver: str
+    created: str
+    parent: str = ""
+    comment: str = ""
+    phase: str = "creating"
+    state: str = STOPPED
+    memory: int = 0
+    quiet: str = ""
+    record: dict[str, t.Any] = field(default_factory=dict)
+
+
+@dataclass
+class Mount:
+    """A folder of the host in a guest.
+
+    source -- an absolute path of the host; target -- one of the guest; type -- auto, native or classic, as asked for
+    uid_map, gid_map -- pairs of an id of the host and the id that it is in the guest; none: as they are
+    """
+
+    source: str
+    target: str
+    type: str = "auto"
+    uid_map: list[tuple[int, int]] = field(default_factory=list)
+    gid_map: list[tuple[int, int]] = field(default_factory=list)
+    read_only: bool = False
+
+
 class Observed(t.NamedTuple):
     """What a driver sees of an instance now.
 

@@ -706,9 +706,15 @@ def guide_with_table() -> tuple[str, str]:
     """The guide about drivers, as it is and with the table of capabilities that the code has."""
     sys.path.insert(0, stage())
     registry = importlib.import_module("ansible_collections.minicloud.local.plugins.module_utils._drivers.registry")
+
+    def cell(about: t.Any, capability: str) -> str:
+        types = set(about.capabilities.get(capability, ()))
+        every = {type_ for type_ in ("vm", "container") if about.can(type_)}
+        return "yes" if types == every or capability in every else ", ".join(sorted(types))
+
     rows = [["Capability", *(f"``{name}``" for name in registry.DRIVERS), "What it means"]]
     for capability, text in registry.CAPABILITY_TEXTS.items():
-        having = ["yes" if capability in registry.CAPABILITIES[name] else "" for name in registry.DRIVERS]
+        having = [cell(about, capability) for about in registry.ABOUT.values()]
         if any(having):
             rows.append([f"``{capability}``", *having, text])
     lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]

@@ -9,6 +9,9 @@
 A driver is mechanism. It is given records of instances and does one thing at a time with the hypervisor; what to do,
 and in which order, is decided above. It writes no record: a caller that hands in an instance writes its record
 before and after.
+
+Looks are cheap and often all that a run needs. Acts change something; their code is imported only then. Parts are what
+a driver has or has not: where it has one, it has the capabilities that the part names.
 """
 
 from __future__ import annotations
@@ -16,67 +19,144 @@ from __future__ import annotations
 import abc
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    KINDS,
     USER_NETWORK,
     Image,
     Instance,
+    Mount,
     Network,
     Nic,
     Observed,
     PortForward,
+    Snapshot,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
+# What a driver can, with the types of instances (vm, container) for which it can.
+Capabilities = t.Mapping[str, t.Collection[str]]
 
-class Driver(abc.ABC):
-    """One hypervisor, working in one scope.
 
-    name -- of the driver; scope_name -- of the scope that its instances live in
+class About(t.NamedTuple):
+    """What is known of a driver without importing it. The documentation's lists of drivers are made from this.
+
+    name -- of the driver; scope -- that its instances live in; title -- what it is, a few words
     option_names -- the keys of driver_options that it knows
-    elsewhere -- whether its instances run on another host than this one
+    capabilities -- what it can: what Looks, Acts and its parts name, and nothing else
+    image_formats -- of the files that it makes instances from, by the kind of image: disk, container. Of a kind that is
+    not there, it takes any
+    is_server -- whether its hypervisor is a server that starts instances with its host by itself
+    platforms -- the values of sys.platform on which its hypervisor can be on this host
+    load -- imports the driver and makes it
     """
 
-    name = ""
-    scope_name = ""
-    option_names: tuple[str, ...] = ()
+    name: str
+    scope: str
+    title: str
+    option_names: tuple[str, ...]
+    capabilities: Capabilities
+    image_formats: t.Mapping[str, t.Collection[str]]
+    is_server: bool
+    platforms: tuple[str, ...]
+    load: t.Callable[[About, Runtime, Scope, t.Mapping[str, t.Any] | None, bool], Driver]
+
+    def can(self, capability: str, instance_type: str = "") -> bool:
+        """Whether the driver has a capability: for a type of instances, or for any."""
+        types = self.capabilities.get(capability, ())
+        return instance_type in types if instance_type else bool(types)
+
+    def takes(self, image: Image) -> bool:
+        """Whether the driver makes instances from such an image."""
+        able = any(kind == image.kind and self.can(type_) for type_, kind in KINDS.items())
+        return able and image.format in self.image_formats.get(image.kind, (image.format,))
+
+
+class Looks(abc.ABC):
+    """What is asked of one hypervisor, working in one scope, without changing anything.
+
+    elsewhere -- whether its instances run on another host than this one
+    capabilities -- those that come with what is here
+    """
+
+    capabilities: t.ClassVar[Capabilities] = {}
     elsewhere = False
 
     def __init__(
-        self, runtime: Runtime, scope: Scope, options: t.Mapping[str, t.Any] | None = None, shared: bool = False
+        self,
+        about: About,
+        runtime: Runtime,
+        scope: Scope,
+        options: t.Mapping[str, t.Any] | None = None,
+        shared: bool = False,
     ) -> None:
         """shared -- the options are for several drivers: leave those of others aside"""
+        self.about = about
+        self.name = about.name
         self.runtime = runtime
         self.scope = scope
-        self.options = {key: value for key, value in (options or {}).items() if key in self.option_names or not shared}
-        unknown = sorted(set(self.options) - set(self.option_names))
+        names = about.option_names
+        self.options = {key: value for key, value in (options or {}).items() if key in names or not shared}
+        unknown = sorted(set(self.options) - set(names))
         if unknown:
             raise InvalidOption(
                 f"driver_options has the key {unknown[0]!r}, which the driver {self.name} does not know",
-                hint=f"It knows: {', '.join(self.option_names) or 'none'}.",
+                hint=f"It knows: {', '.join(names) or 'none'}.",
             )
 
     def handle(self) -> dict[str, str]:
         """The driver_options that lead to where this driver makes things, for the records of what it makes."""
         return {}
 
+    def leads_here(self, handle: t.Mapping[str, str]) -> bool:
+        """Whether what has this handle in its record was made where this driver makes things."""
+        return dict(handle) == self.handle()
+
     @property
     def default_network(self) -> str:
         """The network of an instance's first interface, unless the task names another."""
         return USER_NETWORK
 
-    def leads_here(self, handle: t.Mapping[str, str]) -> bool:
-        """Whether what has this handle in its record was made where this driver makes things."""
-        return dict(handle) == self.handle()
-
-    def networks(self) -> Networks | None:
-        """How this driver makes networks; None where its instances have the hypervisor's user-mode network only."""
-        return None
-
     def interfaces(self, instance: Instance) -> list[Nic]:
         """The interfaces that the guest sees: those of its record, and before them one of the driver's own, if any."""
         return instance.nics
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory that the other host has in all, and that are available there now; 0 where that is unknown."""
+        return 0, 0
+
+    @abc.abstractmethod
+    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
+        """What is known of each of some instances now, in their order: one bulk call to the hypervisor."""
+
+    @abc.abstractmethod
+    def alive(self, instance: Instance) -> bool:
+        """Whether the hypervisor runs the instance now; cheap enough to be asked often."""
+
+    @abc.abstractmethod
+    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
+        """The address and port at which this host reaches the guest's ssh server; no address while none is known.
+
+        seen -- what observe() has just told of it, where that is at hand
+        """
+
+    @abc.abstractmethod
+    def console_log(self, instance: Instance) -> str:
+        """The file that keeps what the guest writes to its console."""
+
+    def tidy(self, instance: Instance) -> None:
+        """Keep what a running instance writes from filling the host's disk."""
+        return
+
+
+class Acts(abc.ABC):
+    """What one hypervisor is told to do, or asked at some cost.
+
+    capabilities -- those that come with what is here
+    """
+
+    capabilities: t.ClassVar[Capabilities] = {}
 
     @abc.abstractmethod
     def probe(self) -> dict[str, str]:
@@ -93,14 +173,6 @@ class Driver(abc.ABC):
 
         firmware -- what their image needs, as in the model's Image; instance_type -- vm or container
         """
-
-    def memory(self) -> tuple[int, int]:
-        """Bytes of memory that the other host has in all, and that are available there now; 0 where that is unknown."""
-        return 0, 0
-
-    @abc.abstractmethod
-    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
-        """What is known of each of some instances now, in their order: one bulk call to the hypervisor."""
 
     @abc.abstractmethod
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
@@ -120,7 +192,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        """Settle in the record which ports of the host lead to the guest; InUse if one that was asked for is taken.
+        """Choose in the record which ports of the host lead to the guest; InUse if one that was asked for is taken.
 
         held -- the forwards that the running instance has already; None where it does not run
         """
@@ -129,7 +201,19 @@ class Driver(abc.ABC):
     def start(self, instance: Instance) -> None:
         """Start a stopped instance as its record describes it, and return once the hypervisor runs it.
 
+        One whose memory was saved (Suspension, or a snapshot that was gone back to) goes on from there.
         InUse with the fact `port` where that port, of another host, turns out to be taken.
+        """
+
+    @abc.abstractmethod
+    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
+        """Shut an instance down by its guest, or by force at once; HypervisorError if the guest does not comply."""
+
+    @abc.abstractmethod
+    def delete(self, instance: Instance) -> None:
+        """End the instance by force and take away all that the driver made outside the instance's directory.
+
+        All the same if there is nothing of it, also where the instance was made under another driver of the scope.
         """
 
     @abc.abstractmethod
@@ -151,50 +235,59 @@ class Driver(abc.ABC):
         """Put in the cable of a running guest that a run which has ended pulled out; observe() tells it is severed."""
         return
 
-    @abc.abstractmethod
-    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
-        """Shut an instance down by its guest, or by force at once; HypervisorError if the guest does not comply."""
-
-    @abc.abstractmethod
-    def delete(self, instance: Instance) -> None:
-        """End the instance by force and take away all that the driver made outside the instance's directory.
-
-        All the same if there is nothing of it, also where the instance was made under another driver of the scope.
-        """
-
-    @abc.abstractmethod
-    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
-        """The address and port at which this host reaches the guest's ssh server; no address while none is known.
-
-        seen -- what observe() has just told of it, where that is at hand
-        """
-
-    @abc.abstractmethod
-    def alive(self, instance: Instance) -> bool:
-        """Whether the hypervisor runs the instance now; cheap enough to be asked often."""
-
-    @abc.abstractmethod
-    def console_log(self, instance: Instance) -> str:
-        """The file that keeps what the guest writes to its console."""
-
     def save_console(self, instance: Instance) -> None:
-        """Bring that file up to date, where the hypervisor does not write it itself; not being able to is no error."""
-        return
+        """Bring the file of console_log() up to date, where the hypervisor does not write it itself.
 
-    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
-        """Write the whole disk of a stopped instance, without anything that it is backed by, to the file TARGET.
-
-        format_ -- qcow2, or raw (sparse)
+        Not being able to is no error.
         """
-        raise NotSupported(f"the driver {self.name} cannot publish an instance as an image")
-
-    @abc.abstractmethod
-    def tidy(self, instance: Instance) -> None:
-        """Keep what a running instance writes from filling the host's disk."""
+        return
 
     @abc.abstractmethod
     def log(self, instance: Instance) -> str:
         """What the hypervisor itself said of this instance since its last start."""
+
+
+class Driver(Looks):
+    """One hypervisor, working in one scope: what it is asked, what it is told, and the parts that it has."""
+
+    @property
+    @abc.abstractmethod
+    def acts(self) -> Acts:
+        """What changes something, imported only now."""
+
+    def networks(self) -> Networks | None:
+        """How this driver makes networks; None where its instances have the hypervisor's user-mode network only."""
+        return None
+
+    def snapshots(self) -> Snapshots | None:
+        """How this driver keeps states of disks; None where it cannot."""
+        return None
+
+    def suspension(self) -> Suspension | None:
+        """How this driver suspends instances; None where it cannot."""
+        return None
+
+    def mounts(self) -> Mounts | None:
+        """How this driver has folders of the host appear in guests; None where only the guest can fetch them."""
+        return None
+
+    def export(self) -> Export | None:
+        """How this driver hands out disks; None where it does not."""
+        return None
+
+    def parts(self) -> list[Part]:
+        """The parts that it has."""
+        all_ = (self.networks(), self.snapshots(), self.suspension(), self.mounts(), self.export())
+        return [part for part in all_ if part is not None]
+
+
+class Part(abc.ABC):  # noqa: B024 (what its kinds have in common is no method)
+    """Something that a driver has or has not.
+
+    capabilities -- those that a driver has because it has this part
+    """
+
+    capabilities: t.ClassVar[Capabilities] = {}
 
 
 class Host(t.NamedTuple):
@@ -210,7 +303,7 @@ class Host(t.NamedTuple):
     forwards: tuple[PortForward, ...] = ()
 
 
-class Networks(abc.ABC):
+class Networks(Part):
     """How a driver makes the networks of its scope. Mechanism, like Driver: which there are is decided above."""
 
     @abc.abstractmethod
@@ -247,3 +340,175 @@ class Networks(abc.ABC):
     @abc.abstractmethod
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
         """The addresses that were given out and are in use now, by MAC: one bulk call for some networks."""
+
+
+class Taken(t.NamedTuple):
+    """What a snapshot has become.
+
+    memory -- bytes of saved memory, 0 where none was taken; quiet -- how the guest's file systems were when the disk
+    was: frozen, synced (written out, best effort), stopped or suspended; crash where nobody could see to it
+    disk -- bytes that the snapshot takes by itself now, 0 where nobody knows
+    """
+
+    memory: int
+    quiet: str
+    disk: int = 0
+
+
+class Snapshots(Part):
+    """Kept states of instances. Names, parents and comments are records above; here a snapshot is known by its uuid.
+
+    The capability `snapshots` says for which types of instances; `live_snapshots` of which it can take one with memory.
+    Every method can be called again after a run that was killed in it, and then comes to the same end.
+
+    is_native -- whether the hypervisor keeps them in a place of its own, and not as files in the instance's directory:
+    then they are listed by listed(), go with the instance, and are renamed with it by the hypervisor
+    """
+
+    is_native: t.ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance, with_memory: bool) -> str:
+        """Why no snapshot can be taken of an instance as it is now, as a clause; empty where one can. Only a look.
+
+        with_memory -- whether its memory, and with it what it is doing, is to be kept too
+        """
+
+    @abc.abstractmethod
+    def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
+        """Keep the state of an instance, which goes on as it was (running, stopped, suspended).
+
+        The record of the snapshot is there, with the phase creating. HypervisorError or NoSpace: nothing was taken,
+        nothing of it is left, and the guest runs on.
+        """
+
+    @abc.abstractmethod
+    def restore(self, instance: Instance, snapshot: Snapshot) -> None:
+        """Have the disk of a stopped instance be as it was then; all other snapshots stay as they are.
+
+        With memory that was saved by this driver, the next start goes on from there; HypervisorError with the fact
+        `memory` where it cannot be used here (another driver, hypervisor or processor): the caller may leave it out by
+        handing in a snapshot whose memory is 0.
+        """
+
+    @abc.abstractmethod
+    def delete(self, instance: Instance, snapshot: Snapshot) -> None:
+        """Take a snapshot away; those that were taken after it, and the instance, stay as they are.
+
+        All the same if there is nothing of it. InUse where clones are backed by it.
+        """
+
+    @abc.abstractmethod
+    def clone(self, instance: Instance, snapshot: Snapshot, target: Instance, linked: bool) -> None:
+        """Make the disk of another instance from a snapshot; the record of the target is there, as for create().
+
+        linked -- whether it may be backed by the snapshot, which then has to stay. The seed is made by the caller.
+        """
+
+    @abc.abstractmethod
+    def listed(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, int]]:
+        """The snapshots that are there: the bytes that each takes, by its uuid, by the instance's: one bulk call."""
+
+    def consolidate(self, instance: Instance) -> bool:
+        """Shorten what the guest's reads go through, once that is long; whether anything was done. For stopped ones."""
+        return False
+
+
+class Suspension(Part):
+    """Instances that do nothing, and go on later from where they were. The next start() resumes them.
+
+    The capability `suspend` says for which types of instances. observe() tells the state suspended of them.
+
+    outlives_host -- whether they are still suspended after the host's restart; else they are stopped then
+    """
+
+    outlives_host: t.ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance) -> str:
+        """What stands in the way, as a clause; empty where nothing does. Only a look.
+
+        Of a running instance: why it cannot be suspended. Of a suspended one: why start() could not resume it here and
+        now (another version of the hypervisor or machine, processor, number of interfaces …).
+        """
+
+    @abc.abstractmethod
+    def suspend(self, instance: Instance) -> None:
+        """Save what a running instance is doing, and end it. HypervisorError or NoSpace: it runs on."""
+
+    @abc.abstractmethod
+    def drop(self, instance: Instance) -> None:
+        """Forget what was saved: the instance is stopped then, as if its plug had been pulled when it was suspended.
+
+        All the same if nothing is saved.
+        """
+
+
+class GuestMount(t.NamedTuple):
+    """What the guest itself has to do for a mount: mount -t FSTYPE -o OPTIONS SOURCE TARGET."""
+
+    fstype: str
+    source: str
+    options: str = ""
+
+
+class Attached(t.NamedTuple):
+    """A mount that is there on the hypervisor's side.
+
+    mechanism -- virtiofs, 9p, disk device …; guest -- what is left for the guest to do; None where it sees it already
+    """
+
+    mechanism: str
+    guest: GuestMount | None = None
+
+
+class Mounts(Part):
+    """Folders of the host in guests by the hypervisor's own means: the mounts of type native.
+
+    Those of type classic, by ssh, need no driver. The capability `native_mounts` says for which types of instances.
+
+    blocks_saving -- whether what is attached keeps the instance from being suspended, and from a snapshot with memory
+    """
+
+    blocks_saving: t.ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance, mount: Mount) -> str:
+        """Why a mount does not work for an instance as it is now, as a clause; empty where it does. Only a look.
+
+        A reason may go with the next start ("the instance was started without it"): the caller can tell by asking
+        again of the instance as it will be, which has no owner.
+        """
+
+    @abc.abstractmethod
+    def attach(self, instance: Instance, mount: Mount) -> Attached:
+        """Have a folder be there for a running instance, whatever is there of it already, helpers of it included.
+
+        HypervisorError: nothing of it is left. Before start() it is called for none: whatever must be there from the
+        beginning start() sees to by itself, from the record.
+        """
+
+    @abc.abstractmethod
+    def detach(self, instance: Instance, mount: Mount, force: bool) -> None:
+        """Take it away from a running instance, in which it is unmounted; all the same if it is not there.
+
+        force -- also where the guest still holds it
+        """
+
+    @abc.abstractmethod
+    def active(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, str]]:
+        """What is attached now: the mechanism by target, by the instance's uuid. One bulk call.
+
+        What is dead (a helper that has ended) is not told, and attach() puts it right.
+        """
+
+
+class Export(Part):
+    """Disks as files for others. The capability `publish` says of which types of instances."""
+
+    @abc.abstractmethod
+    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
+        """Write the whole disk of a stopped instance, without anything that it is backed by, to the file TARGET.
+
+        format_ -- qcow2, or raw (sparse)
+        """

@@ -8,24 +8,90 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, Scope
 
-# The capabilities, by driver: known without importing the driver.
-CAPABILITIES: dict[str, frozenset[str]] = {
-    "qemu": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log"}),
-    "libvirt": frozenset({"vm", "foreign_arch", "live_ports", "same_network", "console_log", "remote"}),
-    "lxd": frozenset({"vm", "container", "live_ports", "live_resize", "ipv6_ports", "console_log", "remote"}),
+Options = t.Optional[t.Mapping[str, t.Any]]
+
+_VM, _BOTH, _CONTAINER = ("vm",), ("vm", "container"), ("container",)
+
+
+def _load_qemu(about: About, runtime: Runtime, scope: Scope, options: Options, shared: bool) -> Driver:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
+
+    return QemuDriver(about, runtime, scope, options, shared)
+
+
+def _load_libvirt(about: About, runtime: Runtime, scope: Scope, options: Options, shared: bool) -> Driver:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
+
+    return LibvirtDriver(about, runtime, scope, options, shared)
+
+
+def _load_lxd(about: About, runtime: Runtime, scope: Scope, options: Options, shared: bool) -> Driver:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
+
+    return LxdDriver(about, runtime, scope, options, shared)
+
+
+# All drivers, in the order in which they are named to users.
+ABOUT: dict[str, About] = {
+    about.name: about
+    for about in (
+        About(
+            name="qemu",
+            scope="qemu",
+            title="QEMU/KVM, without a daemon",
+            option_names=("accelerator", "run_as"),
+            capabilities=dict.fromkeys(
+                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish"), _VM
+            ),
+            image_formats={"disk": ("qcow2",)},
+            is_server=False,
+            platforms=("linux",),
+            load=_load_qemu,
+        ),
+        About(
+            name="libvirt",
+            scope="qemu",
+            title="QEMU/KVM under libvirt",
+            option_names=("uri", "accelerator"),
+            capabilities=dict.fromkeys(
+                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "remote"), _VM
+            ),
+            image_formats={"disk": ("qcow2",)},
+            is_server=False,
+            platforms=("linux",),
+            load=_load_libvirt,
+        ),
+        About(
+            name="lxd",
+            scope="lxd",
+            title="containers and virtual machines of LXD",
+            option_names=("endpoint", "cert", "key", "verify", "project", "storage_pool", "target"),
+            capabilities={
+                "vm": _VM,
+                "container": _CONTAINER,
+                "live_ports": _BOTH,
+                "live_resize": _CONTAINER,
+                "ipv6_ports": _BOTH,
+                "console_log": _BOTH,
+                "remote": _BOTH,
+            },
+            image_formats={"disk": ("qcow2",)},
+            is_server=True,
+            platforms=("linux",),
+            load=_load_lxd,
+        ),
+    )
 }
-DRIVERS = tuple(CAPABILITIES)
+DRIVERS = tuple(ABOUT)
 
 # What each capability means, for the guide about drivers.
 CAPABILITY_TEXTS: dict[str, str] = {
@@ -34,17 +100,16 @@ CAPABILITY_TEXTS: dict[str, str] = {
     "foreign_arch": "emulates instances of another architecture than the host's: ``arch``",
     "remote": "works on another host than the one that the task runs on",
     "live_ports": "changes ``ports`` of an instance while it runs",
-    "live_resize": "changes ``cpus``, ``memory`` and ``disk`` of a container while it runs",
+    "live_resize": "changes ``cpus``, ``memory`` and ``disk`` of an instance while it runs",
     "ipv6_ports": "forwards ports of IPv6 addresses of the host",
     "same_network": "attaches an instance to one network more than once: ``networks``",
     "console_log": "keeps what the guest writes to its console: ``console_log``",
+    "publish": "publishes a stopped instance as an image: ``instance`` of the module ``image``",
+    "snapshots": "keeps states of an instance that it can go back to",
+    "live_snapshots": "takes snapshots of a running instance, with its memory",
+    "suspend": "suspends instances: ``state: suspended``",
+    "native_mounts": "has folders of the host appear in instances by the hypervisor's own means",
 }
-
-# Drivers whose hypervisor is a server that starts instances with its host by itself.
-SERVERS = frozenset({"lxd"})
-
-# Drivers that share the scope of another.
-_SCOPES: dict[str, str] = {"libvirt": "qemu"}
 
 
 def default_driver() -> str:
@@ -52,7 +117,7 @@ def default_driver() -> str:
     wanted = "qemu"
     if sys.platform.startswith("linux") and platform.machine() not in ("x86_64", "amd64"):
         wanted = "lxd"
-    return wanted if wanted in CAPABILITIES else "qemu"
+    return wanted if wanted in ABOUT else "qemu"
 
 
 def active_driver(data: DataDirectory, report: Reporter | None = None) -> str:
@@ -71,7 +136,7 @@ def active_driver(data: DataDirectory, report: Reporter | None = None) -> str:
 
 def scope_of(driver: str) -> str:
     """The scope in which a driver's instances live."""
-    return _SCOPES.get(driver, driver)
+    return ABOUT[driver].scope if driver in ABOUT else driver
 
 
 def load(
@@ -86,75 +151,26 @@ def load(
     shared -- the options are for several drivers
     """
     name = name or active_driver(data, runtime.report)
-    scope = data.scope(scope_of(name))
-    if name == "qemu":
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
-
-        return QemuDriver(runtime, scope, options, shared)
-    if name == "libvirt":
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
-
-        return LibvirtDriver(runtime, scope, options, shared)
-    if name == "lxd":
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
-
-        return LxdDriver(runtime, scope, options, shared)
+    about = ABOUT.get(name)
+    if about:
+        return about.load(about, runtime, data.scope(about.scope), options, shared)
     raise InvalidOption(f"there is no driver {name!r}", hint=f"Choose one of: {', '.join(DRIVERS)}.")
 
 
-class Crew:
-    """The driver that a task names, and with it those that act on what the task finds: each is loaded once.
+def require_capability(driver: str, capability: str, what: str, instance_type: str = "") -> None:
+    """Return if the driver has the capability that WHAT needs; else NotSupported, naming the drivers that have it.
 
-    In a scope that drivers share, whoever runs an instance now is its owner, and only the owner can act on it. And
-    what was made at one place (a server, a project) stays there, wherever the task's options lead.
+    instance_type -- for which it needs it; empty: for any
     """
-
-    def __init__(self, wanted: Driver) -> None:
-        self.wanted = wanted
-        self._loaded = [wanted]
-
-    def of(self, instance: Instance) -> Driver:
-        """The driver that acts on an instance: its owner, or where nobody runs it the one that the task names."""
-        return self._driver(instance.owner or self.wanted.name, instance)
-
-    def starter(self, instance: Instance) -> Driver:
-        """The driver that starts an instance which nobody runs: the one that the task names."""
-        return self._driver(self.wanted.name, instance)
-
-    def all_of(self, instance: Instance) -> list[Driver]:
-        """Every driver that may have made something of an instance."""
-        return [self._driver(name, instance) for name in dict.fromkeys([*instance.handles, self.wanted.name])]
-
-    def group(
-        self,
-        instances: t.Iterable[Instance],
-        guarded: t.Callable[[Instance], t.ContextManager[None]] = lambda dummy: contextlib.nullcontext(),
-    ) -> list[tuple[Driver, list[Instance]]]:
-        """Instances by the driver that acts on them. guarded -- what to do of one whose driver cannot be had"""
-        groups: dict[int, tuple[Driver, list[Instance]]] = {}
-        for instance in instances:
-            with guarded(instance):
-                driver = self.of(instance)
-                groups.setdefault(id(driver), (driver, []))[1].append(instance)
-        return list(groups.values())
-
-    def _driver(self, name: str, instance: Instance) -> Driver:
-        handle = instance.handles.get(name)
-        for driver in self._loaded:
-            if driver.name == name and (handle is None or driver.leads_here(handle)):
-                return driver
-        options = {**(self.wanted.options if name == self.wanted.name else {}), **(handle or {})}
-        driver = load(name, self.wanted.runtime, self.wanted.scope.data, options)
-        self._loaded.append(driver)
-        return driver
-
-
-def require_capability(driver: str, capability: str, what: str) -> None:
-    """Return if the driver has the capability that WHAT needs; else NotSupported, naming the drivers that have it."""
-    if capability in CAPABILITIES[driver]:
+    if ABOUT[driver].can(capability, instance_type):
         return
-    able = sorted(name for name, capabilities in CAPABILITIES.items() if capability in capabilities)
+    able = drivers_that_can(capability, instance_type)
     raise NotSupported(
         f"the driver {driver} cannot do {what}",
         hint=f"Drivers that can: {', '.join(able)}." if able else "No driver of this version can.",
     )
+
+
+def drivers_that_can(capability: str, instance_type: str = "") -> list[str]:
+    """The names of the drivers that have a capability: for a type of instances, or for any."""
+    return sorted(about.name for about in ABOUT.values() if about.can(capability, instance_type))

@@ -18,7 +18,7 @@ import uuid
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     LaunchError,
@@ -90,7 +90,7 @@ class Applier:
             seed.check_wishes(self.seed)
         if "start" in plan.steps or "create" in plan.steps:
             after, driver = plan.after, self._acting(plan)
-            driver.require(after.arch, after.image.get("firmware", ""), after.instance_type)
+            driver.acts.require(after.arch, after.image.get("firmware", ""), after.instance_type)
             self._check_memory(after, driver)
         if {"create", "start", "set_networks"}.intersection(plan.steps):
             Attachment(self._acting(plan), self.runtime, self.data).check(plan.after)
@@ -139,7 +139,7 @@ class Applier:
                 fetched = ["fetch_image"] if changed else fetched
                 if "fetch_image" in plan.steps:
                     # What it needs to boot was not known before it was here; nothing else was changed yet.
-                    self.driver.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
+                    self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
             deadline = Deadline(self.wish.timeout)
             with self.scope.lock(self.wish.name, deadline, self.runtime.report):
                 current = read_current(self.wish, self.driver)
@@ -184,7 +184,7 @@ class Applier:
                 if after.restarting and "wait_ready" not in plan.steps:
                     current = after = self._store(replace(after, restarting=False))
             elif step == "grow_disk":
-                self.crew.of(t.cast(Instance, after)).grow_disk(t.cast(Instance, after))
+                self.crew.of(t.cast(Instance, after)).acts.grow_disk(t.cast(Instance, after))
             elif step == "set_networks":
                 after = self._set_networks(t.cast(Instance, after), "start" in plan.steps)
             elif step == "set_ports":
@@ -192,7 +192,7 @@ class Applier:
             elif step == "repair_networks":
                 self._repair_networks(t.cast(Instance, after))
         if after is not None and RECONFIGURING.intersection(plan.steps) and "start" not in plan.steps:
-            self.crew.of(after).reconfigure(after)
+            self.crew.of(after).acts.reconfigure(after)
         if after is not None and before is not None and "set_networks" in plan.steps and "start" not in plan.steps:
             self._readdress(before, after, deadline)
         if after is not None and plan.changes and after is not current:
@@ -213,8 +213,8 @@ class Applier:
         if not leftovers and (self.wish.wants_running or self.wish.state == "present"):
             held = []
             if current and self.crew.of(current).alive(current):
-                held = self.crew.of(current).forwards(current)
-            self.crew.starter(after).choose_ports(replace(after), held)
+                held = self.crew.of(current).acts.forwards(current)
+            self.crew.starter(after).acts.choose_ports(replace(after), held)
 
     @staticmethod
     def _merged(after: Instance, current: Instance) -> Instance:
@@ -314,7 +314,7 @@ class Applier:
         nics = self.driver.interfaces(instance)
         named = instance.instance_type == "container"
         files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], self.seed, nics, named)
-        self.driver.create(instance, image, files)
+        self.driver.acts.create(instance, image, files)
 
     def _new_mac(self) -> str:
         used = {nic.mac for scope in self.data.scopes() for other in scope.instances()[0] for nic in other.nics}
@@ -330,9 +330,9 @@ class Applier:
             return
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             # Not the record's: a run that was killed in the middle of this has changed the one and not the other.
-            held = driver.forwards(instance)
-            driver.choose_ports(instance, held)
-            driver.forward_ports(instance, held)
+            held = driver.acts.forwards(instance)
+            driver.acts.choose_ports(instance, held)
+            driver.acts.forward_ports(instance, held)
             self._store(instance)
 
     def _set_networks(self, instance: Instance, starts: bool) -> Instance:
@@ -353,7 +353,7 @@ class Applier:
     def _repair_networks(self, instance: Instance) -> None:
         driver = self.crew.of(instance)
         Attachment(driver, self.runtime, self.data).connect(instance)
-        driver.plug_in(instance)
+        driver.acts.plug_in(instance)
 
     def _readdress(self, before: Instance, after: Instance, deadline: Deadline) -> None:
         """Have a running guest take on the addresses that have changed, and ssh know it there."""
@@ -375,7 +375,7 @@ class Applier:
                 self.wish.wait,
             )
             # What the hypervisor leads to the guest can lead to its new address now.
-            driver.reconfigure(after)
+            driver.acts.reconfigure(after)
             self.power.pin(after)
 
     def _delete(self, instance: Instance) -> None:
@@ -386,7 +386,7 @@ class Applier:
         self.runtime.report.step("removing")
         for driver in self.crew.all_of(instance):
             try:
-                driver.delete(instance)
+                driver.acts.delete(instance)
             except MissingRequirement as exc:
                 # Who made something of it is not known where the record was lost.
                 lost = not instance.uuid and driver.name != self.driver.name

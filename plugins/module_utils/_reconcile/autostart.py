@@ -12,7 +12,8 @@ import contextlib
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import SERVERS, Crew, load
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT, load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import Unit
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
@@ -27,7 +28,7 @@ _ADDRESSES = 180.0
 
 def needs_unit(record: Starting) -> bool:
     """Whether something is to start with the host that its hypervisor does not start by itself."""
-    return record.autostart and record.phase != "removing" and record.driver not in SERVERS
+    return record.autostart and record.phase != "removing" and not ABOUT[record.driver].is_server
 
 
 def is_settled(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:

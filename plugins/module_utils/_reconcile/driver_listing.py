@@ -11,7 +11,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
-    CAPABILITIES,
+    ABOUT,
     active_driver,
     load,
     scope_of,
@@ -37,7 +37,7 @@ def list_drivers(
             "name": name,
             "active": name == active,
             "scope": scope_of(name),
-            "capabilities": sorted(CAPABILITIES[name]),
+            "capabilities": sorted(ABOUT[name].capabilities),
             **_probed(name, runtime, data, options, len(names) > 1),
         }
         for name in names
@@ -50,7 +50,7 @@ def _probed(
     told: t.Mapping[str, str] = {}
     why_not = ""
     try:
-        told = load(name, runtime, data, options, shared).probe()
+        told = load(name, runtime, data, options, shared).acts.probe()
     except MinicloudError as exc:
         why_not = str(exc)
     except Exception as exc:

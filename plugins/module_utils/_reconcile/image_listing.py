@@ -12,10 +12,10 @@ import platform
 import time
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
-from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, KINDS, Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -109,7 +109,6 @@ def users_of(data: DataDirectory) -> dict[str, list[str]]:
 
 def image_view(vault: Vault, image: Image) -> dict[str, t.Any]:
     """The return value `image` of the modules."""
-    instance_type = next(type_ for type_, kind in KINDS.items() if kind == image.kind)
-    drivers = sorted(name for name, capabilities in CAPABILITIES.items() if instance_type in capabilities)
+    drivers = sorted(about.name for about in ABOUT.values() if about.takes(image))
     aliases = vault.aliases_of(image) if image.hash else []
     return {**image.to_dict(), "aliases": aliases, "drivers": drivers}

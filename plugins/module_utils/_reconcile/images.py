@@ -15,7 +15,9 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew, load
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Export
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
@@ -285,6 +287,7 @@ def _publishable(crew: Crew, name: str) -> Instance:
         raise NotSupported(
             f"the instance {instance.name} cannot be published", "it is a container", "Only virtual machines can be."
         )
+    require_capability(crew.of(instance).name, "publish", "instance: publish one as an image", instance.instance_type)
     state = crew.of(instance).observe([instance])[0].state
     if state != STOPPED:
         raise InUse(
@@ -301,10 +304,12 @@ def _publish_now(crew: Crew, wish: ImageWish, name: Reference, vault: Vault) -> 
 
     instance = _publishable(crew, wish.instance)
 
-    def export(target: str, format_: str) -> None:
-        crew.of(instance).export_disk(instance, target, format_)
+    export = t.cast(Export, crew.of(instance).export())
 
-    return publish(vault, instance, export, name, wish.clean)
+    def export_disk(target: str, format_: str) -> None:
+        export.export_disk(instance, target, format_)
+
+    return publish(vault, instance, export_disk, name, wish.clean)
 
 
 # -- absent ------------------------------------------------------------------------------------------------------------

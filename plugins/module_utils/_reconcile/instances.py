@@ -14,9 +14,9 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     DRIVERS,
-    Crew,
     load,
     require_capability,
     scope_of,

@@ -12,12 +12,8 @@ import contextlib
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
-    Crew,
-    active_driver,
-    load,
-    scope_of,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import active_driver, load, scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view

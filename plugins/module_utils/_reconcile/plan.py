@@ -11,7 +11,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
@@ -38,7 +38,7 @@ _PASSIVE = frozenset({"wait_ready"})
 # What an instance's record keeps of its image.
 _IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
 
-# What a running machine cannot take on, nor a container unless its driver can.
+# What a running instance cannot take on unless its driver can.
 _COLD = ("cpus", "memory", "disk")
 
 # Steps that a hypervisor is told of where nothing else tells it.
@@ -169,7 +169,7 @@ def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
 
 def _cold_options(current: Instance, driver: str) -> tuple[str, ...]:
     """The options whose change needs an instance stopped."""
-    live = current.instance_type == "container" and "live_resize" in CAPABILITIES[current.owner or driver]
+    live = ABOUT[current.owner or driver].can("live_resize", current.instance_type)
     return () if live else _COLD
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, LaunchError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
@@ -37,7 +37,7 @@ class Power:
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> Instance:
         """Have its owner stop an instance that runs."""
         driver = self.crew.of(instance)
-        driver.stop(instance, deadline, force)
+        driver.acts.stop(instance, deadline, force)
         instance = self._store(replace(instance, owner="", ready=False))
         if instance.ports and not instance.user_mode:
             Attachment(driver, self.runtime, self.data).disconnect(instance)
@@ -54,7 +54,7 @@ class Power:
             self.pin(instance)
             self.runtime.report.step("pinned")
             try:
-                driver.start(instance)
+                driver.acts.start(instance)
                 break
             except InUse as exc:
                 # Which ports of another host are free is seen only now.
@@ -66,7 +66,7 @@ class Power:
     def _choose_ports(self, driver: Driver, instance: Instance) -> Instance:
         # One run at a time, so that two starts do not settle on the same ones.
         with self.data.lock("ports", Deadline(60), self.runtime.report):
-            driver.choose_ports(instance)
+            driver.acts.choose_ports(instance)
             handles = {**instance.handles, driver.name: driver.handle()}
             instance = self._store(replace(instance, owner=driver.name, ready=False, handles=handles))
             self.runtime.report.step("ports")
@@ -123,7 +123,7 @@ class Power:
             ssh_endpoint(instance, driver, self.data),
             deadline,
             lambda: self._check_alive(instance),
-            ConsoleWatch(driver.console_log(instance), refresh=lambda: driver.save_console(instance)),
+            ConsoleWatch(driver.console_log(instance), refresh=lambda: driver.acts.save_console(instance)),
             cloud_init_errors,
             lambda: self._locate(instance),
         )
@@ -163,8 +163,8 @@ class Power:
 
         if not self._is_still(instance, self.scope.read(instance.name)):
             raise self._removed("boot", instance)
-        driver.save_console(instance)
-        log = driver.log(instance)
+        driver.acts.save_console(instance)
+        log = driver.acts.log(instance)
         console = tail(driver.console_log(instance))
         raise LaunchError(
             "boot",

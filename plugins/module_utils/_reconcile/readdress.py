@@ -63,7 +63,7 @@ def readdress(
         taken = bool(told) and _taken(driver, instance, nic, _within(_TOLD, deadline))
         if not taken:
             runtime.report.step("replug")
-            taken = driver.replug(instance, nic) and _taken(driver, instance, nic, _within(_PLUGGED, deadline))
+            taken = driver.acts.replug(instance, nic) and _taken(driver, instance, nic, _within(_PLUGGED, deadline))
         if not taken:
             runtime.report.warn(
                 f"{instance.name} does not take on the address {nic.address or nic.lease} instead of {old} yet: it will"

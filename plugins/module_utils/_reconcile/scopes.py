@@ -16,9 +16,9 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     DRIVERS,
-    Crew,
     active_driver,
     load,
     scope_of,
@@ -161,7 +161,7 @@ class Switch:
                 side = Side(wanted, scope)
             return side, side, pending
         if not self._probed:
-            self.crew(wanted).wanted.probe()
+            self.crew(wanted).wanted.acts.probe()
             self._probed = True
         instances, noted = self._whole(scope_of(active))
         try:
@@ -200,7 +200,7 @@ class Switch:
         """Raise for a driver_option that neither the active driver nor the wanted one knows."""
         active = active_driver(self.data)
         names = [name for name in dict.fromkeys((active, self.wish.name)) if name in DRIVERS]
-        known = {key for name in names for key in self.crew(name).wanted.option_names}
+        known = {key for name in names for key in self.crew(name).wanted.about.option_names}
         unknown = sorted(set(self.options or ()) - known)
         if unknown:
             raise InvalidOption(
@@ -214,7 +214,7 @@ class Switch:
         for instance in plan.up:
             try:
                 starter = self.crew(self.wish.name).starter(instance)
-                starter.require(instance.arch, instance.image.get("firmware", ""), instance.instance_type)
+                starter.acts.require(instance.arch, instance.image.get("firmware", ""), instance.instance_type)
             except MinicloudError as exc:
                 if not self.wish.force:
                     exc.what = f"{instance.name} could not be started by the driver {self.wish.name}: {exc.what}"

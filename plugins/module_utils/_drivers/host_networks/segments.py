@@ -23,7 +23,6 @@ import typing as t
 import zlib
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import HUB_LOCK
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -32,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets, systemd
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp import check_domain
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.hub_lock import HUB_LOCK, hub_runs
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
@@ -168,7 +168,7 @@ class SegmentNetworks(Networks):
 
     def runs(self, network: Network) -> bool:
         """Whether the hub runs; cheap."""
-        return is_locked(self._path(network, HUB_LOCK), fcntl.LOCK_SH)
+        return hub_runs(self.scope.networks.directory(network.name))
 
     def used(self, network: Network) -> bool:
         """Whether a guest that runs is on the network."""

@@ -18,18 +18,17 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import domain as libvirt_domain
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import remote as libvirt_remote
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import (
-    LibvirtDriver,
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import definition, remote
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
     names,
     offers_kvm,
     parse_domain,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import LocalActions
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import FamilyActs, qemu_img
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
     NVRAM,
@@ -64,28 +63,29 @@ _LOG_LIMIT = 64 << 10
 _PRESS_AGAIN = 10.0
 
 
-class LibvirtActions(LocalActions):
-    """The methods of LibvirtDriver that change something; see Driver."""
+class LibvirtActs(FamilyActs):
+    """See Acts."""
 
-    def __init__(self, driver: LibvirtDriver) -> None:
-        super().__init__(driver)
-        self.driver: LibvirtDriver = driver
-        self.library = driver.library()
+    look: LibvirtLooks
+
+    def __init__(self, look: LibvirtLooks) -> None:
+        super().__init__(look)
+        self.library = look.library()
 
     # What the host has
 
     def probe(self) -> dict[str, str]:
         arch = qemu_machine.host_arch()
         accelerator = self._require(arch)
-        with self.driver.explained("libvirt does not tell its version"):
-            connection = self.driver.connection()
+        with self.look.explained("libvirt does not tell its version"):
+            connection = self.look.connection()
             version = f"libvirt {_version(connection.getLibVersion())}, QEMU {_version(connection.getVersion())}"
         return {
             "version": version,
             "accelerator": accelerator.name,
             "accelerator_reason": accelerator.reason,
-            "endpoint": self.driver.uri,
-            "uri": self.driver.uri,
+            "endpoint": self.look.uri,
+            "uri": self.look.uri,
         }
 
     def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
@@ -99,11 +99,11 @@ class LibvirtActions(LocalActions):
                 "Install version 9.0 or newer (python3-libvirt or libvirt-python).",
                 missing_library="libvirt-python",
             )
-        with self.driver.explained("libvirt does not tell what it is"):
-            connection = self.driver.connection()
+        with self.look.explained("libvirt does not tell what it is"):
+            connection = self.look.connection()
             if connection.getType().lower() != "qemu":
                 raise InvalidOption(
-                    f"driver_options.uri {self.driver.uri!r} does not lead to QEMU",
+                    f"driver_options.uri {self.look.uri!r} does not lead to QEMU",
                     f"it leads to {connection.getType()}",
                     "Use qemu:///system, qemu:///session or another URI that begins with qemu.",
                 )
@@ -112,9 +112,9 @@ class LibvirtActions(LocalActions):
                 raise MissingRequirement(
                     f"libvirt {_version(version)} is too old", "it takes no open files", "Install version 9.0 or newer."
                 )
-        self._qemu_img()
-        if self.driver.host:
-            libvirt_remote.require(self.driver, arch, firmware)
+        qemu_img(self.runtime)
+        if self.look.host:
+            remote.require(self.look, arch, firmware)
         else:
             qemu_machine.emulator(arch)
             qemu_machine.firmware(arch, firmware)
@@ -127,14 +127,14 @@ class LibvirtActions(LocalActions):
                 f"driver_options.accelerator {wanted!r} is not known",
                 hint=f"Choose one of: {', '.join(_ACCELERATORS)}.",
             )
-        if self.driver.host:
-            return libvirt_remote.accelerator(self.driver, wanted, arch)
+        if self.look.host:
+            return remote.accelerator(self.look, wanted, arch)
         uid, groups = self._qemu_identity()
         try:
             chosen = qemu_machine.choose_accelerator(wanted, arch, uid, groups)
         finally:
             self._warn_of_slow_definitions(uid, groups)
-        if chosen.name == "kvm" and not offers_kvm(self.driver.capabilities(), arch):
+        if chosen.name == "kvm" and not offers_kvm(self.look.host_capabilities(), arch):
             obstacle = "libvirt does not offer KVM here: see that QEMU's user may open /dev/kvm, and restart libvirtd"
             if wanted == "kvm":
                 raise MissingRequirement("the accelerator kvm cannot be used", obstacle, "Use auto or tcg.")
@@ -143,7 +143,7 @@ class LibvirtActions(LocalActions):
 
     def _qemu_identity(self) -> tuple[int, frozenset[int]]:
         """Whom QEMU runs as: the system's libvirt has a user for it, a session's is the user's own."""
-        if not self.driver.is_system():
+        if not self.look.is_system():
             return os.geteuid(), frozenset({os.getegid(), *os.getgroups()})
         import grp
         import pwd
@@ -157,7 +157,7 @@ class LibvirtActions(LocalActions):
 
     def _warn_of_slow_definitions(self, uid: int, groups: t.Container[int]) -> None:
         """libvirt sees a KVM that its QEMU may not use, does not believe it, and looks again at each definition."""
-        if self.driver.is_system() and uid != 0:
+        if self.look.is_system() and uid != 0:
             with contextlib.suppress(OSError):
                 device = os.stat("/dev/kvm")
                 if not qemu_machine.may_open(device, uid, groups):
@@ -171,7 +171,7 @@ class LibvirtActions(LocalActions):
 
     def firmware(self, instance: Instance) -> str:
         # What needs UEFI is refused elsewhere.
-        return "" if self.driver.host else super().firmware(instance)
+        return "" if self.look.host else super().firmware(instance)
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         super().create(instance, image, seed)
@@ -181,8 +181,8 @@ class LibvirtActions(LocalActions):
     def reconfigure(self, instance: Instance) -> None:
         """Define the domain of a stopped instance as its record says now; a running one stays as it is."""
         domain = self._domain(instance)
-        known = domain is not None or self.driver.name in instance.handles
-        if known and (domain is None or not self.driver.is_active(domain)):
+        known = domain is not None or self.look.name in instance.handles
+        if known and (domain is None or not self.look.is_active(domain)):
             self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
 
     def _define(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> t.Any:
@@ -191,16 +191,16 @@ class LibvirtActions(LocalActions):
         code -- of the UEFI firmware, empty for none
         """
         self.runtime.report.step("define")
-        with self.driver.explained(f"the domain of {instance.name} could not be defined"):
-            connection = self.driver.connection()
-            domain = self.driver.domain(instance)
+        with self.look.explained(f"the domain of {instance.name} could not be defined"):
+            connection = self.look.connection()
+            domain = self.look.domain(instance)
             name = self._free_name(connection, instance)
             if domain is not None and domain.name() != name:
                 # A definition cannot change the name.
                 self._undefine(domain)
-            parts = libvirt_domain.Parts(
+            parts = definition.Parts(
                 name=name,
-                owner=self.driver.owner(instance),
+                owner=self.look.owner(instance),
                 accelerator=accelerator.name,
                 files={
                     "base": os.path.realpath(instance.image["path"]),
@@ -209,24 +209,24 @@ class LibvirtActions(LocalActions):
                     "console": self._path(instance, CONSOLE),
                 },
                 code=code,
-                nvram=self.driver.path(instance, NVRAM),
-                own_nvram=not self.driver.is_system(),
-                **(self._placed() if self.driver.host else {}),
+                nvram=self.look.path(instance, NVRAM),
+                own_nvram=not self.look.is_system(),
+                **(self._placed() if self.look.host else {}),
                 **self._wired(instance),
             )
-            return connection.defineXML(libvirt_domain.domain_xml(instance, parts))
+            return connection.defineXML(definition.domain_xml(instance, parts))
 
     def _path(self, instance: Instance, name: str) -> str:
         """The path of a file of an instance for libvirt. What is a link here need not be one on another host."""
-        path = self.driver.path(instance, name)
-        return os.path.realpath(path) if self.driver.host else path
+        path = self.look.path(instance, name)
+        return os.path.realpath(path) if self.look.host else path
 
     def _placed(self) -> dict[str, t.Any]:
         """What Parts has of a domain whose libvirt is reached by the network."""
         return {
             "open_files": False,
-            "ssh_ip": libvirt_remote.forwarding_address(self.driver),
-            "run_as": (os.geteuid(), os.getegid()) if self.driver.is_system() else None,
+            "ssh_ip": remote.forwarding_address(self.look),
+            "run_as": (os.geteuid(), os.getegid()) if self.look.is_system() else None,
         }
 
     def _wired(self, instance: Instance) -> dict[str, t.Any]:
@@ -235,22 +235,22 @@ class LibvirtActions(LocalActions):
             return {"bridges": self._bridges(instance)}
         wiring = self.wiring(instance)
         longest = max((len(os.fsencode(path)) for paths in wiring.sockets.values() for path in paths), default=0)
-        if wiring.sockets and self.driver.host:
-            wiring = self.unwired(instance, f"they are on this host, and the instance is on {self.driver.host}")
-        elif wiring.sockets and not self.driver.joins_networks():
+        if wiring.sockets and self.look.host:
+            wiring = self.unwired(instance, f"they are on this host, and the instance is on {self.look.host}")
+        elif wiring.sockets and not self.look.joins_networks():
             wiring = self.unwired(instance, "what qemu:///system runs may not open sockets of a user")
         elif longest > _LONGEST_SOCKET:
             wiring = self.unwired(instance, f"the path of a socket has at most {_LONGEST_SOCKET} characters")
         return wiring._asdict()
 
-    def _bridges(self, instance: Instance) -> dict[str, libvirt_domain.Bridge]:
+    def _bridges(self, instance: Instance) -> dict[str, definition.Bridge]:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import tap_name
 
         found = {}
         for network, nic in self.attached(instance):
             direct = network.bridge_type == "macvtap"
             name = tap_name(network.interface, nic.mac)
-            found[nic.mac] = libvirt_domain.Bridge(network.interface, name, 0 if direct else network.mtu, direct)
+            found[nic.mac] = definition.Bridge(network.interface, name, 0 if direct else network.mtu, direct)
         return found
 
     def _free_name(self, connection: t.Any, instance: Instance) -> str:
@@ -272,7 +272,7 @@ class LibvirtActions(LocalActions):
             | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         )
         # The variables of a session's machine are the instance's own file, which another driver may need.
-        own_nvram = not self.driver.is_system()
+        own_nvram = not self.look.is_system()
         flags |= library.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if own_nvram else library.VIR_DOMAIN_UNDEFINE_NVRAM
         try:
             domain.undefineFlags(flags)
@@ -284,7 +284,7 @@ class LibvirtActions(LocalActions):
 
     def start(self, instance: Instance) -> None:
         domain = self._domain(instance)
-        if domain is not None and self.driver.is_active(domain):
+        if domain is not None and self.look.is_active(domain):
             raise HypervisorError(f"{instance.name} cannot be started", "its domain runs already")
         self.rotate_console(instance)
         accelerator = self._accelerator(instance.arch)
@@ -297,9 +297,9 @@ class LibvirtActions(LocalActions):
             self._start(instance, accelerator, code)
         except HypervisorError as exc:
             exc.facts["hypervisor_log"] = self.log(instance)
-            if not (self.driver.host and accelerator.name == "kvm" and libvirt_remote.refuses_kvm(exc)):
+            if not (self.look.host and accelerator.name == "kvm" and remote.refuses_kvm(exc)):
                 raise
-            remedy = f"add the user of this task to the group kvm on {self.driver.host}"
+            remedy = f"add the user of this task to the group kvm on {self.look.host}"
             if self.options.get("accelerator") == "kvm":
                 exc.hint = f"The user that QEMU runs as there may not use KVM: {remedy}, or use the accelerator auto."
                 raise
@@ -313,15 +313,15 @@ class LibvirtActions(LocalActions):
     def _start(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> None:
         domain = self._define(instance, accelerator, code)
         self.runtime.report.step("defined")
-        copied = bool(code) and self.driver.is_system()
+        copied = bool(code) and self.look.is_system()
         try:
-            with self.driver.explained(f"libvirt could not start {instance.name}"):
+            with self.look.explained(f"libvirt could not start {instance.name}"):
                 if copied:
                     self._note_nvram(instance, domain)
                 self._launch(instance, domain, copied)
         except HypervisorError as exc:
             # On this host, free ports were chosen.
-            taken = libvirt_remote.port_taken(self.driver, instance.name, exc) if self.driver.host else None
+            taken = remote.port_taken(self.look, instance.name, exc) if self.look.host else None
             if taken:
                 raise taken from exc
             raise
@@ -329,20 +329,18 @@ class LibvirtActions(LocalActions):
     def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
         files = {
             "base": (instance.image["path"], os.O_RDONLY),
-            "disk": (self.driver.path(instance, DISK), os.O_RDWR),
-            "seed": (self.driver.path(instance, SEED), os.O_RDONLY),
+            "disk": (self.look.path(instance, DISK), os.O_RDWR),
+            "seed": (self.look.path(instance, SEED), os.O_RDONLY),
         }
         # Else virtlogd makes it, as root's.
-        console = os.open(
-            self.driver.console_log(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        console = os.open(self.look.console_log(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         handles = [console]
         try:
-            if os.geteuid() != 0 and self.driver.joins_networks():
+            if os.geteuid() != 0 and self.look.joins_networks():
                 # The hub sees by the sockets when the guest ends, for libvirt hands on no handle of ours.
                 self.join(instance, handles)
             with explained(f"the files of {instance.name} could not be opened"):
-                for group, (path, flags) in files.items() if not self.driver.host else ():
+                for group, (path, flags) in files.items() if not self.look.host else ():
                     handles.append(os.open(path, flags | os.O_CLOEXEC))
                     domain.FDAssociate(group, [handles[-1]], 0)
             self.runtime.report.step("spawn")
@@ -355,7 +353,7 @@ class LibvirtActions(LocalActions):
             except self.library.libvirtError:
                 # A run that was killed has asked for the same, and libvirt has only now come to it. Nobody knows
                 # whether that machine is as the record says by now.
-                if not self.driver.is_active(domain):
+                if not self.look.is_active(domain):
                     raise
                 self._destroy(domain)
                 domain.createWithFlags(flags)
@@ -368,49 +366,49 @@ class LibvirtActions(LocalActions):
         from xml.etree import ElementTree
 
         copy = ElementTree.fromstring(domain.XMLDesc()).findtext("os/nvram") or ""
-        link = self.driver.path(instance, NVRAM_COPY)
+        link = self.look.path(instance, NVRAM_COPY)
         with explained(f"{link} could not be made"):
             remove_path(link)
             if copy:
                 os.symlink(copy, link)
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        if self.driver.host:
+        if self.look.host:
             ports.settle_unseen(instance, self.scope.instances()[0])
         else:
             super().choose_ports(instance, held)
 
     def forwards(self, instance: Instance) -> list[PortForward]:
-        if not self.driver.user_mode(instance):
+        if not self.look.user_mode(instance):
             return self.network_forwards(instance)
         return usernet.forwards(self._monitor(instance), instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
-        if not self.driver.user_mode(instance):
+        if not self.look.user_mode(instance):
             self.forward_by_network(instance)
             return
-        usernet.change_forwards(self._monitor(instance), libvirt_domain.NETDEV, instance, before)
+        usernet.change_forwards(self._monitor(instance), definition.NETDEV, instance, before)
 
     def _monitor(self, instance: Instance) -> usernet.Monitor:
         domain = self._domain(instance)
         import libvirt_qemu
 
         def ask(command: str) -> str:
-            with self.driver.explained(f"QEMU of {instance.name} does not answer on its monitor"):
+            with self.look.explained(f"QEMU of {instance.name} does not answer on its monitor"):
                 flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
                 return str(libvirt_qemu.qemuMonitorCommand(domain, command, flags)).strip()
 
         return ask
 
     def _domain(self, instance: Instance) -> t.Any:
-        with self.driver.explained(f"the domain of {instance.name} cannot be looked at"):
-            return self.driver.domain(instance)
+        with self.look.explained(f"the domain of {instance.name} cannot be looked at"):
+            return self.look.domain(instance)
 
     def set_link(self, instance: Instance, mac: str, up: bool) -> bool:
         from xml.etree import ElementTree
 
         domain = self._domain(instance)
-        with self.driver.explained(f"the cable of {instance.name} could not be {'put in' if up else 'pulled out'}"):
+        with self.look.explained(f"the cable of {instance.name} could not be {'put in' if up else 'pulled out'}"):
             devices = [] if domain is None else ElementTree.fromstring(domain.XMLDesc()).iterfind("devices/interface")
             for interface in devices:
                 address = interface.find("mac")
@@ -428,7 +426,7 @@ class LibvirtActions(LocalActions):
         domain = self._domain(instance)
         if domain is None:
             return
-        with self.driver.explained(f"{instance.name} could not be stopped"):
+        with self.look.explained(f"{instance.name} could not be stopped"):
             if force:
                 self._destroy(domain)
                 return
@@ -445,7 +443,7 @@ class LibvirtActions(LocalActions):
         library = self.library
         library.virEventRegisterDefaultImpl()
         # A connection that was opened before this would tell of no events.
-        connection = library.open(self.driver.uri)
+        connection = library.open(self.look.uri)
         seen: list[int] = []
 
         def on_event(dummy_connection: t.Any, dummy_domain: t.Any, event: int, *dummy: t.Any) -> None:
@@ -456,19 +454,19 @@ class LibvirtActions(LocalActions):
             callback = connection.domainEventRegisterAny(watched, library.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
             timer = library.virEventAddTimeout(int(_PRESS_AGAIN * 1000), lambda *dummy: None, None)
             try:
-                while self.driver.is_active(watched) and not deadline.expired():
+                while self.look.is_active(watched) and not deadline.expired():
                     if watched.state()[0] == library.VIR_DOMAIN_PAUSED:
                         watched.resume()
                     watched.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                     self._await(seen, timer, min(_PRESS_AGAIN, deadline.left()))
-                return not self.driver.is_active(watched)
+                return not self.look.is_active(watched)
             finally:
                 library.virEventRemoveTimeout(timer)
                 connection.domainEventDeregisterAny(callback)
         except library.libvirtError as exc:
             # It has ended meanwhile, and somebody has undefined it or it was never defined for good.
             if exc.get_error_code() in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
-                return not self.driver.is_active(domain)
+                return not self.look.is_active(domain)
             raise
         finally:
             connection.close()
@@ -483,22 +481,22 @@ class LibvirtActions(LocalActions):
 
     def _destroy(self, domain: t.Any) -> None:
         try:
-            if self.driver.is_active(domain):
+            if self.look.is_active(domain):
                 domain.destroy()
         except self.library.libvirtError as exc:
             # It has just ended by itself.
             if exc.get_error_code() not in (self.library.VIR_ERR_NO_DOMAIN, self.library.VIR_ERR_OPERATION_INVALID):
                 raise
 
-    def delete(self, instance: Instance) -> None:
-        with self.driver.explained(f"the domain of {instance.name} could not be removed"):
+    def remove_machine(self, instance: Instance) -> None:
+        with self.look.explained(f"the domain of {instance.name} could not be removed"):
             try:
                 if not instance.uuid:
                     self._delete_unknown(instance)
                     return
-                domain = self.driver.connection().lookupByUUIDString(instance.uuid)
+                domain = self.look.connection().lookupByUUIDString(instance.uuid)
                 # Somebody else's domain is left alone: it is not what was made of this instance.
-                if not self.driver.is_ours(parse_domain(domain.XMLDesc()), instance):
+                if not self.look.is_ours(parse_domain(domain.XMLDesc()), instance):
                     return
             except self.library.libvirtError as exc:
                 if exc.get_error_code() == self.library.VIR_ERR_NO_DOMAIN:
@@ -510,9 +508,9 @@ class LibvirtActions(LocalActions):
 
     def _delete_unknown(self, instance: Instance) -> None:
         """Remove what was made of an instance whose record, and with it its uuid, was lost."""
-        for domain in self.driver.connection().listAllDomains():
+        for domain in self.look.connection().listAllDomains():
             with self._gone_is_fine():
-                if self.driver.is_ours(parse_domain(domain.XMLDesc()), instance):
+                if self.look.is_ours(parse_domain(domain.XMLDesc()), instance):
                     self._destroy(domain)
                     self._undefine(domain)
                     self.runtime.report.step("undefined")
@@ -527,13 +525,13 @@ class LibvirtActions(LocalActions):
 
     def log(self, instance: Instance) -> str:
         """What QEMU has said since its last start, which libvirt notes with a line of its own."""
-        if self.driver.host:
+        if self.look.host:
             return ""  # the file is there
         try:
-            with self.driver.explained("the domain cannot be looked at"):
-                domain = self.driver.domain(instance)
+            with self.look.explained("the domain cannot be looked at"):
+                domain = self.look.domain(instance)
                 name = instance.name if domain is None else domain.name()
-            directory = _LOG_DIRECTORIES["system" if self.driver.is_system() else "session"]
+            directory = _LOG_DIRECTORIES["system" if self.look.is_system() else "session"]
             with open(os.path.join(os.path.expanduser(directory), f"{name}.log"), "rb") as stream:
                 stream.seek(0, os.SEEK_END)
                 stream.seek(max(0, stream.tell() - _LOG_LIMIT))

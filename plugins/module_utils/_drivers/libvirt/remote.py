@@ -22,7 +22,7 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import offers_kvm
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import offers_kvm
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import (
     Accelerator,
     architecture,
@@ -36,7 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
 
 # What the pools are called by which libvirt is asked what it sees of the data directory, and the directories of those.
 _PROBE = "minicloud-probe-"
@@ -44,29 +44,29 @@ _PROBE = "minicloud-probe-"
 _PROBE_OVER = 600
 
 
-def require(driver: LibvirtDriver, arch: str, firmware: str) -> None:
+def require(look: LibvirtLooks, arch: str, firmware: str) -> None:
     """Return if libvirt there can run instances of this data directory; else MissingRequirement or NotSupported."""
     if firmware == "uefi" or architecture(arch).needs_uefi:
         needy = "the image" if firmware == "uefi" else arch
         raise NotSupported(
-            f"UEFI, which {needy} needs, cannot be had where {driver.uri!r} leads",
+            f"UEFI, which {needy} needs, cannot be had where {look.uri!r} leads",
             "its files would have to be those of this host",
             "Run the task on that host itself, with a local URI.",
         )
-    forwarding_address(driver)
-    if driver.capabilities().find(f"guest/arch[@name='{arch}']") is None:
+    forwarding_address(look)
+    if look.host_capabilities().find(f"guest/arch[@name='{arch}']") is None:
         raise MissingRequirement(
-            f"QEMU for {arch} is not installed where {driver.uri!r} leads",
+            f"QEMU for {arch} is not installed where {look.uri!r} leads",
             "libvirt there cannot run instances of that architecture",
             f"Install the package {architecture(arch).package} there, and restart libvirt.",
         )
-    _require_files(driver)
+    _require_files(look)
 
 
-def _require_files(driver: LibvirtDriver) -> None:
-    with driver.explained("libvirt does not tell on which host it runs"):
-        there = driver.connection().getHostname()
-    doing = f"the disks of instances cannot be reached from {there}, where {driver.uri!r} leads"
+def _require_files(look: LibvirtLooks) -> None:
+    with look.explained("libvirt does not tell on which host it runs"):
+        there = look.connection().getHostname()
+    doing = f"the disks of instances cannot be reached from {there}, where {look.uri!r} leads"
     if os.geteuid() == 0:
         raise MissingRequirement(
             doing,
@@ -74,24 +74,24 @@ def _require_files(driver: LibvirtDriver) -> None:
             "Run the task as an ordinary user with a data directory that both hosts share (become: false), or on that"
             " host itself, with a local URI.",
         )
-    seen, why = _sees(driver)
+    seen, why = _sees(look)
     if not seen:
         raise MissingRequirement(
             doing,
-            why or f"{driver.scope.data.path} is another directory there",
+            why or f"{look.scope.data.path} is another directory there",
             "Let both hosts share the data directory, under the same path and with the same uid of the user, and use a"
             " URI that ends with /session where root there may not read it; or run the task on that host itself, with a"
             " local URI.",
         )
 
 
-def _sees(driver: LibvirtDriver) -> tuple[bool, str]:
+def _sees(look: LibvirtLooks) -> tuple[bool, str]:
     """Whether libvirt finds in the data directory what was just put there, and else what it said."""
-    library, connection = driver.library(), driver.connection()
-    directory = os.path.realpath(driver.scope.data.path)
+    library, connection = look.library(), look.connection()
+    directory = os.path.realpath(look.scope.data.path)
     while not os.path.exists(directory):  # nothing is made for a look
         directory = os.path.dirname(directory)
-    _forget_old(driver, directory)
+    _forget_old(look, directory)
     # A directory of its own: another pool may have the data directory, and two pools cannot have the same one.
     with explained(f"{directory} cannot be written to"):
         place = tempfile.mkdtemp(prefix=_PROBE, dir=directory)
@@ -113,28 +113,28 @@ def _sees(driver: LibvirtDriver) -> tuple[bool, str]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _forget_old(driver: LibvirtDriver, directory: str) -> None:
+def _forget_old(look: LibvirtLooks, directory: str) -> None:
     """Take away what is left of runs that were killed while they asked; it holds nothing."""
-    library = driver.library()
+    library = look.library()
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             place = os.path.join(directory, name)
             if name.startswith(_PROBE) and os.stat(place).st_mtime < time.time() - _PROBE_OVER:
                 shutil.rmtree(place, ignore_errors=True)
     with contextlib.suppress(library.libvirtError):
-        for pool in driver.connection().listAllStoragePools(library.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT):
+        for pool in look.connection().listAllStoragePools(library.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT):
             if pool.name().startswith(_PROBE):
                 path = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
                 if path == os.path.join(directory, pool.name()) and not os.path.exists(path):
                     pool.destroy()
 
 
-def accelerator(driver: LibvirtDriver, wanted: str, arch: str) -> Accelerator:
+def accelerator(look: LibvirtLooks, wanted: str, arch: str) -> Accelerator:
     """The accelerator to use there for the choice of the user (auto, kvm or tcg)."""
     if wanted == "tcg":
         return Accelerator("tcg")
-    with driver.explained("libvirt does not tell its capabilities"):
-        obstacle = _obstacle_to_kvm(driver, arch)
+    with look.explained("libvirt does not tell its capabilities"):
+        obstacle = _obstacle_to_kvm(look, arch)
     if not obstacle:
         return Accelerator("kvm")
     if wanted == "kvm":
@@ -142,43 +142,43 @@ def accelerator(driver: LibvirtDriver, wanted: str, arch: str) -> Accelerator:
     return Accelerator("tcg", obstacle)
 
 
-def _obstacle_to_kvm(driver: LibvirtDriver, arch: str) -> str:
-    there = driver.connection().getHostname()
-    capabilities = driver.capabilities()
+def _obstacle_to_kvm(look: LibvirtLooks, arch: str) -> str:
+    there = look.connection().getHostname()
+    capabilities = look.host_capabilities()
     if not offers_kvm(capabilities, arch):
         return f"libvirt on {there} offers no KVM for {arch}"
     cpu = capabilities.find("host/cpu")
     if arch != "x86_64" or cpu is None:
         return ""
     # What belongs to the CPU's model is named only when it is asked for.
-    flag = driver.library().VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
-    expanded = driver.connection().baselineCPU([ElementTree.tostring(cpu, encoding="unicode")], flag)
+    flag = look.library().VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+    expanded = look.connection().baselineCPU([ElementTree.tostring(cpu, encoding="unicode")], flag)
     if {"vmx", "svm"} & {feature.get("name") for feature in ElementTree.fromstring(expanded).iterfind("feature")}:
         return ""
     return f"libvirt on {there} offers KVM, but the processor has neither vmx nor svm, so it would not work"
 
 
-def forwarding_address(driver: LibvirtDriver) -> str:
+def forwarding_address(look: LibvirtLooks) -> str:
     """The IPv4 address that instances are reached at by ssh there: the one that this host knows that host by."""
     try:
-        found = socket.getaddrinfo(driver.host, None, socket.AF_INET, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(look.host, None, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as exc:
         raise MissingRequirement(
-            f"this host knows no IPv4 address of {driver.host}, where {driver.uri!r} leads",
+            f"this host knows no IPv4 address of {look.host}, where {look.uri!r} leads",
             str(exc),
             "Instances are reached by ssh at that address: use a name in the URI that has one, or the address itself.",
         ) from exc
     return str(found[0][4][0])
 
 
-def port_taken(driver: LibvirtDriver, name: str, exc: HypervisorError) -> InUse | None:
+def port_taken(look: LibvirtLooks, name: str, exc: HypervisorError) -> InUse | None:
     """What is said where QEMU could not start there for the sake of a port; None where it was something else."""
     found = re.search(r"'(?:tcp|udp):([0-9.]+):([0-9]+)-[^']*:[0-9]+'", exc.why)
     if found is None:
         return None
     address, port = found[1], int(found[2])
     return InUse(
-        f"port {port} of {address} is taken on {driver.host}",
+        f"port {port} of {address} is taken on {look.host}",
         exc.why,
         f"Choose another host port for {name}, or end what holds it there. Where that host itself has no such address,"
         " because it is reached through another one, use an address that it has.",

@@ -4,317 +4,37 @@
 
 # Private to this collection: not an interface for others.
 
-"""The driver for containers and virtual machines of LXD, in an LXD project of their own.
-
-Looking is done here, with one request for all instances; whatever changes something is in act.py, which a run
-that only looks does not import.
-"""
+"""The driver for containers and virtual machines of LXD."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import functools
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import reached_at
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import (
-    LxdApi,
-    NotThere,
-    place_of,
-    untrusted,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._errors import (
-    InvalidOption,
-    MinicloudError,
-    MissingRequirement,
-    NotSupported,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    ABSENT,
-    DEFAULT_NETWORK,
-    RUNNING,
-    STOPPED,
-    Image,
-    Instance,
-    Observed,
-    PortForward,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
-from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import LxdLooks
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
-
-CONSOLE = "console.log"
-_LOG_KEPT = 16384
-
-# What an LXD must know; all versions since 5.0 do.
-_NEEDED = ("projects", "instances", "cloud_init", "instance_get_full")
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 
 
-class LxdDriver(Driver):
+class LxdDriver(LxdLooks, Driver):
     """See Driver."""
 
-    name = "lxd"
-    scope_name = "lxd"
-    option_names = ("endpoint", "cert", "key", "verify", "project", "storage_pool", "target")
+    @functools.cached_property
+    def client(self) -> LxdClient:
+        """What has the server do things."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 
-    def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.place = place_of(self.options)
-        self.elsewhere = self.place.is_remote
-        self.api = LxdApi(self.place)
-        # What LXD has said of instances, by name, and the addresses of members of a cluster.
-        self.seen: dict[str, dict[str, t.Any]] = {}
-        self._members: dict[str, str] = {}
-        self._made: LxdActions | None = None
+        return LxdClient(self.api)
 
-    def handle(self) -> dict[str, str]:
-        keys = ("endpoint", "project", *(("cert", "key", "verify") if self.place.is_remote else ()))
-        return {key: getattr(self.place, key) for key in keys}
+    @functools.cached_property
+    def acts(self) -> Acts:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActs
 
-    def leads_here(self, handle: t.Mapping[str, str]) -> bool:
-        # Not the credentials: files may have been moved since.
-        return all(handle.get(key) == getattr(self.place, key) for key in ("endpoint", "project"))
-
-    @property
-    def default_network(self) -> str:
-        return DEFAULT_NETWORK
+        return LxdActs(self, self.client)
 
     def networks(self) -> Networks:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import LxdNetworks
 
-        return LxdNetworks(self)
-
-    def server(self) -> dict[str, t.Any]:
-        """What LXD says of itself. MissingRequirement where it does not let us in, or is too old."""
-        server: dict[str, t.Any] = self.api.get("")
-        if server.get("auth") != "trusted":
-            raise untrusted(self.place, "it knows no such certificate")
-        missing = [name for name in _NEEDED if name not in server["api_extensions"]]
-        if missing:
-            raise MissingRequirement(
-                f"LXD at {self.place.endpoint} is too old",
-                f"it is {server['environment']['server_version']} and lacks {missing[0]}",
-                "Install LXD 5.0 or newer.",
-            )
-        return server
-
-    def probe(self) -> dict[str, str]:
-        environment = self.server()["environment"]
-        self._actions().require_library()
-        found = {
-            "version": environment["server_version"],
-            "endpoint": self.place.endpoint,
-            "project": self.place.project,
-            "instance_types": "container, vm" if _runs_vms(environment) else "container",
-            "storage_drivers": ", ".join(storage_drivers(environment)),
-            "clustered": "true" if environment.get("server_clustered") else "false",
-        }
-        if _runs_vms(environment):
-            found["accelerator"] = "kvm"
-        return found
-
-    def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
-        environment = self.server()["environment"]
-        if arch not in environment["architectures"]:
-            raise NotSupported(
-                f"LXD at {self.place.endpoint} does not run instances for {arch}",
-                f"it runs {', '.join(environment['architectures'])}",
-                "Choose another arch, or the driver qemu, which emulates others.",
-            )
-        if instance_type == "vm" and not _runs_vms(environment):
-            raise MissingRequirement(
-                f"LXD at {self.place.endpoint} cannot run virtual machines",
-                "it needs QEMU, a usable /dev/kvm and the kernel module vhost_vsock, and found them not all there",
-                "Use instance_type: container or the driver qemu; or see to it that the host has hardware"
-                " virtualisation, run modprobe vhost_vsock, and start LXD anew.",
-            )
-        self._check_target(environment)
-        self._actions().require_library()
-
-    def _check_target(self, environment: t.Mapping[str, t.Any]) -> None:
-        target = str(self.options.get("target") or "")
-        if not target:
-            return
-        names: list[str] = []
-        if environment.get("server_clustered"):
-            names = [url.rpartition("/")[2] for url in self.api.get("cluster/members")]
-        if target not in names:
-            raise InvalidOption(
-                f"driver_options.target {target!r} is not a member of the cluster of LXD at {self.place.endpoint}",
-                "" if names else "that LXD is in no cluster",
-                f"It has: {', '.join(sorted(names))}." if names else "Leave it out.",
-            )
-
-    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
-        records: dict[str, dict[str, t.Any]] = {}
-        with contextlib.suppress(NotThere):
-            if len(instances) == 1:
-                records[instances[0].name] = self.api.get(f"instances/{instances[0].name}", recursion="1")
-            elif instances:
-                records = self.all_records()
-        self.seen.update(records)
-        return [_observed(instance, records.get(instance.name)) for instance in instances]
-
-    def all_records(self) -> dict[str, dict[str, t.Any]]:
-        """What LXD knows of all instances now, by name; of those that run with their state."""
-        records: dict[str, dict[str, t.Any]] = {each["name"]: each for each in self.api.get("instances", recursion="1")}
-        up = [name for name, record in records.items() if _is_up(record)]
-        # LXD looks at the disk of each instance whose state it tells, which takes far longer than all the rest: of many
-        # that are stopped it is not asked.
-        if 2 * len(up) > len(records):
-            return {each["name"]: each for each in self.api.get("instances", recursion="2")}
-        for name in up:
-            with contextlib.suppress(NotThere):
-                records[name]["state"] = self.api.get(f"instances/{name}/state")
-        return records
-
-    def record(self, instance: Instance) -> dict[str, t.Any] | None:
-        """What LXD knows of an instance now; None where it has none, or one of that name that is somebody else's."""
-        try:
-            found: dict[str, t.Any] = self.api.get(f"instances/{instance.name}", recursion="1")
-        except NotThere:
-            self.seen.pop(instance.name, None)
-            return None
-        self.seen[instance.name] = found
-        return found if _is_ours(instance, found) else None
-
-    def alive(self, instance: Instance) -> bool:
-        return _is_up(self.record(instance))
-
-    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
-        latest = self.seen.get(instance.name)
-        host, port = self._endpoint_from(instance, latest if latest and _is_ours(instance, latest) else None)
-        # What runs may have another address still than the one that is kept for it.
-        if instance.owner and (not host or (instance.ready and not latest)):
-            host, port = self._endpoint_from(instance, self.record(instance))
-        return host, port
-
-    def _endpoint_from(self, instance: Instance, seen: dict[str, t.Any] | None) -> tuple[str, int]:
-        """Where ssh answers: directly on the instance's network, or from afar on a port of the server that has it."""
-        if self.place.is_remote:
-            if not seen:
-                return "", 22
-            forwarded = lxd_config.listener_of(seen["devices"].get(lxd_config.SSH, {}))
-            return forwarded if forwarded[0] else (self.member_address(seen), instance.ssh_port or 22)
-        by_mac = dict(_observed(instance, seen).by_mac) if seen else {}
-        for nic in instance.nics if by_mac else ():
-            network = None if nic.address or nic.lease else self.scope.networks.read(nic.network)
-            if network and network.bridge_type == "macvtap":
-                # What is on top of an interface of this host hears nothing of this host.
-                by_mac.pop(nic.mac, None)
-        return reached_at(instance, by_mac), 22
-
-    def member_address(self, seen: t.Mapping[str, t.Any]) -> str:
-        """The address of the server that runs an instance."""
-        member = str(seen.get("location") or "none")
-        if member == "none":
-            return self.place.host[0]
-        if member not in self._members:
-            url = str(self.api.get(f"cluster/members/{member}")["url"])
-            self._members[member] = self.place._replace(endpoint=url).host[0]
-        return self._members[member]
-
-    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
-        self._actions().create(instance, image, seed)
-
-    def grow_disk(self, instance: Instance) -> None:
-        self._actions().configure(instance, f"the disk of {instance.name} could not be grown")
-
-    def reconfigure(self, instance: Instance) -> None:
-        self._actions().configure(instance, f"LXD did not take on what was changed of {instance.name}")
-
-    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        self._actions().choose_ports(instance, held)
-
-    def start(self, instance: Instance) -> None:
-        self._actions().start(instance)
-
-    def forwards(self, instance: Instance) -> list[PortForward]:
-        record = self.record(instance)
-        return lxd_config.forwards_of(record["devices"]) if record else []
-
-    def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
-        self._actions().configure(instance, f"the ports of {instance.name} could not be forwarded")
-
-    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
-        self._actions().stop(instance, deadline, force)
-
-    def delete(self, instance: Instance) -> None:
-        self._actions().delete(instance)
-
-    def console_log(self, instance: Instance) -> str:
-        return os.path.join(self.scope.directory(instance.name), CONSOLE)
-
-    def save_console(self, instance: Instance) -> None:
-        # Of a stopped container LXD has none: what was last seen is kept.
-        with contextlib.suppress(MinicloudError):
-            content = self.api.text(f"instances/{instance.name}/console")
-            if content and os.path.isdir(self.scope.directory(instance.name)):
-                write_file(self.console_log(instance), content)
-
-    def tidy(self, instance: Instance) -> None:
-        """LXD bounds what it keeps of a console."""
-
-    def log(self, instance: Instance) -> str:
-        name = "qemu.log" if instance.instance_type == "vm" else "lxc.log"
-        try:
-            content = self.api.text(f"instances/{instance.name}/logs/{name}")
-        except MinicloudError:
-            return ""
-        return content[-_LOG_KEPT:].decode("utf-8", "replace").strip()
-
-    def _actions(self) -> LxdActions:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
-
-        # One for the whole run: it has a connection.
-        self._made = self._made or LxdActions(self)
-        return self._made
-
-
-def storage_drivers(environment: t.Mapping[str, t.Any]) -> list[str]:
-    """The storage drivers that an LXD supports."""
-    entries = environment.get("storage_supported_drivers") or []
-    return sorted(str(entry.get("Name") or entry.get("name")) for entry in entries)
-
-
-def _runs_vms(environment: t.Mapping[str, t.Any]) -> bool:
-    return "qemu" in str(environment.get("driver", ""))
-
-
-def _is_ours(instance: Instance, record: t.Mapping[str, t.Any]) -> bool:
-    return bool(record["config"].get(lxd_config.UUID) == instance.uuid)
-
-
-def _is_up(record: t.Mapping[str, t.Any] | None) -> bool:
-    return record is not None and record["status"] not in ("Stopped", "Error")
-
-
-def _observed(instance: Instance, record: t.Mapping[str, t.Any] | None) -> Observed:
-    if record is None:
-        return Observed(ABSENT, drift=("it was removed from LXD by other means, and its data with it",))
-    if not _is_ours(instance, record):
-        why = "it was removed from LXD by other means, and another instance has its name there"
-        return Observed(ABSENT, drift=(why,))
-    drift = lxd_config.drift_of(instance, record["config"], record["devices"])
-    if not _is_up(record):
-        return Observed(STOPPED, drift=tuple(drift))
-    if record["status"] == "Frozen":
-        drift.append("it was frozen in LXD (lxc pause) and does nothing until it is started or resumed")
-    by_mac = addresses_of(record.get("state") or {})
-    ours = {nic.mac: by_mac.get(nic.mac.lower(), ()) for nic in instance.nics}
-    return Observed(RUNNING, tuple(address for found in ours.values() for address in found), ours, tuple(drift))
-
-
-def addresses_of(state: t.Mapping[str, t.Any]) -> dict[str, tuple[str, ...]]:
-    """The addresses of a running instance by MAC, IPv4 first; not those that lead nowhere."""
-    found = {}
-    for interface in (state.get("network") or {}).values():
-        entries = [entry for entry in interface.get("addresses") or [] if entry.get("scope") == "global"]
-        entries.sort(key=lambda entry: entry.get("family") != "inet")
-        if interface.get("hwaddr"):
-            found[interface["hwaddr"].lower()] = tuple(entry["address"] for entry in entries)
-    return found
+        return LxdNetworks(self, self.client)

@@ -16,7 +16,9 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import OURS, NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import LxdLooks, addresses_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -31,8 +33,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
 
 NETWORK, DATA_DIR = f"{OURS}network", f"{OURS}data_dir"
 # Seconds for which LXD may go on with what a killed run has asked of it.
@@ -107,16 +107,17 @@ def differences(there: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> list
 class LxdNetworks(Networks):
     """See Networks. A network in mode bridged is the host's own affair: LXD only attaches interfaces to it."""
 
-    def __init__(self, driver: LxdDriver) -> None:
-        self.driver = driver
-        self.data_dir = driver.scope.data.path
+    def __init__(self, look: LxdLooks, client: LxdClient) -> None:
+        self.look = look
+        self.client = client
+        self.data_dir = look.scope.data.path
         self._host: HostNetworks | None = None
-        if not driver.place.is_remote and os.geteuid() == 0:
+        if not look.place.is_remote and os.geteuid() == 0:
             from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import (
                 HostNetworks,
             )
 
-            self._host = HostNetworks(driver.runtime, driver.scope)
+            self._host = HostNetworks(look.runtime, look.scope)
 
     def require(self, network: Network) -> None:
         if network.mode not in _MODES:
@@ -124,7 +125,7 @@ class LxdNetworks(Networks):
                 f"the driver lxd has no networks of the mode {network.mode}", hint=f"It has: {', '.join(_MODES)}."
             )
         if network.mode != "bridged":
-            self.driver.server()
+            self.look.server()
         elif self._host:
             self._host.require(network)
         else:
@@ -134,11 +135,11 @@ class LxdNetworks(Networks):
         """Return if LXD can attach interfaces to the parent of a bridged network as it is."""
         doing = f"the network {network.name} cannot be bridged to {network.parent}"
         try:
-            found = self.driver.api.get(f"networks/{network.parent}", **_WHERE)
+            found = self.look.api.get(f"networks/{network.parent}", **_WHERE)
         except NotThere as exc:
             raise MissingRequirement(
                 doing,
-                f"the host of LXD at {self.driver.place.endpoint} has no such interface",
+                f"the host of LXD at {self.look.place.endpoint} has no such interface",
                 "Name one that it has, or a bridge.",
             ) from exc
         if network.bridge_type == "bridge" and found.get("type") != "bridge":
@@ -158,7 +159,7 @@ class LxdNetworks(Networks):
             else:
                 network.interface = network.parent
             return
-        there = self.driver.api.get("networks", recursion="1", **_WHERE)
+        there = self.look.api.get("networks", recursion="1", **_WHERE)
         # One that a killed run has made of this very record is no other.
         names = {entry["name"] for entry in there if not self._is_ours(network, entry.get("config") or {})}
         while not network.interface or (network.phase == "creating" and network.interface in names):
@@ -174,17 +175,17 @@ class LxdNetworks(Networks):
                 found.append(subnets.Taken(ipaddress.IPv4Network(other.subnet), owner))
         for name in set(names) - {network.interface}:
             try:
-                addresses = self.driver.api.get(f"networks/{name}/state", **_WHERE).get("addresses") or []
+                addresses = self.look.api.get(f"networks/{name}/state", **_WHERE).get("addresses") or []
             except HypervisorError:
                 continue  # one that is not finished
             for entry in addresses:
                 if entry.get("family") == "inet":
                     where = ipaddress.IPv4Interface(f"{entry['address']}/{entry['netmask']}").network
                     found.append(subnets.Taken(where, f"the subnet of the interface {name}"))
-        if not self.driver.place.is_remote:
+        if not self.look.place.is_remote:
             from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
 
-            for route in links.read_routes(self.driver.runtime):
+            for route in links.read_routes(self.look.runtime):
                 if route.destination != "default" and route.device != network.interface:
                     by = f"the route of {route.device}" if route.device else "a route of this host"
                     found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
@@ -206,7 +207,7 @@ class LxdNetworks(Networks):
     def _look(self, network: Network) -> dict[str, t.Any] | None:
         """What LXD knows of a network; None where it has none, even if the host has such an interface still."""
         try:
-            there: dict[str, t.Any] = self.driver.api.get(f"networks/{network.interface}", **_WHERE)
+            there: dict[str, t.Any] = self.look.api.get(f"networks/{network.interface}", **_WHERE)
         except NotThere:
             return None
         return there if there.get("managed", True) else None
@@ -228,7 +229,7 @@ class LxdNetworks(Networks):
     def _rules(self, network: Network) -> dict[str, t.Any] | None:
         """The rules that LXD has for a network."""
         try:
-            return t.cast("dict[str, t.Any]", self.driver.api.get(f"network-acls/{network.interface}", **_WHERE))
+            return t.cast("dict[str, t.Any]", self.look.api.get(f"network-acls/{network.interface}", **_WHERE))
         except NotThere:
             return None
 
@@ -255,7 +256,6 @@ class LxdNetworks(Networks):
             else:
                 self._require_parent(network)
             return
-        actions = self.driver._actions()
         wanted = config_of(network, self.data_dir)
         doing = f"LXD could not change the network {network.interface}"
         there = self._look(network)
@@ -268,13 +268,13 @@ class LxdNetworks(Networks):
             )
         self._put_rules(network)
         if there is None or not finished:
-            self.driver.runtime.report.step("lxd_network")
+            self.look.runtime.report.step("lxd_network")
             self._make(network, wanted)
         elif differences(there["config"], wanted):
-            self.driver.runtime.report.step("lxd_network")
+            self.look.runtime.report.step("lxd_network")
             config = {key: value for key, value in there["config"].items() if key.startswith("volatile.")}
             body = {"config": {**config, **wanted}, "description": there.get("description", "")}
-            actions.call("put", f"networks/{network.interface}", doing, json=body, project="")
+            self.client.call("put", f"networks/{network.interface}", doing, json=body, project="")
         if self._host and self._host.obstacles(network.interface):
             self._host.grant_passage(network.interface)
 
@@ -282,9 +282,9 @@ class LxdNetworks(Networks):
         there = self._rules(network)
         if not self._rules_differ(network, there):
             return
-        call = self.driver._actions().call
+        call = self.client.call
         doing = f"LXD could not be given the rules of the network {network.interface}"
-        self.driver.runtime.report.step("lxd_rules")
+        self.look.runtime.report.step("lxd_rules")
         rules = {"description": "", **rules_of(network, self.data_dir)}
         if there is None:
             call("post", "network-acls", doing, json={"name": network.interface, **rules}, project="")
@@ -292,11 +292,10 @@ class LxdNetworks(Networks):
             call("put", f"network-acls/{network.interface}", doing, json=rules, project="")
 
     def _make(self, network: Network, wanted: dict[str, str]) -> None:
-        actions = self.driver._actions()
         environment = self._environment()
         for dummy in Deadline(_PATIENCE).pauses():
             try:
-                actions.make_clustered("networks", network.interface, environment, {"type": "bridge"}, wanted)
+                self.client.make_clustered("networks", network.interface, environment, {"type": "bridge"}, wanted)
                 return
             except (InUse, HypervisorError) as exc:
                 if not isinstance(exc, InUse) and "already in use" not in exc.why:
@@ -325,11 +324,11 @@ class LxdNetworks(Networks):
             why = f"it is used by {', '.join(users)}, which this collection did not make"
             if not network.on_demand:
                 raise InUse(what, why, "Take it from those first.")
-            self.driver.runtime.report.warn(f"{what}: {why}.")
+            self.look.runtime.report.warn(f"{what}: {why}.")
             return
         with contextlib.suppress(NotFound):
             doing = f"LXD could not remove the network {network.interface}"
-            self.driver._actions().call("delete", f"networks/{network.interface}", doing, project="")
+            self.client.call("delete", f"networks/{network.interface}", doing, project="")
         self._remove_rules(network)
 
     def _remove_rules(self, network: Network) -> None:
@@ -342,42 +341,38 @@ class LxdNetworks(Networks):
         if self._is_ours(network, (self._rules(network) or {}).get("config") or {}):
             doing = f"LXD could not remove the rules of the network {network.interface}"
             with contextlib.suppress(NotFound):
-                self.driver._actions().call("delete", f"network-acls/{network.interface}", doing, project="")
+                self.client.call("delete", f"network-acls/{network.interface}", doing, project="")
 
     def _end_orphan(self, network: Network) -> None:
         """End the server that LXD has started for a network and, having forgotten that one, would leave for good."""
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp
 
         if self._host and dhcp.end_orphan(network.interface):
-            self.driver.runtime.report.step("lxd_orphan")
+            self.look.runtime.report.step("lxd_orphan")
 
     def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import addresses_of
-
         found: dict[str, tuple[str, ...]] = {}
         with contextlib.suppress(NotThere):
-            for record in self.driver.all_records().values():
+            for record in self.look.all_records().values():
                 found.update(addresses_of(record.get("state") or {}))
         return {mac: addresses for mac, addresses in found.items() if addresses}
 
     def _environment(self) -> t.Mapping[str, t.Any]:
-        return t.cast(t.Mapping[str, t.Any], self.driver.server()["environment"])
+        return t.cast(t.Mapping[str, t.Any], self.look.server()["environment"])
 
-
-def nic_place(actions: LxdActions, instance: Instance, nic: Nic) -> NicPlace:
-    """How an interface is attached to its network."""
-    network = actions.scope.networks.read(nic.network)
-    if network is None:
-        raise HypervisorError(
-            f"{instance.name} cannot be attached to the network {nic.network}", "there is no such network"
-        )
-    networks = LxdNetworks(actions.driver)
-    bridged = network.mode == "bridged"
-    if networks.drift(network, ()) if bridged else not networks.has(network):
-        # LXD makes no instance on a network that is not there, whether it starts or not.
-        with actions.scope.networks.lock(network.name, report=actions.runtime.report):
-            networks.apply(network, ())
-    if not bridged:
-        return NicPlace({"network": network.interface})
-    kind = "macvlan" if network.bridge_type == "macvtap" else "bridged"
-    return NicPlace({"nictype": kind, "parent": network.interface}, keeps_address=False)
+    def place_of(self, instance: Instance, nic: Nic) -> NicPlace:
+        """How an interface is attached to its network, which is there then."""
+        network = self.look.scope.networks.read(nic.network)
+        if network is None:
+            raise HypervisorError(
+                f"{instance.name} cannot be attached to the network {nic.network}", "there is no such network"
+            )
+        bridged = network.mode == "bridged"
+        if self.drift(network, ()) if bridged else not self.has(network):
+            # LXD makes no instance on a network that is not there, whether it starts or not.
+            with self.look.scope.networks.lock(network.name, report=self.look.runtime.report):
+                self.apply(network, ())
+        if not bridged:
+            return NicPlace({"network": network.interface})
+        kind = "macvlan" if network.bridge_type == "macvtap" else "bridged"
+        return NicPlace({"nictype": kind, "parent": network.interface}, keeps_address=False)

@@ -17,10 +17,14 @@ import socket
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import LOCK, LOG, QemuDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import LocalActions, Wiring
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
+    FamilyActs,
+    Wiring,
+    qemu_img,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
     NVRAM,
@@ -45,7 +49,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     remove_path,
 )
 
-_PID, _MONITOR = "qemu.pid", "monitor.sock"
+_PID, _MONITOR, _LOG = "qemu.pid", "monitor.sock", "qemu.log"
 
 # Whom QEMU runs as when root starts it, first that exists.
 _USERS = ("minicloud", "libvirt-qemu", "qemu", "nobody")
@@ -57,12 +61,10 @@ if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import Accelerator
 
 
-class QemuActions(LocalActions):
-    """The methods of QemuDriver that change something; see Driver."""
+class QemuActs(FamilyActs):
+    """See Acts."""
 
-    def __init__(self, driver: QemuDriver) -> None:
-        super().__init__(driver)
-        self.driver: QemuDriver = driver
+    look: QemuLooks
 
     def probe(self) -> dict[str, str]:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
@@ -99,7 +101,7 @@ class QemuActions(LocalActions):
             raise NotSupported(f"the driver qemu does not run on {platform.system()}", hint="It runs on Linux.")
         qemu_machine.emulator(arch)
         qemu_machine.firmware(arch, firmware)
-        self.runtime.program("qemu-img", "qemu-utils", "to make disks")
+        qemu_img(self.runtime)
         self.runtime.program("setsid", "util-linux", "to start QEMU in the background")
         wanted = str(self.options.get("accelerator") or "auto")
         if wanted not in qemu_machine.ACCELERATORS:
@@ -117,7 +119,7 @@ class QemuActions(LocalActions):
         lock = self._take_run_lock(instance)
         handles = [lock]
         try:
-            for name in (_PID, LOG, _MONITOR):
+            for name in (_PID, _LOG, _MONITOR):
                 remove_path(os.path.join(directory, name))
             self.rotate_console(instance)
             self._spawn(instance, directory, handles)
@@ -164,7 +166,7 @@ class QemuActions(LocalActions):
                 monitor_fd = os.dup(listener.fileno())
                 handles.append(monitor_fd)
         nics, backends, isolated = self._connect(instance, directory, handles)
-        argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self, instance), program]
+        argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self.runtime, instance), program]
         argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
         self.runtime.report.step("spawn")
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
@@ -239,7 +241,7 @@ class QemuActions(LocalActions):
 
     def _take_run_lock(self, instance: Instance) -> int:
         with explained(f"the lock of {instance.name} could not be opened"):
-            handle = os.open(self.driver.path(instance, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = os.open(self.look.path(instance, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for dummy in Deadline(2).pauses():
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -251,26 +253,26 @@ class QemuActions(LocalActions):
 
     def _await_monitor(self, instance: Instance) -> None:
         try:
-            with Qmp(self.driver.path(instance, _MONITOR)) as qmp:
+            with Qmp(self.look.path(instance, _MONITOR)) as qmp:
                 qmp.execute("query-status")
         except socket.timeout as exc:
             raise HypervisorError(
-                f"QEMU was started for {instance.name} but does not answer on its monitor", self.driver.log(instance)
+                f"QEMU was started for {instance.name} but does not answer on its monitor", self.log(instance)
             ) from exc
         except (OSError, ValueError) as exc:
-            reason = self.driver.log(instance) or "it ended at once and said nothing"
+            reason = self.log(instance) or "it ended at once and said nothing"
             raise HypervisorError(
-                f"QEMU could not start {instance.name}", reason, hypervisor_log=self.driver.log(instance)
+                f"QEMU could not start {instance.name}", reason, hypervisor_log=self.log(instance)
             ) from exc
 
     def forwards(self, instance: Instance) -> list[PortForward]:
-        if not self.driver.user_mode(instance):
+        if not self.look.user_mode(instance):
             return self.network_forwards(instance)
         with self._monitor(instance) as qmp:
             return usernet.forwards(qmp.monitor, instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
-        if not self.driver.user_mode(instance):
+        if not self.look.user_mode(instance):
             self.forward_by_network(instance)
             return
         with self._monitor(instance) as qmp:
@@ -304,9 +306,16 @@ class QemuActions(LocalActions):
             )
         self._remove_macvtaps(instance)
 
-    def delete(self, instance: Instance) -> None:
+    def remove_machine(self, instance: Instance) -> None:
         self._end(instance)
         self._remove_macvtaps(instance)
+
+    def log(self, instance: Instance) -> str:
+        try:
+            with open(self.look.path(instance, _LOG), encoding="utf-8", errors="replace") as stream:
+                return stream.read(16384).strip()
+        except OSError:
+            return ""
 
     def _identity(self) -> Identity:
         return identity_for(str(self.options.get("run_as") or ""))
@@ -314,7 +323,7 @@ class QemuActions(LocalActions):
     @contextlib.contextmanager
     def _monitor(self, instance: Instance) -> t.Iterator[Qmp]:
         try:
-            with Qmp(self.driver.path(instance, _MONITOR)) as qmp:
+            with Qmp(self.look.path(instance, _MONITOR)) as qmp:
                 yield qmp
         except socket.timeout as exc:
             raise HypervisorError(
@@ -323,25 +332,25 @@ class QemuActions(LocalActions):
 
     def _end(self, instance: Instance) -> None:
         """End QEMU whatever it does, and return when it is gone."""
-        if not self.driver.alive(instance):
+        if not self.look.alive(instance):
             return
         with contextlib.suppress(OSError, ValueError, HypervisorError):
-            with Qmp(self.driver.path(instance, _MONITOR), timeout=2) as qmp:
+            with Qmp(self.look.path(instance, _MONITOR), timeout=2) as qmp:
                 qmp.execute("quit")
         if self._ended(instance, 3):
             return
         for dummy in Deadline(10).pauses():
             # The lock is held, so the process that wrote this file is the one that holds it, or is about to.
             with contextlib.suppress(OSError, ValueError):
-                with open(self.driver.path(instance, _PID), encoding="ascii") as stream:
+                with open(self.look.path(instance, _PID), encoding="ascii") as stream:
                     os.kill(int(stream.read()), signal.SIGKILL)
-            if not self.driver.alive(instance):
+            if not self.look.alive(instance):
                 return
         raise HypervisorError(f"QEMU of {instance.name} could not be ended", "it survives even SIGKILL")
 
     def _ended(self, instance: Instance, seconds: float) -> bool:
         for dummy in Deadline(seconds).pauses(first=0.005, longest=0.1):
-            if not self.driver.alive(instance):
+            if not self.look.alive(instance):
                 return True
         return False
 
@@ -358,11 +367,11 @@ class Identity(t.NamedTuple):
     groups: tuple[int, ...]
     switch: bool
 
-    def prefix(self, actions: QemuActions, instance: Instance) -> list[str]:
+    def prefix(self, runtime: Runtime, instance: Instance) -> list[str]:
         """The command that becomes this user and then runs what follows it."""
         if not self.switch:
             return []
-        argv = [_setpriv(actions.runtime)]
+        argv = [_setpriv(runtime)]
         argv += [f"--reuid={self.uid}", f"--regid={self.gid}", "--no-new-privs"]
         argv += [f"--groups={','.join(map(str, self.groups))}"] if self.groups else ["--clear-groups"]
         if any(port.host_port < 1024 for port in instance.ports):

@@ -4,69 +4,24 @@
 
 # Private to this collection: not an interface for others.
 
-"""The driver for QEMU processes of our own, one an instance, controlled over QMP.
-
-A running QEMU holds an flock on `run.lock` in the instance's directory. It inherits it from the run that started it,
-from before its first instruction until the kernel ends it, so whether an instance runs is a fact that no crash,
-no reused process id and no stale file can falsify.
-
-Looking is done here; whatever changes something is in act.py, which a run that only looks does not import.
-"""
+"""The driver for QEMU processes of our own, one an instance, controlled over QMP."""
 
 from __future__ import annotations
 
-import fcntl
-import typing as t
-
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import LocalDriver
-from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    RUNNING,
-    STOPPED,
-    Instance,
-    Observed,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
-
-if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActions
-
-# Files in the directory of an instance.
-LOCK, LOG = "run.lock", "qemu.log"
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Export
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import QemuLooks
 
 
-class QemuDriver(LocalDriver):
+class QemuDriver(QemuLooks, Driver):
     """See Driver."""
 
-    name = "qemu"
-    scope_name = "qemu"
-    option_names = ("accelerator", "run_as")
+    @property
+    def acts(self) -> Acts:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActs
 
-    def probe(self) -> dict[str, str]:
-        return self._actions().probe()
+        return QemuActs(self)
 
-    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
-        seen = [Observed(RUNNING if self.alive(instance) else STOPPED) for instance in instances]
-        return self.located(instances, seen)
+    def export(self) -> Export:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.export import FamilyExport
 
-    def alive(self, instance: Instance) -> bool:
-        try:
-            return is_locked(self.path(instance, LOCK), fcntl.LOCK_SH)
-        except OSError as exc:
-            raise HypervisorError(
-                f"whether {instance.name} runs cannot be told",
-                f"{exc.filename}: {exc.strerror}",
-                "Run as the user that the data directory belongs to.",
-            ) from exc
-
-    def log(self, instance: Instance) -> str:
-        try:
-            with open(self.path(instance, LOG), encoding="utf-8", errors="replace") as stream:
-                return stream.read(16384).strip()
-        except OSError:
-            return ""
-
-    def _actions(self) -> QemuActions:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActions
-
-        return QemuActions(self)
+        return FamilyExport(self)

@@ -4,7 +4,7 @@
 
 # Private to this collection: not an interface for others.
 
-"""What the drivers do to the files of an instance, its disk above all: see driver.py."""
+"""What the drivers do to the files of an instance, its disk above all: see look.py."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import stat
 import time
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, hosts_of
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.driver import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
     NVRAM,
     NVRAM_COPY,
     SEED,
     UNPLUGGED,
-    LocalDriver,
+    FamilyLooks,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -38,6 +39,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Nic,
     PortForward,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
     make_dir,
@@ -67,14 +69,16 @@ class Wiring(t.NamedTuple):
     isolated: bool
 
 
-class LocalActions(abc.ABC):
-    """The methods of LocalDriver that change something and are the same for all of its kind; see Driver."""
+class FamilyActs(Acts):
+    """See Acts."""
 
-    def __init__(self, driver: LocalDriver) -> None:
-        self.driver: t.Any = driver
-        self.runtime = driver.runtime
-        self.scope = driver.scope
-        self.options = driver.options
+    capabilities = {"vm": ("vm",), "foreign_arch": ("vm",), "live_ports": ("vm",), "same_network": ("vm",)}
+
+    def __init__(self, look: FamilyLooks) -> None:
+        self.look = look
+        self.runtime = look.runtime
+        self.scope = look.scope
+        self.options = look.options
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
@@ -83,7 +87,7 @@ class LocalActions(abc.ABC):
         disk = os.path.join(directory, DISK)
         remove_path(disk)
         self.runtime.report.step("overlay")
-        argv = [self._qemu_img(), "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format]
+        argv = [qemu_img(self.runtime), "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format]
         self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
         with explained(f"{disk} could not be made private"):
             os.chmod(disk, 0o600)
@@ -102,11 +106,11 @@ class LocalActions(abc.ABC):
         firmware = qemu_machine.firmware(instance.arch, instance.image.get("firmware", ""))
         if firmware is None:
             return ""
-        nvram = self.driver.path(instance, NVRAM)
+        nvram = self.look.path(instance, NVRAM)
         if not os.path.exists(nvram):
             self.runtime.report.step("nvram")
             _copy_sparse(firmware.variables, nvram)
-        self._fetch_nvram(nvram, self.driver.path(instance, NVRAM_COPY))
+        self._fetch_nvram(nvram, self.look.path(instance, NVRAM_COPY))
         return firmware.code
 
     @staticmethod
@@ -125,14 +129,16 @@ class LocalActions(abc.ABC):
         finally:
             os.close(handle)
 
-    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
-        argv = [self._qemu_img(), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]
-        argv += ["-o", "compat=1.1"] if format_ == "qcow2" else []
-        argv += [self.driver.path(instance, DISK), target]
-        self.runtime.check(argv, f"the disk of {instance.name} could not be copied")
-
     def grow_disk(self, instance: Instance) -> None:
-        argv = [self._qemu_img(), "resize", "-q", "-f", "qcow2", self.driver.path(instance, DISK), str(instance.disk)]
+        argv = [
+            qemu_img(self.runtime),
+            "resize",
+            "-q",
+            "-f",
+            "qcow2",
+            self.look.path(instance, DISK),
+            str(instance.disk),
+        ]
         self.runtime.check(argv, f"the disk of {instance.name} could not be grown")
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
@@ -140,7 +146,7 @@ class LocalActions(abc.ABC):
 
         instances = self.scope.instances()[0]
         elsewhere: list[PortForward] = []
-        user_mode = self.driver.user_mode(instance)
+        user_mode = self.look.user_mode(instance)
         if instance.ports and not user_mode:
             network, networks = self._main_network(instance)
             self._check_forwardable(instance, network)
@@ -152,10 +158,10 @@ class LocalActions(abc.ABC):
 
     def wiring(self, instance: Instance) -> Wiring:
         """How an instance of an ordinary user is connected; nothing is done for it yet."""
-        networks = self.driver.networks()
-        interfaces = self.driver.interfaces(instance)
-        attached = self.attached(instance)
-        sockets = {nic.mac: networks.sockets(network, nic.mac) for network, nic in attached}
+        networks = self.look.segments()
+        interfaces = self.look.interfaces(instance)
+        attached = self.attached(instance) if networks else []
+        sockets = {nic.mac: networks.sockets(network, nic.mac) for network, nic in attached} if networks else {}
         # The way out is the user-mode network, unless the record itself says what that is for.
         isolated = len(interfaces) > len(instance.nics) and all(
             network.mode == "isolated" for network, dummy in attached
@@ -167,13 +173,13 @@ class LocalActions(abc.ABC):
         self.runtime.report.warn(
             f"{instance.name} is on none of its networks, and only ssh and forwarded ports lead to it: {why}."
         )
-        return Wiring([nic for nic in self.driver.interfaces(instance) if nic.network == USER_NETWORK], {}, False)
+        return Wiring([nic for nic in self.look.interfaces(instance) if nic.network == USER_NETWORK], {}, False)
 
     def join(self, instance: Instance, handles: list[int]) -> None:
         """Join the networks of an ordinary user that an instance is on; their hubs run on while handles are open."""
-        networks = self.driver.networks()
-        for network, dummy in self.attached(instance):
-            handles.append(networks.join(network))
+        networks = self.look.segments()
+        if networks:
+            handles += [networks.join(network) for network, dummy in self.attached(instance)]
 
     def attached(self, instance: Instance) -> list[tuple[Network, Nic]]:
         """The interfaces of an instance that are on networks of its scope, each with the network."""
@@ -186,10 +192,18 @@ class LocalActions(abc.ABC):
                 found.append((network, nic))
         return found
 
-    def remove_sockets(self, instance: Instance) -> None:
+    def delete(self, instance: Instance) -> None:
+        self.remove_machine(instance)
+        self._remove_sockets(instance)
+
+    @abc.abstractmethod
+    def remove_machine(self, instance: Instance) -> None:
+        """End an instance by force, and take away what the hypervisor has of it."""
+
+    def _remove_sockets(self, instance: Instance) -> None:
         """Take away what the interfaces of an instance that has ended left in networks of an ordinary user."""
-        networks = self.driver.networks()
-        if os.geteuid() == 0 or networks is None:
+        networks = self.look.segments()
+        if networks is None:
             return
         for nic in instance.nics:
             network = self.scope.networks.read(nic.network) if nic.network != USER_NETWORK else None
@@ -217,7 +231,7 @@ class LocalActions(abc.ABC):
 
     def _main_network(self, instance: Instance) -> tuple[Network | None, HostNetworks]:
         """The network whose firewall forwards ports to an instance, and what makes it."""
-        networks: HostNetworks | None = self.driver.networks()
+        networks = self.look.bridges()
         if networks is None:
             raise MissingRequirement(
                 f"the networks of {instance.name} cannot be had", "only root makes them", "Run as root (become: true)."
@@ -245,7 +259,7 @@ class LocalActions(abc.ABC):
 
     def replug(self, instance: Instance, nic: Nic) -> bool:
         # Should this run be ended meanwhile, the next one puts it in again.
-        write_file(self.driver.path(instance, UNPLUGGED), nic.mac.encode())
+        write_file(self.look.path(instance, UNPLUGGED), nic.mac.encode())
         try:
             if not self.set_link(instance, nic.mac, False):
                 return False
@@ -256,15 +270,17 @@ class LocalActions(abc.ABC):
         return True
 
     def plug_in(self, instance: Instance) -> None:
-        marker = self.driver.path(instance, UNPLUGGED)
+        marker = self.look.path(instance, UNPLUGGED)
+        if not os.path.exists(marker):
+            return
         with explained(f"{marker} could not be read"), open(marker, encoding="ascii", errors="replace") as stream:
             self.set_link(instance, stream.read().strip(), True)
         remove_path(marker)
 
     def rotate_console(self, instance: Instance) -> None:
         """Make room for the console of a new start; the last few are kept."""
-        remove_path(self.driver.path(instance, UNPLUGGED))
-        current = self.driver.path(instance, CONSOLE)
+        remove_path(self.look.path(instance, UNPLUGGED))
+        current = self.look.path(instance, CONSOLE)
         try:
             if os.path.getsize(current) == 0:
                 return
@@ -275,8 +291,10 @@ class LocalActions(abc.ABC):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
 
-    def _qemu_img(self) -> str:
-        return self.runtime.program("qemu-img", "qemu-utils", "to make disks")
+
+def qemu_img(runtime: Runtime) -> str:
+    """The program qemu-img, or MissingRequirement."""
+    return runtime.program("qemu-img", "qemu-utils", "to make disks")
 
 
 def _copy_sparse(source: str, target: str) -> None:

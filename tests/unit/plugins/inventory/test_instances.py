@@ -324,13 +324,16 @@ def two_drivers(cloud, monkeypatch):
     """A second driver, which works as the first one does, in a scope of its own."""
 
     class OtherDriver(QemuDriver):
-        name = scope_name = "other"
+        pass
+
+    other = registry.ABOUT["qemu"]._replace(name="other", scope="other")
+    monkeypatch.setitem(registry.ABOUT, "other", other)
 
     load = registry.load
 
     def load_either(name, runtime, data, options=None, shared=False):
         if name == "other":
-            return OtherDriver(runtime, data.scope("other"), options)
+            return OtherDriver(other, runtime, data.scope("other"), options)
         return load(name, runtime, data, options)
 
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile import listing

@@ -8,6 +8,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -23,8 +24,21 @@ def test_every_driver_can_be_had_by_its_name(data, name):
     driver = registry.load(name, Runtime(None), data)
     assert isinstance(driver, Driver)
     assert driver.name == name
-    assert driver.scope.name == driver.scope_name == registry.scope_of(name)
-    assert "vm" in registry.CAPABILITIES[name] or "container" in registry.CAPABILITIES[name]
+    assert driver.scope.name == driver.about.scope == registry.scope_of(name)
+    assert driver.about is registry.ABOUT[name]
+
+
+@pytest.mark.parametrize("name", registry.DRIVERS)
+def test_a_capability_is_there_because_something_of_the_driver_brings_it(data, monkeypatch, name):
+    monkeypatch.setattr(LibvirtLooks, "library", lambda self: None)
+    driver = registry.load(name, Runtime(None), data)
+    brought: dict[str, set[str]] = {}
+    for each in (driver, driver.acts, *driver.parts()):
+        for capability, types in each.capabilities.items():
+            brought.setdefault(capability, set()).update(types)
+    about = registry.ABOUT[name]
+    assert {capability: set(types) for capability, types in about.capabilities.items()} == brought
+    assert about.can("vm") or about.can("container")
 
 
 def test_the_active_driver_is_used_when_none_is_named(data, monkeypatch):
@@ -50,21 +64,28 @@ def test_the_active_driver_is_used_when_none_is_named(data, monkeypatch):
 def test_the_default_driver_suits_the_host(monkeypatch, system, machine, there, name):
     monkeypatch.setattr(registry.sys, "platform", system)
     monkeypatch.setattr(registry.platform, "machine", lambda: machine)
-    monkeypatch.setattr(registry, "CAPABILITIES", dict.fromkeys(there, frozenset()))
+    monkeypatch.setattr(registry, "ABOUT", dict.fromkeys(there))
     assert registry.default_driver() == name
 
 
 def test_every_capability_is_explained():
-    had = set().union(*registry.CAPABILITIES.values())
+    had = {capability for about in registry.ABOUT.values() for capability in about.capabilities}
     assert had - set(registry.CAPABILITY_TEXTS) == set()
 
 
 def test_a_missing_capability_names_the_drivers_that_have_it(monkeypatch):
-    monkeypatch.setattr(registry, "CAPABILITIES", {"a": frozenset(), "b": frozenset({"fly"}), "c": frozenset({"fly"})})
+    both = {"fly": ("vm", "container")}
+    for name, capabilities in (("a", {}), ("b", both), ("c", both), ("d", {"fly": ("container",)})):
+        about = registry.ABOUT["qemu"]._replace(name=name, capabilities=capabilities)
+        monkeypatch.setitem(registry.ABOUT, name, about)
     registry.require_capability("b", "fly", "flying")
+    registry.require_capability("d", "fly", "flying")
+    registry.require_capability("d", "fly", "flying", "container")
     with pytest.raises(NotSupported) as caught:
         registry.require_capability("a", "fly", "flying")
-    assert str(caught.value) == "the driver a cannot do flying. Drivers that can: b, c."
+    assert str(caught.value) == "the driver a cannot do flying. Drivers that can: b, c, d."
+    with pytest.raises(NotSupported, match=r"Drivers that can: b, c\."):
+        registry.require_capability("d", "fly", "flying", "vm")
     with pytest.raises(NotSupported, match=r"No driver of this version can\."):
         registry.require_capability("a", "dive", "diving")
 

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import drivers_that_can
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     ChecksumMismatch,
     ImageError,
@@ -230,8 +230,7 @@ def test_a_container_is_another_image_of_the_same_name(go, disk, runtime, data, 
     assert set(kinds) == {"container", "disk"}
     assert {image["aliases"][0] for image in kinds.values()} == {"base"}
     for instance_type, kind in (("vm", "disk"), ("container", "container")):
-        able = sorted(name for name, capabilities in CAPABILITIES.items() if instance_type in capabilities)
-        assert kinds[kind]["drivers"] == able
+        assert kinds[kind]["drivers"] == drivers_that_can(instance_type)
     assert go(name="base", state="absent").actions == ["forget_name"]
     assert list_images(runtime, data)[0]["aliases"] != list_images(runtime, data)[1]["aliases"]
     with pytest.raises(ImageError, match="Use instance_type: vm"):

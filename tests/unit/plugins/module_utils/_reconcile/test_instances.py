@@ -202,13 +202,13 @@ class TestRuns:
         assert world.files() == []
 
     def test_a_network_more_than_once(self, world, monkeypatch):
-        monkeypatch.setitem(registry.CAPABILITIES, "qemu", registry.CAPABILITIES["qemu"] - {"same_network"})
+        monkeypatch.setitem(registry.ABOUT, "qemu", registry.ABOUT["qemu"]._replace(capabilities={"vm": ("vm",)}))
         with pytest.raises(NotSupported, match=r"networks: lab more than once\. Drivers that can: libvirt"):
             world.run(networks=[{"name": "lab"}, {"name": "default"}, {"name": "Lab"}])
         assert world.files() == []
 
     def test_a_network_and_the_bridge_that_it_is_bridged_to(self, world, monkeypatch):
-        monkeypatch.setitem(registry.CAPABILITIES, "qemu", registry.CAPABILITIES["qemu"] - {"same_network"})
+        monkeypatch.setitem(registry.ABOUT, "qemu", registry.ABOUT["qemu"]._replace(capabilities={"vm": ("vm",)}))
         world.scope.networks.write(Network("lan", "qemu", "qemu", "", mode="bridged", parent="br0", phase="ready"))
         before = world.files()
         with pytest.raises(NotSupported, match="networks: lan more than once"):

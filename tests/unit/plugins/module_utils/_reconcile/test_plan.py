@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import CAPABILITIES
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -343,7 +343,7 @@ class TestChanges:
     @pytest.mark.parametrize("state", ["running", "present"])
     @pytest.mark.parametrize(("kind", "live"), [("container", True), ("vm", False)])
     def test_a_running_container_changes_where_its_driver_can(self, monkeypatch, state, kind, live):
-        monkeypatch.setitem(CAPABILITIES, "qemu", frozenset({"vm", "container", "live_resize"}))
+        monkeypatch.setitem(ABOUT, "qemu", ABOUT["qemu"]._replace(capabilities={"live_resize": ("container",)}))
         current = an_instance(instance_type=kind)
         wish = Wish("web", state=state, cpus=4, memory=GIB, disk=20 * GIB)
         if live:

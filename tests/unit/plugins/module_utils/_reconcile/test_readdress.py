@@ -35,6 +35,10 @@ class World:
         self._step("asked")
         return self.by_ssh
 
+    @property
+    def acts(self):
+        return self
+
     def replug(self, instance, nic):
         self._step("replugged")
         return self.cable

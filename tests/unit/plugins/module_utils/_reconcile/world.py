@@ -18,7 +18,7 @@ import re
 import types
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault
@@ -50,11 +50,12 @@ VOLATILE = ("uuid", "created", "ssh_port", "nics", "host_keys", "disk_uuid")
 def three_drivers(monkeypatch):
     """Three drivers instead of those of the registry; two of them share a scope."""
     names = ("qemu", "libvirt", "lxd")
-    monkeypatch.setattr(registry, "CAPABILITIES", dict.fromkeys(names, frozenset({"vm", "container"})))
-    monkeypatch.setattr(registry, "_SCOPES", {"libvirt": "qemu"})
+    for name in registry.DRIVERS:
+        monkeypatch.delitem(registry.ABOUT, name)
+    for name in names:
+        monkeypatch.setitem(registry.ABOUT, name, about(name, "qemu" if name == "libvirt" else name))
     monkeypatch.setattr(registry, "default_driver", lambda: "qemu")
     monkeypatch.setattr(scopes, "DRIVERS", names)
-    monkeypatch.setattr(driver_listing, "CAPABILITIES", registry.CAPABILITIES)
 
 
 class Killed(BaseException):
@@ -83,16 +84,17 @@ class RecordingReporter(Reporter):
             self.at.pop(name)()
 
 
-class FakeDriver(Driver):
+def about(name, scope):
+    """A driver that the registry knows."""
+    capabilities = {"vm": ("vm",), "container": ("container",)}
+    return About(name, scope, "", ("colour",), capabilities, {}, False, ("linux",), None)
+
+
+class FakeDriver(Driver, Acts):
     """A hypervisor whose machines are files. It insists on being used as the contract says."""
 
-    name = "qemu"
-    scope_name = "qemu"
-    option_names = ("colour",)
-
     def __init__(self, world, runtime, scope, options=None, shared=False, name="qemu"):
-        self.name, self.scope_name = name, scope.name
-        super().__init__(runtime, scope, options, shared)
+        super().__init__(about(name, scope.name), runtime, scope, options, shared)
         self.world = world
         self.elsewhere = bool(world.memory)
 
@@ -109,6 +111,10 @@ class FakeDriver(Driver):
             return result
 
         return call
+
+    @property
+    def acts(self):
+        return self
 
     def _machine(self, instance):
         return os.path.join(self.world.machines, instance.uuid)
@@ -250,7 +256,7 @@ class FakeDriver(Driver):
 
 # Without being counted as a call from outside, and without the faults.
 IS_ALIVE = FakeDriver.alive
-CONTRACT = frozenset(Driver.__abstractmethods__)
+CONTRACT = (Driver.__abstractmethods__ | Acts.__abstractmethods__) - {"acts"}
 
 
 class FakeVault:

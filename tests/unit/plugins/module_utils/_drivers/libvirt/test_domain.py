@@ -8,8 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import Bridge, Parts, domain_xml
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.definition import (
+    Bridge,
+    Parts,
+    domain_xml,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
     QEMU_NAMESPACE,
     drift,
     parse_domain,

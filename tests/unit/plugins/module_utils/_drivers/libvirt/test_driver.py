@@ -12,11 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import act as libvirt_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import act as libvirt_act
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import remote as libvirt_remote
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as local_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as family_act
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -250,10 +251,12 @@ def run(argv, **kwargs):
 def make(data, library, monkeypatch):
     monkeypatch.setattr(qemu_machine, "emulator", lambda arch: "/usr/bin/qemu")
     monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args: qemu_machine.Accelerator("tcg", "slow"))
-    monkeypatch.setattr(libvirt_actions.LibvirtActions, "_qemu_identity", lambda self: (0, frozenset()))
+    monkeypatch.setattr(libvirt_act.LibvirtActs, "_qemu_identity", lambda self: (0, frozenset()))
 
     def make(**options):
-        driver = LibvirtDriver(Runtime(run, Reporter()), data.scope("qemu"), {"uri": "qemu:///system", **options})
+        driver = LibvirtDriver(
+            ABOUT["libvirt"], Runtime(run, Reporter()), data.scope("qemu"), {"uri": "qemu:///system", **options}
+        )
         monkeypatch.setattr(driver.runtime, "program", lambda name, *args: name)
         return driver
 
@@ -275,7 +278,7 @@ def instance(driver, tmp_path):
         handles={"libvirt": driver.handle()},
     )  # fmt: skip
     driver.scope.write(instance)
-    driver.create(instance, IMAGE, {})
+    driver.acts.create(instance, IMAGE, {})
     return instance
 
 
@@ -294,7 +297,7 @@ class TestLooking:
     def test_the_default_uri_is_the_users(self, data, library, monkeypatch):
         for uid, uri in ((0, "qemu:///system"), (1000, "qemu:///session")):
             monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-            assert LibvirtDriver(Runtime(None), data.scope("qemu")).handle() == {"uri": uri}
+            assert LibvirtDriver(ABOUT["libvirt"], Runtime(None), data.scope("qemu")).handle() == {"uri": uri}
         assert library.opened == []
 
     def test_states(self, driver, instance, connection):
@@ -360,20 +363,20 @@ class TestForeign:
     def test_nothing_is_done_to_it(self, driver, instance, connection, somebody_elses, act):
         before = somebody_elses.xml
         with pytest.raises(HypervisorError) as caught:
-            getattr(driver, act)(instance)
+            getattr(driver if act == "alive" else driver.acts, act)(instance)
         assert "cannot be used under libvirt: the domain web of libvirt has its uuid" in str(caught.value)
         assert "virsh -c qemu:///system undefine web" in caught.value.hint
         assert (somebody_elses.xml, somebody_elses.active, connection.starts) == (before, True, [])
 
     def test_it_stays_when_the_instance_goes(self, driver, instance, connection, somebody_elses):
-        driver.delete(instance)
+        driver.acts.delete(instance)
         assert connection.domains == [somebody_elses]
         assert somebody_elses.active
 
 
 class TestActing:
     def test_files_are_handed_over_open_and_stay_private(self, driver, instance, connection):
-        driver.start(instance)
+        driver.acts.start(instance)
         (domain,) = connection.domains
         directory = driver.scope.directory("web")
         assert domain.groups == {
@@ -387,14 +390,14 @@ class TestActing:
 
     def test_this_run_keeps_no_handle(self, driver, instance):
         before = len(os.listdir("/proc/self/fd"))
-        driver.start(instance)
+        driver.acts.start(instance)
         assert len(os.listdir("/proc/self/fd")) == before
 
     def test_a_start_puts_right_what_somebody_has_changed(self, driver, instance, connection):
         (domain,) = connection.domains
         edit(domain, "vcpu", "7")
         edit(domain, "name", "renamed")
-        driver.start(instance)
+        driver.acts.start(instance)
         assert [each.name() for each in connection.domains] == ["web"]
         (seen,) = driver.observe([instance])
         assert (seen.state, seen.drift) == ("running", ())
@@ -402,52 +405,52 @@ class TestActing:
 
     def test_a_removed_domain_is_defined_again(self, driver, instance, connection):
         connection.domains.clear()
-        driver.reconfigure(instance)
+        driver.acts.reconfigure(instance)
         assert told(driver, instance) == ("stopped", ())
 
     def test_only_who_has_been_under_libvirt_gets_a_domain_for_its_tags(self, driver, instance, connection):
         connection.domains.clear()
         instance.handles = {"qemu": {}}
-        driver.reconfigure(instance)
+        driver.acts.reconfigure(instance)
         assert connection.domains == []
 
     def test_a_running_one_is_not_defined_anew(self, driver, instance, connection):
-        driver.start(instance)
+        driver.acts.start(instance)
         instance.cpus = 3
-        driver.reconfigure(instance)
+        driver.acts.reconfigure(instance)
         assert connection.domains[0].root().findtext("vcpu") == "2"
 
     def test_a_name_that_another_domain_has(self, driver, instance, connection):
         connection.domains.clear()
         other = FakeDomain(connection, "<domain><name>web</name><uuid>other</uuid></domain>")
         connection.domains.append(other)
-        driver.start(instance)
+        driver.acts.start(instance)
         assert sorted(each.name() for each in connection.domains) == ["web", "web-0b9f7f4e"]
         assert driver.observe([instance])[0].drift == ()
-        driver.delete(instance)
+        driver.acts.delete(instance)
         assert connection.domains == [other]
 
     def test_a_second_start_is_refused(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         with pytest.raises(HypervisorError, match="its domain runs already"):
-            driver.start(instance)
+            driver.acts.start(instance)
 
     def test_a_failure_is_told_in_libvirts_words(self, driver, instance, connection):
         connection.refusals.append(None)
         with pytest.raises(HypervisorError, match="libvirt could not start web: it did not work") as caught:
-            driver.start(instance)
+            driver.acts.start(instance)
         assert "hypervisor_log" in caught.value.facts
-        driver.start(instance)
+        driver.acts.start(instance)
 
     def test_what_a_killed_run_has_asked_for_is_replaced(self, driver, instance, connection):
         connection.refusals.append(lambda domain: setattr(domain, "active", True))
-        driver.start(instance)
+        driver.acts.start(instance)
         assert len(connection.starts) == 2
         assert driver.alive(instance)
 
     def test_a_cable_is_pulled_out_and_put_in_again(self, driver, instance, connection, monkeypatch):
-        monkeypatch.setattr(local_actions, "time", types.SimpleNamespace(sleep=lambda seconds: None))
-        driver.start(instance)
+        monkeypatch.setattr(family_act, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+        driver.acts.start(instance)
         (domain,) = connection.domains
         root = domain.root()
         devices = root.find("devices")
@@ -456,45 +459,45 @@ class TestActing:
             ElementTree.SubElement(interface, "mac", address=mac)
             ElementTree.SubElement(interface, "source", bridge="br0")
         domain.xml = ElementTree.tostring(root, encoding="unicode")
-        assert driver.replug(instance, Nic("lab", "52:54:00:00:00:09"))
+        assert driver.acts.replug(instance, Nic("lab", "52:54:00:00:00:09"))
         told = [ElementTree.fromstring(xml) for xml in connection.updates]
         assert [each.find("link").get("state") for each in told] == ["down", "up"]
         assert {each.find("mac").get("address") for each in told} == {"52:54:00:00:00:09"}
         assert all(each.find("source").get("bridge") == "br0" for each in told)
         # One of QEMU's own has no cable that libvirt knows of.
-        assert not driver.replug(instance, instance.nics[0])
+        assert not driver.acts.replug(instance, instance.nics[0])
 
     def test_force_is_the_plug_and_may_come_too_late(self, driver, instance, connection):
-        driver.start(instance)
-        driver.stop(instance, Deadline(5), force=True)
+        driver.acts.start(instance)
+        driver.acts.stop(instance, Deadline(5), force=True)
         assert not driver.alive(instance)
-        driver.stop(instance, Deadline(5), force=True)
+        driver.acts.stop(instance, Deadline(5), force=True)
         connection.domains.clear()
-        driver.stop(instance, Deadline(5), force=False)
+        driver.acts.stop(instance, Deadline(5), force=False)
 
     def test_it_goes_with_all_that_libvirt_has_of_it(self, driver, instance, connection):
-        driver.start(instance)
-        driver.delete(instance)
+        driver.acts.start(instance)
+        driver.acts.delete(instance)
         assert connection.domains == []
         assert connection.undefined == [("web", 1 | 2 | 4 | 16)]
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_one_whose_record_was_lost_is_known_by_its_name_and_place(self, driver, instance, connection):
-        driver.start(instance)
+        driver.acts.start(instance)
         other = dataclasses.replace(instance, name="db", uuid="0b9f7f4e-6c1e-4d0c-9a57-0d8b8f9f3a11")
         driver.scope.write(other)
-        driver.create(other, IMAGE, {})
-        driver.delete(dataclasses.replace(instance, name="WEB", uuid="", nics=[]))
+        driver.acts.create(other, IMAGE, {})
+        driver.acts.delete(dataclasses.replace(instance, name="WEB", uuid="", nics=[]))
         assert [domain.name() for domain in connection.domains] == ["db"]
         elsewhere = connection.domains[0]
         elsewhere.xml = elsewhere.xml.replace(driver.scope.data.path, "/elsewhere")
-        driver.delete(dataclasses.replace(other, uuid=""))
+        driver.acts.delete(dataclasses.replace(other, uuid=""))
         assert connection.domains == [elsewhere]
 
     def test_one_that_was_undefined_while_it_runs_goes_too(self, driver, instance, connection):
-        driver.start(instance)
+        driver.acts.start(instance)
         connection.domains[0].persistent = False
-        driver.delete(instance)
+        driver.acts.delete(instance)
         assert connection.domains == []
 
     def test_uefi_variables_go_to_libvirt_and_come_back(self, driver, instance, connection, monkeypatch, tmp_path):
@@ -510,7 +513,7 @@ class TestActing:
 
         monkeypatch.setattr(FakeDomain, "XMLDesc", tell)
         connection.domains.clear()
-        driver.start(instance)
+        driver.acts.start(instance)
         assert connection.starts[-1] == ("web", 16 | 32)
         own = os.path.join(driver.scope.directory("web"), "nvram.fd")
         with open(own, "rb") as stream:
@@ -524,7 +527,7 @@ class TestActing:
             copy.unlink(missing_ok=True)
             make_copy()
             os.utime(copy, ns=(0, os.stat(own).st_mtime_ns + 1))
-            driver._actions().firmware(instance)
+            driver.acts.firmware(instance)
             with open(own, "rb") as stream:
                 assert stream.read() == taken
 
@@ -533,7 +536,7 @@ class TestMissing:
     def test_the_library(self, make, monkeypatch):
         monkeypatch.setitem(sys.modules, "libvirt", None)
         with pytest.raises(MissingRequirement) as caught:
-            make().require("x86_64")
+            make().acts.require("x86_64")
         assert f"the Python library libvirt is missing for {sys.executable} on" in str(caught.value)
         assert "python3-libvirt" in caught.value.hint
         assert "ansible_python_interpreter" in caught.value.hint
@@ -541,7 +544,7 @@ class TestMissing:
     def test_a_library_that_is_too_old(self, make, library):
         library.virDomain = object
         with pytest.raises(MissingRequirement, match="is too old: it cannot hand open files to libvirt"):
-            make().require("x86_64")
+            make().acts.require("x86_64")
 
     @pytest.mark.parametrize(
         ("words", "code", "hint"),
@@ -562,7 +565,11 @@ class TestMissing:
             raise LibvirtError(words, code)
 
         library.open = refuse
-        for act in (lambda driver: driver.require("x86_64"), lambda driver: driver.observe([]), LibvirtDriver.probe):
+        for act in (
+            lambda driver: driver.acts.require("x86_64"),
+            lambda driver: driver.observe([]),
+            lambda driver: driver.acts.probe(),
+        ):
             with pytest.raises(MissingRequirement) as caught:
                 act(make())
             assert f"libvirt cannot be reached at qemu:///system: {words}" in str(caught.value)
@@ -571,12 +578,12 @@ class TestMissing:
     def test_a_libvirt_that_is_too_old(self, driver, connection):
         connection.version = 8_010_000
         with pytest.raises(MissingRequirement, match=r"libvirt 8\.10\.0 is too old.*Install version 9\.0"):
-            driver.require("x86_64")
+            driver.acts.require("x86_64")
 
     def test_another_hypervisor(self, driver, connection):
         connection.kind = "Xen"
         with pytest.raises(InvalidOption, match="does not lead to QEMU: it leads to Xen"):
-            driver.require("x86_64")
+            driver.acts.require("x86_64")
 
     def test_qemu(self, driver, monkeypatch):
         def missing(arch):
@@ -584,26 +591,26 @@ class TestMissing:
 
         monkeypatch.setattr(qemu_machine, "emulator", missing)
         with pytest.raises(MissingRequirement, match="QEMU for x86_64 was not found"):
-            driver.require("x86_64")
+            driver.acts.require("x86_64")
 
     def test_an_accelerator_that_does_not_exist(self, make):
         with pytest.raises(InvalidOption, match=r"'warp' is not known\. Choose one of: auto, kvm, tcg"):
-            make(accelerator="warp").require("x86_64")
+            make(accelerator="warp").acts.require("x86_64")
 
     def test_a_kvm_that_libvirt_does_not_offer(self, make, connection, monkeypatch):
         monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args: qemu_machine.Accelerator("kvm"))
-        assert make().probe()["accelerator"] == "tcg"
+        assert make().acts.probe()["accelerator"] == "tcg"
         with pytest.raises(MissingRequirement, match="kvm cannot be used: libvirt does not offer KVM here"):
-            make(accelerator="kvm").require("x86_64")
+            make(accelerator="kvm").acts.require("x86_64")
         connection.kvm = True
-        assert make(accelerator="kvm").probe()["accelerator"] == "kvm"
+        assert make(accelerator="kvm").acts.probe()["accelerator"] == "kvm"
 
     def test_a_kvm_that_makes_libvirt_slow_is_a_warning(self, make, monkeypatch):
-        monkeypatch.setattr(libvirt_actions.LibvirtActions, "_qemu_identity", lambda self: (64055, frozenset()))
+        monkeypatch.setattr(libvirt_act.LibvirtActs, "_qemu_identity", lambda self: (64055, frozenset()))
         monkeypatch.setattr(qemu_machine, "may_open", lambda *args: False)
-        monkeypatch.setattr(libvirt_actions.os, "stat", lambda path: types.SimpleNamespace(st_mode=0o600))
+        monkeypatch.setattr(libvirt_act.os, "stat", lambda path: types.SimpleNamespace(st_mode=0o600))
         driver = make()
-        driver.require("x86_64")
+        driver.acts.require("x86_64")
         assert "half a minute to define a domain" in driver.runtime.report.warnings[0]
 
     def test_the_library_where_another_driver_needs_it(self, driver, instance, monkeypatch):
@@ -622,27 +629,27 @@ class TestMissing:
 
 
 def test_what_it_works_with(driver):
-    told = driver.probe()
+    told = driver.acts.probe()
     assert told["version"] == "libvirt 9.0.0, QEMU 7.2.22"
     assert (told["accelerator"], told["accelerator_reason"]) == ("tcg", "slow")
     assert told["uri"] == told["endpoint"] == "qemu:///system"
 
 
 def test_what_qemu_has_said_since_its_last_start(driver, instance, monkeypatch, tmp_path):
-    monkeypatch.setattr(libvirt_actions, "_LOG_DIRECTORIES", {"system": str(tmp_path)})
-    assert driver.log(instance) == ""
+    monkeypatch.setattr(libvirt_act, "_LOG_DIRECTORIES", {"system": str(tmp_path)})
+    assert driver.acts.log(instance) == ""
     (tmp_path / "web.log").write_text(
         "2026-01-01 00:00:00.0+0000: starting up libvirt version: 9.0.0\nold words\n"
         "2026-01-01 00:00:01.0+0000: starting up libvirt version: 9.0.0, qemu version: 7.2.22\n"
         "LC_ALL=C \\\n/usr/bin/qemu-system-x86_64 \\\n-name guest=web \\\n-msg timestamp=on\n"
         "qemu: it has no disk\n"
     )
-    assert driver.log(instance) == "qemu: it has no disk"
+    assert driver.acts.log(instance) == "qemu: it has no disk"
 
 
 def test_a_port_of_a_record_is_in_the_definition_at_the_next_start(driver, instance, connection):
     instance.ports = [parse_port("8080:80")]
-    driver.start(instance)
+    driver.acts.start(instance)
     assert "hostfwd=tcp:127.0.0.1:8080-:80" in connection.domains[0].xml
 
 
@@ -667,13 +674,13 @@ class TestOnAnotherHost:
         return make(uri="qemu+ssh://me@elsewhere.test/system")
 
     def test_what_it_needs(self, there, connection, data):
-        there.require("x86_64")
+        there.acts.require("x86_64")
         assert connection.pools == []
 
     def test_another_directory_there(self, there, connection, data):
         connection.sees = lambda path: []
         with pytest.raises(MissingRequirement, match=r"reached from elsewhere\.test.*is another directory there"):
-            there.require("x86_64")
+            there.acts.require("x86_64")
         assert connection.pools == []
         assert not any(name.startswith("minicloud-probe") for name in os.listdir(os.path.dirname(data.path)))
 
@@ -683,7 +690,7 @@ class TestOnAnotherHost:
 
         monkeypatch.setattr(connection, "storagePoolCreateXML", create)
         with pytest.raises(MissingRequirement, match=r"cannot open directory: No such file or directory.*same uid"):
-            there.require("x86_64")
+            there.acts.require("x86_64")
         assert not os.path.exists(data.path)
 
     def test_what_killed_runs_have_left_is_taken_away_and_nothing_else(self, there, connection, data):
@@ -700,44 +707,44 @@ class TestOnAnotherHost:
         pool("minicloud-probe-now", f"{place}/minicloud-probe-now")
         pool("minicloud-probe-else", "/elsewhere/minicloud-probe-else")
         pool("images", f"{place}/images")
-        there.require("x86_64")
+        there.acts.require("x86_64")
         assert [each.name() for each in connection.pools] == ["minicloud-probe-now", "minicloud-probe-else", "images"]
         assert sorted(os.listdir(place)) == ["minicloud-probe-now", "scopes"]
 
     def test_root_whose_files_nobody_there_may_open(self, there, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         with pytest.raises(MissingRequirement, match="they are root's, and QEMU does not run as root there"):
-            there.require("x86_64")
+            there.acts.require("x86_64")
 
     def test_what_it_cannot_run(self, make, there):
         with pytest.raises(NotSupported, match="UEFI, which the image needs, cannot be had"):
-            there.require("x86_64", "uefi")
+            there.acts.require("x86_64", "uefi")
         with pytest.raises(MissingRequirement, match="this host knows no IPv4 address of nowhere"):
-            make(uri="qemu+ssh://nowhere/system").require("x86_64")
+            make(uri="qemu+ssh://nowhere/system").acts.require("x86_64")
 
     def test_an_architecture_that_is_not_there(self, there, connection, monkeypatch):
         monkeypatch.setattr(connection, "getCapabilities", lambda: "<capabilities/>")
         with pytest.raises(MissingRequirement, match="QEMU for x86_64 is not installed where"):
-            there.require("x86_64")
+            there.acts.require("x86_64")
 
     def test_its_accelerator(self, make, there, connection):
         uri = {"uri": there.uri}
-        assert make(**uri, accelerator="tcg").probe()["accelerator_reason"] == ""
-        assert "offers no KVM for x86_64" in there.probe()["accelerator_reason"]
+        assert make(**uri, accelerator="tcg").acts.probe()["accelerator_reason"] == ""
+        assert "offers no KVM for x86_64" in there.acts.probe()["accelerator_reason"]
         connection.kvm = True
-        assert "has neither vmx nor svm" in there.probe()["accelerator_reason"]
+        assert "has neither vmx nor svm" in there.acts.probe()["accelerator_reason"]
         with pytest.raises(MissingRequirement, match="the accelerator kvm cannot be used: libvirt on elsewhere"):
-            make(**uri, accelerator="kvm").require("x86_64")
+            make(**uri, accelerator="kvm").acts.require("x86_64")
         connection.features = "<feature name='svm'/>"
-        assert there.probe()["accelerator"] == "kvm"
+        assert there.acts.probe()["accelerator"] == "kvm"
 
     def test_its_memory(self, there, driver):
         assert there.memory() == (4 << 30, 1 << 30)
         assert (there.elsewhere, driver.elsewhere) == (True, False)
 
     def test_a_domain_that_opens_its_files_itself(self, there, instance, connection):
-        there.choose_ports(instance)
-        there.start(instance)
+        there.acts.choose_ports(instance)
+        there.acts.start(instance)
         (domain,) = connection.domains
         assert domain.groups == {}
         assert [source.get("fdgroup") for source in domain.root().iterfind("devices/disk/source")] == [None, None]
@@ -748,19 +755,19 @@ class TestOnAnotherHost:
         assert (seen.state, seen.addresses, seen.severed) == ("running", ("elsewhere.test",), False)
 
     def test_a_users_own_libvirt_there(self, make, there, instance, connection):
-        make(uri="qemu+ssh://elsewhere.test/session").start(instance)
+        make(uri="qemu+ssh://elsewhere.test/session").acts.start(instance)
         assert connection.domains[0].root().find("seclabel") is None
 
     def test_ports_that_nobody_asked_for_by_number(self, there, instance):
         instance.ports, instance.ssh_port = [parse_port("80"), parse_port("8080:81")], 0
-        there.choose_ports(instance)
+        there.acts.choose_ports(instance)
         (chosen,) = instance.chosen_ports
         assert [port.host_port for port in instance.ports] == [chosen, 8080]
         assert len({instance.ssh_port, chosen, 8080}) == 3
 
     def test_a_port_for_ssh_is_none_of_those_asked_for(self, there, instance):
         instance.ports = [parse_port(f"{instance.ssh_port}:80")]
-        there.choose_ports(instance)
+        there.acts.choose_ports(instance)
         assert instance.ssh_port != instance.ports[0].host_port
 
     def test_a_port_that_is_taken_there(self, there, instance, connection):
@@ -769,7 +776,7 @@ class TestOnAnotherHost:
 
         connection.refusals = [taken]
         with pytest.raises(InUse, match=r"port 8080 of 0\.0\.0\.0 is taken on elsewhere\.test: .*qemu") as refused:
-            there.start(instance)
+            there.acts.start(instance)
         assert refused.value.facts["port"] == 8080
 
     def test_a_kvm_that_its_user_may_not_use(self, make, there, instance, connection):
@@ -778,29 +785,29 @@ class TestOnAnotherHost:
 
         connection.kvm, connection.features = True, "<feature name='vmx'/>"
         connection.refusals = [refused]
-        there.start(instance)
+        there.acts.start(instance)
         assert connection.domains[0].root().get("type") == "qemu"
         assert "add the user of this task to the group kvm on elsewhere.test" in there.runtime.report.warnings[-1]
         connection.domains[0].active = False
         connection.refusals = [refused]
         with pytest.raises(HypervisorError, match=r"Permission denied\. The user that QEMU runs as there may not use"):
-            make(uri=there.uri, accelerator="kvm").start(instance)
+            make(uri=there.uri, accelerator="kvm").acts.start(instance)
 
     def test_other_failures_are_told_as_they_are(self, there, instance, connection):
         connection.refusals = [None]
         with pytest.raises(HypervisorError, match="it did not work"):
-            there.start(instance)
+            there.acts.start(instance)
 
     def test_files_behind_a_link_that_is_only_here(self, there, instance, connection, data, tmp_path):
         os.rename(data.path, tmp_path / "shared")
         os.symlink(tmp_path / "shared", data.path)
         connection.domains.clear()
-        there.start(instance)
+        there.acts.start(instance)
         sources = [source.get("file") for source in connection.domains[0].root().iterfind("devices/disk/source")]
         assert all(source.startswith(f"{tmp_path}/shared/scopes/") for source in sources)
 
     def test_nothing_is_made_for_a_look(self, there, data, tmp_path):
-        there.probe()
+        there.acts.probe()
         assert not os.path.exists(data.path)
         assert os.listdir(tmp_path) == []
 
@@ -810,7 +817,7 @@ class TestOnAnotherHost:
 
     def test_an_architecture_that_qemu_is_not_used_for(self, there):
         with pytest.raises(InvalidOption, match="QEMU is not used for arch 'riscv64'"):
-            there.require("riscv64")
+            there.acts.require("riscv64")
 
     def test_a_host_that_does_not_let_us_in(self, there, library, monkeypatch):
         def refuse(uri):
@@ -818,4 +825,4 @@ class TestOnAnotherHost:
 
         monkeypatch.setattr(library, "open", refuse)
         with pytest.raises(MissingRequirement, match=r"runs on elsewhere.*without being asked anything: virsh -c qemu"):
-            there.require("x86_64")
+            there.acts.require("x86_64")

@@ -48,7 +48,7 @@ class FakeLxd:
         self.refused = {}  # what fails, by method and path, with the reason
         self.addresses = {}
 
-    # -- asked by lxd_api
+    # -- asked by api.py
 
     def get(self, path, **query):
         # Bridges are the default project's, which is there before ours.
@@ -93,7 +93,7 @@ class FakeLxd:
             raise NotFound(f"no {path}")
         return found[name]
 
-    # -- called by lxd_actions
+    # -- called by client.py
 
     def call(self, method, path, doing, json=None, query=None, project=None, **kwargs):
         for known, reason in self.refused.items():

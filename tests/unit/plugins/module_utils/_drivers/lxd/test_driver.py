@@ -15,11 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import act as lxd_actions
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import images as lxd_images
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import pools as lxd_pools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import config_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.pools import LxdPools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -63,16 +66,16 @@ def _data(tmp_path):
 @pytest.fixture(name="make_driver")
 def _make_driver(lxd, data, monkeypatch, tmp_path):
     monkeypatch.delenv("LXD_DIR", raising=False)
-    monkeypatch.setattr(LxdActions, "call", lambda self, *args, **kwargs: lxd.call(*args, **kwargs))
-    monkeypatch.setattr(LxdActions, "require_library", lambda self: None)
-    monkeypatch.setattr(LxdActions, "_pool_size", lambda self: 30 * GIB)
+    monkeypatch.setattr(LxdClient, "call", lambda self, *args, **kwargs: lxd.call(*args, **kwargs))
+    monkeypatch.setattr(LxdClient, "require_library", lambda self: None)
+    monkeypatch.setattr(LxdPools, "_pool_size", lambda self: 30 * GIB)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)  # the host itself is left alone
 
     def make(**options):
         if str(options.get("endpoint", "")).startswith("https"):
             (tmp_path / "pem").touch()
             options.update(cert=str(tmp_path / "pem"), key=str(tmp_path / "pem"))
-        driver = LxdDriver(Runtime(None, Reporter()), data.scope("lxd"), options)
+        driver = LxdDriver(ABOUT["lxd"], Runtime(None, Reporter()), data.scope("lxd"), options)
         monkeypatch.setattr(driver.api, "get", lxd.get)
         monkeypatch.setattr(driver.api, "text", lxd.text)
         return driver
@@ -123,7 +126,7 @@ def an_instance(**changes):
 
 class TestCreate:
     def test_the_first_one_makes_all_that_it_needs(self, driver, lxd, web, image):
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert [change.split()[:2] for change in lxd.changes] == [
             ["post", "projects"],
             ["post", "storage-pools"],
@@ -148,16 +151,16 @@ class TestCreate:
         assert driver.runtime.report.warnings == []
 
     def test_the_second_one_makes_itself(self, driver, lxd, web, image):
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         lxd.changes.clear()
-        driver.create(an_instance(name="db", uuid="u-2"), image, SEED)
+        driver.acts.create(an_instance(name="db", uuid="u-2"), image, SEED)
         assert lxd.changes == ["post instances"]
 
     def test_what_a_killed_run_has_begun_is_begun_anew(self, driver, lxd, web, image):
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         lxd.running.append({"id": "o", "resources": {"instances": ["/1.0/instances/web?project=minicloud"]}})
         lxd.changes.clear()
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert lxd.changes == ["delete instances/web", "post instances"]
         assert lxd.running == []  # it was waited for
 
@@ -175,31 +178,31 @@ class TestCreate:
             return post(path, *args)
 
         lxd._post = lose
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert lxd.changes.count("post networks") == 2
         assert "web" in lxd.objects["instances"]
 
     def test_somebody_elses_instance_is_not_touched(self, driver, lxd, web, image):
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         lxd.changes.clear()
         with pytest.raises(InUse, match=r"another instance named web: it was made by the data directory .*project"):
-            driver.create(an_instance(uuid="u-9"), image, SEED)
-        driver.delete(an_instance(uuid="u-9"))
+            driver.acts.create(an_instance(uuid="u-9"), image, SEED)
+        driver.acts.delete(an_instance(uuid="u-9"))
         assert lxd.changes == []
         lxd.objects["instances"]["web"]["config"] = {}
         with pytest.raises(InUse, match="it was not made by this collection"):
-            driver.create(web, image, SEED)
+            driver.acts.create(web, image, SEED)
 
     def test_a_container_image_makes_no_machine(self, driver, web, image):
         with pytest.raises(InvalidOption, match="is for containers"):
-            driver.create(an_instance(instance_type="vm"), image, SEED)
+            driver.acts.create(an_instance(instance_type="vm"), image, SEED)
 
     def test_a_machine(self, driver, lxd, web, image):
         lxd.server["environment"]["driver"] = "lxc | qemu"
-        driver.require("x86_64", "uefi", "vm")
+        driver.acts.require("x86_64", "uefi", "vm")
         pytest.importorskip("requests_toolbelt")
         disk = Image(**{**image.to_dict(), "kind": "disk", "format": "qcow2"})
-        driver.create(an_instance(instance_type="vm"), disk, SEED)
+        driver.acts.create(an_instance(instance_type="vm"), disk, SEED)
         made = lxd.objects["instances"]["web"]
         assert made["type"] == "virtual-machine"
         assert made["devices"]["seed"] == {"type": "disk", "source": "cloud-init:config"}
@@ -208,7 +211,7 @@ class TestCreate:
         lxd.server["environment"]["server_clustered"] = True
         lxd.members = {"m1": "https://10.9.0.1:8443", "m2": "https://10.9.0.2:8443"}
         driver = make_driver(endpoint="https://10.9.0.1:8443", target="m2")
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert [change for change in lxd.changes if "storage" in change] == [
             "post storage-pools m1",
             "post storage-pools m2",
@@ -221,21 +224,21 @@ class TestCreate:
 class TestPools:
     def test_one_that_is_there_is_used(self, make_driver, lxd, web, image):
         lxd.objects["storage-pools"]["fast"] = {"driver": "zfs", "status": "Created"}
-        make_driver(storage_pool="fast").create(web, image, SEED)
+        make_driver(storage_pool="fast").acts.create(web, image, SEED)
         assert "post storage-pools" not in lxd.changes
         assert lxd.objects["instances"]["web"]["devices"]["root"]["pool"] == "fast"
         assert lxd.profile["devices"]["root"]["pool"] == "fast"
 
     def test_one_that_the_project_has_is_used(self, driver, lxd, web, image):
         lxd.profile = {"config": {}, "description": "", "devices": {"root": {"type": "disk", "pool": "theirs"}}}
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert lxd.objects["instances"]["web"]["devices"]["root"]["pool"] == "theirs"
         assert not any("storage-pools" in change for change in lxd.changes)
 
     def test_zfs_comes_first_and_the_next_where_it_fails(self, driver, lxd, web, image, monkeypatch):
         lxd.server["environment"]["storage_supported_drivers"] = [{"name": "dir"}, {"name": "btrfs"}, {"name": "zfs"}]
         tried = []
-        make = LxdActions._make_pool
+        make = LxdPools._make_pool
 
         def make_pool(self, name, driver, environment):
             tried.append(driver)
@@ -243,14 +246,14 @@ class TestPools:
                 raise HypervisorError("no", "the module zfs is not loaded")
             make(self, name, driver, environment)
 
-        monkeypatch.setattr(LxdActions, "_make_pool", make_pool)
-        driver.create(web, image, SEED)
+        monkeypatch.setattr(LxdPools, "_make_pool", make_pool)
+        driver.acts.create(web, image, SEED)
         assert tried == ["zfs", "btrfs"]
         assert driver.runtime.report.warnings == []
 
     def test_dir_is_the_last_resort_and_said(self, driver, lxd, web, image):
         lxd.server["environment"]["storage_supported_drivers"] = [{"Name": "dir"}]
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         pool = lxd.objects["storage-pools"]["minicloud"]
         assert (pool["driver"], pool["config"]) == ("dir", {})
         assert "copies its whole image" in driver.runtime.report.warnings[0]
@@ -259,21 +262,21 @@ class TestPools:
     def test_none_can_be_made(self, driver, lxd, web, image):
         lxd.refused["post storage-pools"] = "no loop devices"
         with pytest.raises(HypervisorError, match=r"btrfs: no loop devices; dir: no loop devices.*storage_pool"):
-            driver.create(web, image, SEED)
+            driver.acts.create(web, image, SEED)
 
     def test_no_room(self, make_driver, monkeypatch):
         monkeypatch.undo()
-        monkeypatch.setattr(lxd_actions.os, "statvfs", lambda path: type("S", (), {"f_bavail": GIB, "f_frsize": 1}))
+        monkeypatch.setattr(lxd_pools.os, "statvfs", lambda path: type("S", (), {"f_bavail": GIB, "f_frsize": 1}))
         driver = make_driver(endpoint="/srv/lxd/unix.socket")
         with pytest.raises(NoSpace, match="/srv/lxd has no room for a storage pool of LXD: 1 GiB are free"):
-            LxdActions(driver)._pool_size()
+            driver.acts.pools._pool_size()
 
     def test_most_of_what_is_free(self, make_driver, monkeypatch):
         monkeypatch.undo()
         stat = type("S", (), {"f_bavail": 100 * GIB, "f_frsize": 1})
-        monkeypatch.setattr(lxd_actions.os, "statvfs", lambda path: stat)
-        assert LxdActions(make_driver(endpoint="/srv/lxd/unix.socket"))._pool_size() == 80 * GIB
-        assert LxdActions(make_driver(endpoint="https://lab"))._pool_size() == 0
+        monkeypatch.setattr(lxd_pools.os, "statvfs", lambda path: stat)
+        assert make_driver(endpoint="/srv/lxd/unix.socket").acts.pools._pool_size() == 80 * GIB
+        assert make_driver(endpoint="https://lab").acts.pools._pool_size() == 0
 
 
 class TestImages:
@@ -285,67 +288,67 @@ class TestImages:
             "f2": {"fingerprint": "f2", "properties": foreign},
             "f3": {"fingerprint": "f3", "properties": {}},
         }
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert "f1" not in lxd.objects["images"]
         assert lxd.objects["images"].keys() >= {"f2", "f3"}
         assert len(lxd.objects["images"]) == 3
 
     def test_one_that_came_another_way(self, driver, lxd, web, image):
         """Its fingerprint is that of its content."""
-        fingerprint = lxd_actions._fingerprint(image)
+        fingerprint = lxd_images._fingerprint(image)
         lxd.objects["images"][fingerprint] = {"fingerprint": fingerprint, "properties": {}}
         lxd.refused["post images"] = "Image with same fingerprint already exists"
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert lxd.objects["instances"]["web"]["source"]["fingerprint"] == fingerprint
 
     def test_fingerprints(self, image, tmp_path):
         import hashlib
 
-        assert lxd_actions._fingerprint(image) == hashlib.sha256(b"root file system").hexdigest()
+        assert lxd_images._fingerprint(image) == hashlib.sha256(b"root file system").hexdigest()
         (tmp_path / "meta").write_bytes(b"metadata, ")
         split = Image(**{**image.to_dict(), "metadata": str(tmp_path / "meta")})
-        assert lxd_actions._fingerprint(split) == hashlib.sha256(b"metadata, root file system").hexdigest()
-        assert lxd_actions._vm_metadata(image) == lxd_actions._vm_metadata(image)
+        assert lxd_images._fingerprint(split) == hashlib.sha256(b"metadata, root file system").hexdigest()
+        assert lxd_images._vm_metadata(image) == lxd_images._vm_metadata(image)
 
 
 @pytest.fixture(name="made")
 def _made(driver, lxd, web, image):
-    driver.create(web, image, SEED)
+    driver.acts.create(web, image, SEED)
     lxd.changes.clear()
     return web
 
 
 class TestChanges:
     def test_start(self, driver, lxd, made):
-        driver.start(made)
+        driver.acts.start(made)
         assert lxd.changes == ["put instances/web/state start"]
-        driver.start(made)  # by hand, meanwhile
+        driver.acts.start(made)  # by hand, meanwhile
         assert lxd.changes == ["put instances/web/state start"]
 
     def test_start_puts_right_what_was_changed_by_hand(self, driver, lxd, made):
         lxd.objects["instances"]["web"]["config"].update({"limits.cpu": "8", "security.nesting": "true"})
-        driver.start(made)
+        driver.acts.start(made)
         assert lxd.changes == ["put instances/web", "put instances/web/state start"]
         config = lxd.objects["instances"]["web"]["config"]
         assert (config["limits.cpu"], config["security.nesting"]) == ("2", "true")
 
     def test_a_frozen_one_is_thawed(self, driver, lxd, made):
         lxd.objects["instances"]["web"]["status"] = "Frozen"
-        driver.start(made)
+        driver.acts.start(made)
         assert lxd.changes == ["put instances/web/state unfreeze"]
 
     def test_a_start_that_fails_brings_the_log(self, driver, lxd, made):
         lxd.refused["put instances/web/state"] = "forkstart failed"
         with pytest.raises(HypervisorError, match="LXD could not start web: forkstart failed") as caught:
-            driver.start(made)
+            driver.acts.start(made)
         assert caught.value.facts["hypervisor_log"] == ["lxc said no"]
 
     def test_more_of_everything_while_it_runs(self, driver, lxd, made):
-        driver.start(made)
+        driver.acts.start(made)
         lxd.changes.clear()
         made.cpus, made.memory, made.disk, made.tags = 4, 2 * GIB, 20 * GIB, {"role": "web"}
-        driver.reconfigure(made)
-        driver.grow_disk(made)
+        driver.acts.reconfigure(made)
+        driver.acts.grow_disk(made)
         assert lxd.changes == ["put instances/web"]
         after = lxd.objects["instances"]["web"]
         assert (after["config"]["limits.cpu"], after["config"]["limits.memory"]) == ("4", "2048MiB")
@@ -355,43 +358,43 @@ class TestChanges:
 
     def test_forwards(self, driver, lxd, made):
         made.ports = [parse_port("8080:80")]
-        driver.forward_ports(made, [])
-        assert driver.forwards(made) == made.ports
+        driver.acts.forward_ports(made, [])
+        assert driver.acts.forwards(made) == made.ports
         made.ports = []
-        driver.forward_ports(made, [parse_port("8080:80")])
-        assert driver.forwards(made) == []
+        driver.acts.forward_ports(made, [parse_port("8080:80")])
+        assert driver.acts.forwards(made) == []
 
     def test_nothing_is_done_to_another_instance_of_that_name(self, driver, lxd, made):
         other = an_instance(uuid="u-9", cpus=8)
-        for act in (driver.reconfigure, driver.grow_disk, driver.start):
+        for act in (driver.acts.reconfigure, driver.acts.grow_disk, driver.acts.start):
             with pytest.raises(HypervisorError, match="another instance has its name there"):
                 act(other)
         assert lxd.changes == []
 
     def test_stop(self, driver, lxd, made):
-        driver.start(made)
+        driver.acts.start(made)
         lxd.changes.clear()
-        driver.stop(made, Deadline(10), False)
-        driver.stop(made, Deadline(10), False)
+        driver.acts.stop(made, Deadline(10), False)
+        driver.acts.stop(made, Deadline(10), False)
         assert lxd.changes == ["put instances/web/state stop"]
         with open(driver.console_log(made), "rb") as stream:
             assert stream.read() == b"login: "
 
     def test_stop_by_force(self, driver, lxd, made):
-        driver.start(made)
-        driver.stop(made, Deadline(10), True)
+        driver.acts.start(made)
+        driver.acts.stop(made, Deadline(10), True)
         assert lxd.changes[-1] == "put instances/web/state stop by force"
 
     def test_a_guest_that_does_not_comply(self, driver, lxd, made):
-        driver.start(made)
+        driver.acts.start(made)
         lxd.refused["put instances/web/state"] = "context deadline exceeded"
         with pytest.raises(HypervisorError, match=r"web did not shut down within 10 seconds: context.*force: true"):
-            driver.stop(made, Deadline(10), False)
+            driver.acts.stop(made, Deadline(10), False)
 
     def test_delete(self, driver, lxd, made):
-        driver.start(made)
-        driver.delete(made)
-        driver.delete(made)
+        driver.acts.start(made)
+        driver.acts.delete(made)
+        driver.acts.delete(made)
         assert lxd.changes[-2:] == ["put instances/web/state stop by force", "delete instances/web"]
         assert lxd.objects["instances"] == {}
 
@@ -400,15 +403,15 @@ class TestChanges:
         config = lxd.objects["instances"]["web"]["config"]
         ours = config["user.minicloud.data_dir"]
         config["user.minicloud.data_dir"] = "/elsewhere"
-        driver.delete(lost)
+        driver.acts.delete(lost)
         assert "web" in lxd.objects["instances"]
         config["user.minicloud.data_dir"] = ours
-        driver.delete(lost)
+        driver.acts.delete(lost)
         assert lxd.objects["instances"] == {}
 
-    def test_it_cannot_be_published(self, driver, made):
-        with pytest.raises(NotSupported, match="the driver lxd cannot publish"):
-            driver.export_disk(made, "/x", "qcow2")
+    def test_it_cannot_be_published(self, driver):
+        assert driver.export() is None
+        assert not driver.about.can("publish")
 
 
 class TestObserve:
@@ -435,7 +438,7 @@ class TestObserve:
 
     def test_one_and_many(self, driver, lxd, made):
         assert driver.observe([made]) == [Observed(STOPPED)]
-        driver.start(made)
+        driver.acts.start(made)
         state = {"hwaddr": MAC.upper(), "addresses": []}
         for family, scope, address in (
             ("inet6", "global", "fd00::3"),
@@ -479,12 +482,12 @@ class TestObserve:
         made.ready = True
         made.nics = [Nic("default", MAC, address="10.1.2.9")]
         made.ports = [parse_port("127.0.0.1:8080:80")]
-        driver.reconfigure(made)
+        driver.acts.reconfigure(made)
         assert driver.endpoint(made) == ("10.1.2.3", 22)
         port = lxd.objects["instances"]["web"]["devices"]["port-tcp-127.0.0.1-8080"]
         assert port["connect"] == "tcp:127.0.0.1:80"
         lxd.objects["instances"]["web"]["status"] = "Stopped"
-        driver.start(made)
+        driver.acts.start(made)
         port = lxd.objects["instances"]["web"]["devices"]["port-tcp-127.0.0.1-8080"]
         assert port["connect"] == "tcp:10.1.2.9:80"
         entry["address"] = "10.1.2.9"
@@ -503,7 +506,7 @@ class TestObserve:
 
     def test_another_is_learned_while_it_runs(self, driver, lxd, made):
         made.nics = [Nic("default", MAC)]
-        driver.start(made)
+        driver.acts.start(made)
         assert driver.endpoint(made) == ("", 22)
         entry = {"family": "inet", "scope": "global", "address": "10.1.2.77"}
         lxd.objects["instances"]["web"]["state"] = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
@@ -514,24 +517,24 @@ class TestRemote:
     def test_ssh_goes_through_the_member_that_has_it(self, make_driver, lxd, web, image):
         lxd.members = {"m1": "https://10.9.0.1:8443", "m2": "https://10.9.0.2:8443"}
         driver = make_driver(endpoint="https://10.9.0.1:8443", target="m2")
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         web.ports = [parse_port("80")]
-        driver.choose_ports(web)
+        driver.acts.choose_ports(web)
         assert 20000 <= web.ssh_port < 32768
         assert 20000 <= web.ports[0].host_port < 32768
         assert web.chosen_ports == [web.ports[0].host_port]
         assert driver.endpoint(web) == ("10.9.0.2", web.ssh_port)  # which is pinned before the start
-        driver.start(web)
+        driver.acts.start(web)
         assert lxd.objects["instances"]["web"]["devices"]["ssh"]["listen"] == f"tcp:10.9.0.2:{web.ssh_port}"
         assert make_driver(endpoint="https://10.9.0.1:8443").endpoint(web) == ("10.9.0.2", web.ssh_port)
         kept = web.ssh_port
-        driver.choose_ports(web)
+        driver.acts.choose_ports(web)
         assert web.ssh_port == kept
 
     def test_a_port_that_is_taken_there(self, make_driver, lxd, web, image):
         driver = make_driver(endpoint="https://10.9.0.1:8443")
-        driver.create(web, image, SEED)
-        driver.choose_ports(web)
+        driver.acts.create(web, image, SEED)
+        driver.acts.choose_ports(web)
         put = lxd._put
         place = f"10.9.0.1:{web.ssh_port}"
         failures = [f"Error: Failed to listen on {place}: listen tcp {place}: bind: address already in use"]
@@ -543,9 +546,9 @@ class TestRemote:
 
         lxd._put = refuse
         with pytest.raises(InUse, match="is taken: Error: Failed to listen") as refused:
-            driver.start(web)
+            driver.acts.start(web)
         assert refused.value.facts["port"] == web.ssh_port
-        driver.start(web)
+        driver.acts.start(web)
         assert driver.endpoint(web) == ("10.9.0.1", web.ssh_port)
 
     def test_records_lead_back(self, make_driver):
@@ -559,40 +562,40 @@ class TestRemote:
 
 class TestRequirements:
     def test_what_is_there(self, driver):
-        driver.require("x86_64", "", "container")
-        assert driver.probe()["version"] == "5.0.2"
-        assert driver.probe()["instance_types"] == "container"
-        assert "accelerator" not in driver.probe()
+        driver.acts.require("x86_64", "", "container")
+        assert driver.acts.probe()["version"] == "5.0.2"
+        assert driver.acts.probe()["instance_types"] == "container"
+        assert "accelerator" not in driver.acts.probe()
 
     def test_no_virtual_machines(self, driver):
         with pytest.raises(
             MissingRequirement, match=r"cannot run virtual machines.*vhost_vsock.*instance_type: container"
         ):
-            driver.require("x86_64", "", "vm")
+            driver.acts.require("x86_64", "", "vm")
 
     def test_another_architecture(self, driver):
         with pytest.raises(NotSupported, match=r"does not run instances for aarch64: it runs x86_64, i686.*qemu"):
-            driver.require("aarch64", "", "container")
+            driver.acts.require("aarch64", "", "container")
 
     def test_a_certificate_that_is_not_trusted(self, make_driver, lxd):
         lxd.server["auth"] = "untrusted"
         with pytest.raises(MissingRequirement, match=r"does not trust the client certificate.*trust add"):
-            make_driver(endpoint="https://lab").require("x86_64", "", "container")
+            make_driver(endpoint="https://lab").acts.require("x86_64", "", "container")
 
     def test_an_old_lxd(self, driver, lxd):
         lxd.server["api_extensions"] = ["projects", "instances"]
         with pytest.raises(MissingRequirement, match=r"is too old: it is 5.0.2 and lacks cloud_init.*5.0 or newer"):
-            driver.require("x86_64", "", "container")
+            driver.acts.require("x86_64", "", "container")
 
     def test_a_member_that_is_not_there(self, make_driver, lxd):
         driver = make_driver(target="m9")
         with pytest.raises(InvalidOption, match=r"'m9' is not a member .*that LXD is in no cluster"):
-            driver.require("x86_64", "", "container")
+            driver.acts.require("x86_64", "", "container")
         lxd.server["environment"]["server_clustered"] = True
         lxd.members = {"m2": "https://10.9.0.2:8443", "m1": "https://10.9.0.1:8443"}
         with pytest.raises(InvalidOption, match=r"It has: m1, m2\."):
-            driver.require("x86_64", "", "container")
-        make_driver(target="m2").require("x86_64", "", "container")
+            driver.acts.require("x86_64", "", "container")
+        make_driver(target="m2").acts.require("x86_64", "", "container")
 
     def test_no_library(self, driver, monkeypatch):
         monkeypatch.undo()
@@ -606,7 +609,7 @@ class TestRequirements:
         monkeypatch.delitem(sys.modules, "pylxd", raising=False)
         monkeypatch.setattr(builtins, "__import__", refuse)
         with pytest.raises(MissingRequirement, match=r"Failed to import the required Python library \(pylxd\) on"):
-            LxdActions(driver).require_library()
+            driver.client.require_library()
 
     def test_an_option_that_it_does_not_know(self, make_driver):
         with pytest.raises(InvalidOption, match="accelerator"):
@@ -796,7 +799,7 @@ class TestNetworks:
 
     def test_an_instance_that_is_not_started_needs_it_too(self, driver, lxd, web, image):
         assert lxd.objects["networks"] == {}
-        driver.create(web, image, SEED)
+        driver.acts.create(web, image, SEED)
         assert lxd.objects["networks"]["mc1"]["config"]["ipv4.address"] == "10.1.2.1/24"
 
     def test_what_was_changed_by_hand_is_put_right(self, driver, lxd, network):
@@ -855,7 +858,7 @@ class TestNetworks:
         networks.apply(network, [])
         assert networks.drift(network, []) == networks.problems(network) == []
         assert not networks.is_up(network)
-        driver.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
+        driver.acts.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
         device = lxd.objects["instances"]["web"]["devices"]["eth0"]
         assert (device["nictype"], device["parent"]) == (nictype, "eth7")
         networks.remove(network)
@@ -896,7 +899,7 @@ class TestNetworks:
             ["slow"],
             True,
         )
-        driver.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
+        driver.acts.create(an_instance(nics=[Nic("lan", MAC)]), image, SEED)
         assert there == ["mcb1"]
         device = lxd.objects["instances"]["web"]["devices"]["eth0"]
         assert (device["nictype"], device["parent"]) == ("bridged", "mcb1")
@@ -912,7 +915,7 @@ class TestNetworks:
 
     def test_an_instance_of_a_network_that_is_not_there(self, driver, image):
         with pytest.raises((HypervisorError, NotFound), match="there is no such network"):
-            driver.create(an_instance(nics=[Nic("nowhere", MAC)]), image, SEED)
+            driver.acts.create(an_instance(nics=[Nic("nowhere", MAC)]), image, SEED)
 
 
 def test_a_device_that_somebody_else_made_keeps_its_name():

@@ -20,13 +20,14 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _runtime
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import act as qemu_actions
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import act as qemu_act
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import Identity, identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as local_actions
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import driver as local
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as family_act
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import look as family_look
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CommandFailed,
     HypervisorError,
@@ -147,10 +148,10 @@ def data(tmp_path):
 
 @pytest.fixture
 def driver(data, monkeypatch):
-    driver = QemuDriver(Runtime(run, Reporter()), data.scope("qemu"))
+    driver = QemuDriver(ABOUT["qemu"], Runtime(run, Reporter()), data.scope("qemu"))
     # Nobody here is as slow as a guest.
-    monkeypatch.setattr(qemu_actions, "Deadline", lambda seconds: Deadline(seconds / 20))
-    monkeypatch.setattr(qemu_actions, "Qmp", lambda path, timeout=20: Qmp(path, timeout / 20))
+    monkeypatch.setattr(qemu_act, "Deadline", lambda seconds: Deadline(seconds / 20))
+    monkeypatch.setattr(qemu_act, "Qmp", lambda path, timeout=20: Qmp(path, timeout / 20))
     return driver
 
 
@@ -285,22 +286,22 @@ class TestPortsOnABridge:
     def test_on_top_of_an_interface_no_port_can_be_forwarded(self, driver):
         self.network(driver, bridge_type="macvtap")
         with pytest.raises(NotSupported, match="this host and the instance cannot reach each other"):
-            driver.choose_ports(self.instance(driver))
-        driver.choose_ports(self.instance(driver, ports=[]))
+            driver.acts.choose_ports(self.instance(driver))
+        driver.acts.choose_ports(self.instance(driver, ports=[]))
 
     def test_a_host_without_an_address_there_is_warned(self, driver):
-        driver.choose_ports(self.instance(driver))
+        driver.acts.choose_ports(self.instance(driver))
         assert driver.runtime.report.warnings == []
         self.subnet = None
-        driver.choose_ports(self.instance(driver))
+        driver.acts.choose_ports(self.instance(driver))
         assert "no IPv4 address on br0" in driver.runtime.report.warnings[0]
 
     def test_a_port_of_an_instance_that_has_no_address_yet_is_taken(self, driver):
         other = self.instance(driver, "db", nics=[Nic("lan", "52:54:00:00:00:13")])
         with pytest.raises(InUse, match="the instance db has it"):
-            driver.choose_ports(self.instance(driver))
+            driver.acts.choose_ports(self.instance(driver))
         driver.scope.write(dataclasses.replace(other, owner=""))
-        driver.choose_ports(self.instance(driver))
+        driver.acts.choose_ports(self.instance(driver))
 
 
 @needs_setsid
@@ -312,7 +313,7 @@ class TestRunning:
         path.write_text(f"#!{sys.executable}\n{FAKE_QEMU}")
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setattr(qemu_actions, "identity_for", lambda name: Identity(os.getuid(), os.getgid(), (), False))
+        monkeypatch.setattr(qemu_act, "identity_for", lambda name: Identity(os.getuid(), os.getgid(), (), False))
         yield path
         # Whatever a test has left running.
         try:
@@ -328,18 +329,18 @@ class TestRunning:
             return json.load(stream)
 
     def test_it_starts_runs_and_ends(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         assert driver.alive(instance)
-        driver.stop(instance, Deadline(20), force=False)
+        driver.acts.stop(instance, Deadline(20), force=False)
         assert not driver.alive(instance)
-        driver.start(instance)
+        driver.acts.start(instance)
         assert driver.alive(instance)
-        driver.stop(instance, Deadline(20), force=True)
+        driver.acts.stop(instance, Deadline(20), force=True)
         assert not driver.alive(instance)
-        driver.stop(instance, Deadline(20), force=True)
+        driver.acts.stop(instance, Deadline(20), force=True)
 
     def test_it_has_what_it_needs_and_knows_no_path(self, driver, instance, data):
-        driver.start(instance)
+        driver.acts.start(instance)
         told = self.told(driver)
         directory = driver.scope.directory("web")
         assert told["files"] == {
@@ -350,7 +351,7 @@ class TestRunning:
         }
         assert [word for word in told["argv"] if data.path in word or instance.image["path"] in word] == []
         assert told["umask"] == 0o077
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     @pytest.fixture
     def ordinary(self, driver, instance, monkeypatch):
@@ -362,7 +363,7 @@ class TestRunning:
         instance.uuid = "0b9f7f4e-6c1e-4d0c-9a57-0d8b8f9f3a10"
         driver.networks().apply(network, [])
         yield network
-        driver.delete(instance)
+        driver.acts.delete(instance)
         driver.networks().remove(network)
 
     @pytest.fixture
@@ -384,7 +385,7 @@ class TestRunning:
         told_version("7.2.0")
         ordinary.mode = mode
         driver.scope.networks.write(ordinary)
-        driver.start(instance)
+        driver.acts.start(instance)
         line = self.told(driver)["argv"]
         out, lab = [line[at + 1] for at, word in enumerate(line) if word == "-netdev"]
         assert out.startswith("user,id=net0,") and "hostfwd=tcp:127.0.0.1:40022-:22" in out
@@ -394,11 +395,11 @@ class TestRunning:
         macs = [word.partition("mac=")[2] for word in line if word.startswith("virtio-net")]
         assert macs == [nic.mac for nic in driver.interfaces(instance)] and macs[1] == "52:54:00:00:00:01"
         assert driver.endpoint(instance) == ("127.0.0.1", 40022)
-        assert driver.forwards(instance) == []
+        assert driver.acts.forwards(instance) == []
 
     def test_its_hub_runs_as_long_as_it_does(self, driver, instance, ordinary, told_version):
         told_version("7.2.0")
-        driver.start(instance)
+        driver.acts.start(instance)
         networks = driver.networks()
         write_file(networks.sockets(ordinary, instance.nics[0].mac)[0], b"")
         assert networks.runs(ordinary)
@@ -407,13 +408,13 @@ class TestRunning:
         assert driver.observe([instance])[0].severed
         networks.apply(ordinary, [])
         assert not driver.observe([instance])[0].severed
-        driver.delete(instance)
+        driver.acts.delete(instance)
         assert any(not networks.runs(ordinary) for dummy in Deadline(30).pauses())
         assert not os.path.exists(networks.sockets(ordinary, instance.nics[0].mac)[0])
 
     def test_a_qemu_that_is_too_old_for_networks_is_a_warning(self, driver, instance, ordinary, told_version):
         told_version("6.2.0 (Debian 1:6.2+dfsg-2)")
-        driver.start(instance)
+        driver.acts.start(instance)
         line = self.told(driver)["argv"]
         assert [line[at + 1].partition(",")[0] for at, word in enumerate(line) if word == "-netdev"] == ["user"]
         (warning,) = [each for each in driver.runtime.report.warnings if "networks" in each]
@@ -423,79 +424,79 @@ class TestRunning:
     def test_an_ordinary_users_network_that_is_gone_is_told(self, driver, instance, ordinary):
         instance.nics = [Nic("nowhere", "52:54:00:00:00:01")]
         with pytest.raises(HypervisorError, match="nowhere"):
-            driver.start(instance)
+            driver.acts.start(instance)
         assert not driver.alive(instance)
 
     def test_it_outlives_this_run(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         session, parent = self.told(driver)["sessions"]
         assert session != os.getsid(0)
         assert parent != os.getpid()
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_its_files_are_private(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         for name in ("console.log", "monitor.sock", "run.lock", "qemu.pid", "qemu.log"):
             assert stat.S_IMODE(os.stat(path_of(driver, name)).st_mode) & 0o077 == 0, name
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_this_run_keeps_no_handle_of_it(self, driver, instance):
         before = len(os.listdir("/proc/self/fd"))
-        driver.start(instance)
+        driver.acts.start(instance)
         assert len(os.listdir("/proc/self/fd")) == before
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_a_second_one_is_refused(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         with pytest.raises(HypervisorError, match="a QEMU of this instance runs already"):
-            driver.start(instance)
+            driver.acts.start(instance)
         assert driver.alive(instance)
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_one_that_ends_at_once_is_told_with_its_own_words(self, driver, instance, monkeypatch):
         monkeypatch.setenv("FAKE_QEMU", "ends")
         with pytest.raises(HypervisorError) as caught:
-            driver.start(instance)
+            driver.acts.start(instance)
         assert "QEMU could not start web: qemu-system-x86_64: something is wrong with the disk" in str(caught.value)
-        assert caught.value.facts["hypervisor_log"] == driver.log(instance)
+        assert caught.value.facts["hypervisor_log"] == driver.acts.log(instance)
         monkeypatch.delenv("FAKE_QEMU")
-        driver.start(instance)
-        assert driver.log(instance) == ""
-        driver.delete(instance)
+        driver.acts.start(instance)
+        assert driver.acts.log(instance) == ""
+        driver.acts.delete(instance)
 
     def test_one_that_does_not_answer_is_told_and_can_be_ended(self, driver, instance, monkeypatch):
         monkeypatch.setenv("FAKE_QEMU", "deaf")
-        monkeypatch.setattr(qemu_actions, "Qmp", lambda path, timeout=20: Qmp(path, 0.1))
+        monkeypatch.setattr(qemu_act, "Qmp", lambda path, timeout=20: Qmp(path, 0.1))
         with pytest.raises(HypervisorError, match="does not answer on its monitor"):
-            driver.start(instance)
+            driver.acts.start(instance)
         assert driver.alive(instance)
         with pytest.raises(HypervisorError, match="does not answer on its monitor") as caught:
-            driver.stop(instance, Deadline(5), force=False)
+            driver.acts.stop(instance, Deadline(5), force=False)
         assert "force: true" in caught.value.hint
-        driver.stop(instance, Deadline(5), force=True)
+        driver.acts.stop(instance, Deadline(5), force=True)
         assert not driver.alive(instance)
 
     def test_one_whose_guest_does_not_shut_down(self, driver, instance, monkeypatch):
         monkeypatch.setenv("FAKE_QEMU", "stubborn")
-        driver.start(instance)
+        driver.acts.start(instance)
         with pytest.raises(HypervisorError) as caught:
-            driver.stop(instance, Deadline(0.1), force=False)
+            driver.acts.stop(instance, Deadline(0.1), force=False)
         assert "web did not shut down within 0.1 seconds" in str(caught.value)
         assert "force: true" in caught.value.hint
         assert driver.alive(instance)
-        driver.delete(instance)
+        driver.acts.delete(instance)
         assert not driver.alive(instance)
 
     def test_one_that_has_ended_by_itself_is_stopped(self, driver, instance):
-        driver.stop(instance, Deadline(1), force=False)
-        driver.start(instance)
-        driver.delete(instance)
-        driver.stop(instance, Deadline(1), force=False)
+        driver.acts.stop(instance, Deadline(1), force=False)
+        driver.acts.start(instance)
+        driver.acts.delete(instance)
+        driver.acts.stop(instance, Deadline(1), force=False)
 
     def test_the_console_is_kept_from_start_to_start(self, driver, instance):
         for number in range(6):
-            driver.start(instance)
-            driver.delete(instance)
+            driver.acts.start(instance)
+            driver.acts.delete(instance)
             with open(path_of(driver, "console.log"), "a", encoding="ascii") as stream:
                 stream.write(f"boot {number}\n")
         texts = []
@@ -509,8 +510,8 @@ class TestRunning:
         for reason, warnings in (("because", 1), ("", 1)):
             chosen = qemu_machine.Accelerator("tcg", reason)
             monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args, chosen=chosen: chosen)
-            driver.start(instance)
-            driver.delete(instance)
+            driver.acts.start(instance)
+            driver.acts.delete(instance)
             assert len(driver.runtime.report.warnings) == warnings
         assert "emulation" in driver.runtime.report.warnings[0]
         assert "because" in driver.runtime.report.warnings[0]
@@ -518,7 +519,7 @@ class TestRunning:
     def test_a_missing_disk_is_explained_and_starts_nothing(self, driver, instance):
         os.unlink(path_of(driver, "disk.qcow2"))
         with pytest.raises(Exception, match="the files of web could not be opened: No such file") as caught:
-            driver.start(instance)
+            driver.acts.start(instance)
         assert path_of(driver, "disk.qcow2") in str(caught.value)
         assert not driver.alive(instance)
 
@@ -528,17 +529,17 @@ class TestRunning:
 
         monkeypatch.setattr(driver.runtime, "run", fail)
         with pytest.raises(CommandFailed, match="QEMU could not be started for web: setsid: no"):
-            driver.start(instance)
+            driver.acts.start(instance)
         assert not driver.alive(instance)
 
     def test_forwards_change_while_it_runs(self, driver, instance):
-        driver.start(instance)
-        assert driver.forwards(instance) == []
+        driver.acts.start(instance)
+        assert driver.acts.forwards(instance) == []
         for wanted in (["8080:80", "0.0.0.0:5353:53/udp"], ["8080:81", "9090:90"], []):
             instance.ports = list(map(parse_port, wanted))
-            driver.forward_ports(instance, driver.forwards(instance))
-            assert sorted(driver.forwards(instance)) == sorted(instance.ports)
-        driver.delete(instance)
+            driver.acts.forward_ports(instance, driver.acts.forwards(instance))
+            assert sorted(driver.acts.forwards(instance)) == sorted(instance.ports)
+        driver.acts.delete(instance)
 
     def links(self, driver):
         with open(path_of(driver, "links"), encoding="ascii") as stream:
@@ -546,59 +547,59 @@ class TestRunning:
 
     def test_a_cable_is_pulled_out_and_put_in_again(self, driver, instance, monkeypatch):
         pauses = []
-        monkeypatch.setattr(local_actions, "time", types.SimpleNamespace(sleep=pauses.append))
-        driver.start(instance)
-        assert driver.replug(instance, instance.nics[0])
+        monkeypatch.setattr(family_act, "time", types.SimpleNamespace(sleep=pauses.append))
+        driver.acts.start(instance)
+        assert driver.acts.replug(instance, instance.nics[0])
         assert self.links(driver) == [("nic0", False), ("nic0", True)]
-        assert pauses == [local_actions._CABLE_OUT]
-        assert not driver.replug(instance, Nic("user", "52:54:00:00:00:99"))
+        assert pauses == [family_act._CABLE_OUT]
+        assert not driver.acts.replug(instance, Nic("user", "52:54:00:00:00:99"))
         assert not driver.observe([instance])[0].severed
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_a_cable_that_a_killed_run_pulled_out_is_put_in_by_the_next(self, driver, instance, monkeypatch):
         def killed(seconds):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(local_actions, "time", types.SimpleNamespace(sleep=killed))
-        monkeypatch.setattr(local_actions.LocalActions, "plug_in", lambda *dummy: None)
-        driver.start(instance)
+        monkeypatch.setattr(family_act, "time", types.SimpleNamespace(sleep=killed))
+        monkeypatch.setattr(family_act.FamilyActs, "plug_in", lambda *dummy: None)
+        driver.acts.start(instance)
         with pytest.raises(KeyboardInterrupt):
-            driver.replug(instance, instance.nics[0])
+            driver.acts.replug(instance, instance.nics[0])
         monkeypatch.undo()
         assert driver.observe([instance])[0].severed
-        driver.plug_in(instance)
+        driver.acts.plug_in(instance)
         assert self.links(driver) == [("nic0", False), ("nic0", True)]
         assert not driver.observe([instance])[0].severed
-        driver.plug_in(instance)
+        driver.acts.plug_in(instance)
         assert len(self.links(driver)) == 2
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
     def test_the_forward_for_ssh_is_not_one_of_the_users(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         with Qmp(path_of(driver, "monitor.sock")) as qmp:
             qmp.monitor(f"hostfwd_add net0 tcp:127.0.0.1:{instance.ssh_port}-:22")
-        assert driver.forwards(instance) == []
-        driver.delete(instance)
+        assert driver.acts.forwards(instance) == []
+        driver.acts.delete(instance)
 
     def test_a_forward_that_qemu_refuses_is_told_in_its_words(self, driver, instance):
-        driver.start(instance)
+        driver.acts.start(instance)
         instance.ports = [parse_port("6666:80")]
         with pytest.raises(HypervisorError) as caught:
-            driver.forward_ports(instance, [])
+            driver.acts.forward_ports(instance, [])
         assert "port 127.0.0.1:6666:80/tcp could not be forwarded" in str(caught.value)
         assert "Could not set up host forwarding rule" in str(caught.value)
-        driver.delete(instance)
+        driver.acts.delete(instance)
 
 
 class TestConsole:
     def test_a_console_that_grows_is_cut(self, driver, instance, monkeypatch):
-        monkeypatch.setattr(local, "_CONSOLE_LIMIT", 10)
+        monkeypatch.setattr(family_look, "_CONSOLE_LIMIT", 10)
         path = driver.console_log(instance)
         driver.tidy(instance)
         write_file(path, b"x" * 10)
         driver.tidy(instance)
         assert os.path.getsize(path) == 10
-        monkeypatch.setattr(local, "_CONSOLE_KEPT", 4)
+        monkeypatch.setattr(family_look, "_CONSOLE_KEPT", 4)
         write_file(path, b"begin - end")
         driver.tidy(instance)
         assert os.path.getsize(path) == 0
@@ -606,7 +607,7 @@ class TestConsole:
             assert stream.read() == b" end"
 
     def test_the_limit_is_what_a_host_can_spare(self):
-        assert 1 << 20 <= local._CONSOLE_LIMIT <= 64 << 20
+        assert 1 << 20 <= family_look._CONSOLE_LIMIT <= 64 << 20
 
 
 class TestPorts:
@@ -622,32 +623,32 @@ class TestPorts:
 
     def test_ports_are_chosen_and_kept(self, driver):
         instance = an_instance(ssh_port=0, ports=[parse_port("80"), parse_port("443"), parse_port("53/udp")])
-        driver.choose_ports(instance)
+        driver.acts.choose_ports(instance)
         chosen = [port.host_port for port in instance.ports]
         assert 0 not in [*chosen, instance.ssh_port]
         assert len({*chosen, instance.ssh_port}) == 4
         assert [port.guest_port for port in instance.ports] == [80, 443, 53]
         before = instance.ssh_port, list(instance.ports)
-        driver.choose_ports(instance)
+        driver.acts.choose_ports(instance)
         assert (instance.ssh_port, instance.ports) == before
 
     def test_a_port_that_is_taken_names_who_has_it(self, driver, listener):
         instance = an_instance(ports=[parse_port(f"{listener}:80")])
         with pytest.raises(InUse) as caught:
-            driver.choose_ports(instance)
+            driver.acts.choose_ports(instance)
         assert f"port {listener}/tcp of 127.0.0.1 is taken" in str(caught.value)
         assert f"(process {os.getpid()}) listens on it" in str(caught.value)
         assert caught.value.facts == {"port": listener}
 
     def test_a_port_that_nobody_asked_for_by_number_is_replaced_when_it_is_taken(self, driver):
         instance = an_instance(ports=[parse_port("80")])
-        driver.choose_ports(instance)
+        driver.acts.choose_ports(instance)
         (first,) = instance.ports
         assert instance.chosen_ports == [first.host_port]
         with socket.socket() as server:
             server.bind(("127.0.0.1", first.host_port))
             server.listen(1)
-            driver.choose_ports(instance)
+            driver.acts.choose_ports(instance)
         (second,) = instance.ports
         assert second.host_port != first.host_port
         assert second.guest_port == 80
@@ -655,13 +656,13 @@ class TestPorts:
 
     def test_a_taken_port_for_ssh_is_replaced(self, driver, listener):
         instance = an_instance(ssh_port=listener)
-        driver.choose_ports(instance)
+        driver.acts.choose_ports(instance)
         assert instance.ssh_port != listener
 
     def test_the_port_for_ssh_makes_way_for_one_that_is_asked_for(self, driver):
         port = self.free()
         instance = an_instance(ssh_port=port, ports=[parse_port(f"{port}:80")])
-        driver.choose_ports(instance)
+        driver.acts.choose_ports(instance)
         assert instance.ports == [parse_port(f"{port}:80")]
         assert instance.ssh_port != port
 
@@ -676,26 +677,26 @@ class TestPorts:
 
         monkeypatch.setattr(host_ports, "choose", choose)
         instance = an_instance(ssh_port=ports[0], ports=[parse_port("80")])
-        driver.choose_ports(instance)
+        driver.acts.choose_ports(instance)
         assert sorted([instance.ssh_port, instance.ports[0].host_port]) == sorted(ports[2:])
 
     def test_what_the_running_instance_has_is_not_taken(self, driver, listener):
         held = [parse_port(f"{listener}:80")]
         instance = an_instance(ssh_port=40022, ports=[parse_port(f"{listener}:80"), parse_port("443")])
-        driver.choose_ports(instance, held)
+        driver.acts.choose_ports(instance, held)
         assert instance.ports[0] == held[0]
         assert instance.ports[1].host_port
         assert instance.ssh_port == 40022
         # The same port of the host may lead elsewhere.
         instance = an_instance(ports=[parse_port(f"{listener}:8080")])
-        driver.choose_ports(instance, held)
+        driver.acts.choose_ports(instance, held)
         with pytest.raises(InUse):
-            driver.choose_ports(an_instance(ports=[parse_port(f"{listener}:8080")]), [])
+            driver.acts.choose_ports(an_instance(ports=[parse_port(f"{listener}:8080")]), [])
 
     @pytest.mark.parametrize("port", ["192.0.2.1:8080:80", "192.0.2.1::80"])
     def test_an_address_that_the_host_does_not_have_is_told_so(self, driver, port):
         with pytest.raises(InvalidOption, match=r"192\.0\.2\.1 is not an address of this host"):
-            driver.choose_ports(an_instance(ports=[parse_port(port)]))
+            driver.acts.choose_ports(an_instance(ports=[parse_port(port)]))
 
     def test_a_port_that_only_root_may_have(self, driver, monkeypatch):
         def refuse(*args):
@@ -703,7 +704,7 @@ class TestPorts:
 
         monkeypatch.setattr(host_ports, "is_free", refuse)
         with pytest.raises(MissingRequirement, match="ports below 1024 belong to root"):
-            driver.choose_ports(an_instance(ports=[parse_port("80:80")]))
+            driver.acts.choose_ports(an_instance(ports=[parse_port("80:80")]))
 
 
 class TestDisks:
@@ -724,7 +725,7 @@ class TestDisks:
     def test_the_disk_is_an_overlay_and_private(self, driver, commands):
         image = Image("lts", "ab" * 32, "/d/base.qcow2", "qcow2", 1, 2, "x86_64")
         instance = an_instance(disk=7 << 30)
-        driver.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
+        driver.acts.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
         (command,) = commands
         assert command[:2] == ["qemu-img", "create"]
         assert command[command.index("-b") + 1] == "/d/base.qcow2"
@@ -733,7 +734,7 @@ class TestDisks:
         assert stat.S_IMODE(os.stat(path_of(driver, "disk.qcow2")).st_mode) == 0o600
         with open(path_of(driver, "seed.iso"), "rb") as stream:
             assert b"cidata" in stream.read().lower()
-        driver.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
+        driver.acts.create(instance, image, {"meta-data": b"a", "user-data": b"b"})
 
     def test_a_uefi_machine_has_variables_of_its_own(self, driver, commands, monkeypatch, tmp_path):
         variables = tmp_path / "vars.fd"
@@ -742,22 +743,22 @@ class TestDisks:
         monkeypatch.setattr(qemu_machine, "firmware", lambda arch, wanted: found[wanted])
         image = Image("lts", "ab" * 32, "/d/base.qcow2", "qcow2", 1, 2, "x86_64")
         nvram = path_of(driver, "nvram.fd")
-        driver.create(an_instance(image={"firmware": "uefi"}), image, {})
+        driver.acts.create(an_instance(image={"firmware": "uefi"}), image, {})
         with open(nvram, "rb") as stream:
             assert stream.read() == variables.read_bytes()
         assert stat.S_IMODE(os.stat(nvram).st_mode) == 0o600
-        driver.create(an_instance(), image, {})
+        driver.acts.create(an_instance(), image, {})
         assert not os.path.exists(nvram)
 
     @pytest.mark.parametrize("words", ["Permission denied", "No space left on device"])
     def test_a_disk_that_cannot_be_made_is_told_in_the_tools_words(self, driver, commands, monkeypatch, words):
         monkeypatch.setattr(driver.runtime, "run", lambda argv, **kwargs: Completed(1, "", words))
         with pytest.raises(MinicloudError, match=f"the disk of web could not be made: {words}"):
-            driver.create(an_instance(), Image("lts", "", "/b", "qcow2", 1, 2, "x86_64"), {})
+            driver.acts.create(an_instance(), Image("lts", "", "/b", "qcow2", 1, 2, "x86_64"), {})
 
     def test_a_disk_grows_to_what_the_record_says(self, driver, commands):
         make_dir(driver.scope.directory("web"))
-        driver.grow_disk(an_instance(disk=9 << 30))
+        driver.acts.grow_disk(an_instance(disk=9 << 30))
         assert commands[0][:2] == ["qemu-img", "resize"]
         assert commands[0][-2:] == [path_of(driver, "disk.qcow2"), str(9 << 30)]
         assert "--shrink" not in commands[0]
@@ -766,10 +767,10 @@ class TestDisks:
 class TestRequire:
     def test_an_accelerator_that_does_not_exist(self, data, monkeypatch):
         monkeypatch.setattr(qemu_machine, "emulator", lambda arch: "qemu")
-        driver = QemuDriver(Runtime(run, Reporter()), data.scope("qemu"), {"accelerator": "warp"})
+        driver = QemuDriver(ABOUT["qemu"], Runtime(run, Reporter()), data.scope("qemu"), {"accelerator": "warp"})
         monkeypatch.setattr(driver.runtime, "program", lambda name, *args: name)
         with pytest.raises(InvalidOption) as caught:
-            driver.require("x86_64")
+            driver.acts.require("x86_64")
         assert "'warp'" in str(caught.value)
         assert "auto, kvm, tcg, hvf" in caught.value.hint
 
@@ -786,12 +787,12 @@ class TestProbe:
         monkeypatch.setattr(qemu_machine, "find_program", lambda name: shutil.which(name, path=str(directory)))
         monkeypatch.setattr(_runtime, "find_program", qemu_machine.find_program)
         monkeypatch.setattr(qemu_machine, "firmware", lambda arch, wanted: None)
-        monkeypatch.setattr(qemu_actions, "identity_for", lambda name: Identity(os.getuid(), 0, (), True))
+        monkeypatch.setattr(qemu_act, "identity_for", lambda name: Identity(os.getuid(), 0, (), True))
         return directory
 
     def test_what_a_usable_one_tells(self, host, driver, monkeypatch):
         monkeypatch.setattr(qemu_machine, "_obstacle_to_native", lambda *args: "")
-        told = driver.probe()
+        told = driver.acts.probe()
         assert told == {
             "version": "9.8.7",
             "accelerator": "kvm",
@@ -800,7 +801,7 @@ class TestProbe:
             "run_as": pwd.getpwuid(os.getuid()).pw_name,
         }
         monkeypatch.setattr(qemu_machine, "_obstacle_to_native", lambda *args: "there is no /dev/kvm")
-        told = driver.probe()
+        told = driver.acts.probe()
         assert (told["accelerator"], told["accelerator_reason"]) == ("tcg", "there is no /dev/kvm")
 
     @pytest.mark.parametrize(
@@ -814,7 +815,7 @@ class TestProbe:
     )
     def test_what_is_missing_is_named_with_its_package(self, host, driver, program, package):
         (host / program).unlink()
-        for ask in (driver.probe, lambda: driver.require(qemu_machine.host_arch())):
+        for ask in (driver.acts.probe, lambda: driver.acts.require(qemu_machine.host_arch())):
             with pytest.raises(MissingRequirement) as caught:
                 ask()
             assert caught.value.facts["missing_program"] == program
@@ -824,12 +825,12 @@ class TestProbe:
         path = host / f"qemu-system-{qemu_machine.host_arch()}"
         path.write_text("#!/bin/sh\necho 'error while loading shared libraries: libz' >&2\nexit 127\n")
         with pytest.raises(CommandFailed, match="does not run: error while loading"):
-            driver.probe()
+            driver.acts.probe()
 
     def test_another_system(self, driver, monkeypatch):
-        monkeypatch.setattr(qemu_actions.sys, "platform", "win32")
+        monkeypatch.setattr(qemu_act.sys, "platform", "win32")
         with pytest.raises(NotSupported, match="It runs on Linux"):
-            driver.probe()
+            driver.acts.probe()
 
 
 class TestIdentity:
@@ -894,8 +895,8 @@ class TestIdentity:
         ],
     )
     def test_how_root_becomes_somebody_else(self, ports, groups, present, missing):
-        driver = types.SimpleNamespace(runtime=types.SimpleNamespace(program=lambda name, *args: f"/usr/bin/{name}"))
-        argv = Identity(107, 107, groups, True).prefix(driver, an_instance(ports=list(map(parse_port, ports))))
+        runtime = types.SimpleNamespace(program=lambda name, *args: f"/usr/bin/{name}")
+        argv = Identity(107, 107, groups, True).prefix(runtime, an_instance(ports=list(map(parse_port, ports))))
         assert argv[0] == "/usr/bin/setpriv"
         assert [word for word in present if word not in argv] == []
         assert [word for word in missing if word in " ".join(argv) + " "] == []

@@ -12,28 +12,23 @@ Looking is done here; what changes something is in act.py, which a run that only
 
 from __future__ import annotations
 
-import abc
 import contextlib
-import fcntl
 import os
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
     RUNNING,
     USER_NETWORK,
-    Image,
     Instance,
     Nic,
     Observed,
-    PortForward,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
-from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
@@ -46,25 +41,19 @@ NVRAM_COPY = "nvram.copy"
 # There while an interface is unplugged; it has that one's MAC.
 UNPLUGGED = "unplugged"
 
-# In the directory of a network of an ordinary user: its hub holds a lock on it.
-HUB_LOCK = "hub.lock"
-
 # The size at which the console of a running instance is cut.
 _CONSOLE_LIMIT = 16 << 20
 _CONSOLE_KEPT = 1 << 20
 
 
-class LocalDriver(Driver):
-    """See Driver.
+class FamilyLooks(Looks):
+    """See Looks.
 
     forwarding_host -- where this host finds the ports of the hypervisor's user-mode network
     """
 
+    capabilities = {"console_log": ("vm",)}
     forwarding_host = "127.0.0.1"
-
-    @abc.abstractmethod
-    def _actions(self) -> t.Any:
-        """The LocalActions of this driver, imported only now."""
 
     def path(self, instance: Instance, name: str) -> str:
         """The path of a file of an instance."""
@@ -75,14 +64,23 @@ class LocalDriver(Driver):
         return DEFAULT_NETWORK if sys.platform.startswith("linux") else USER_NETWORK
 
     def networks(self) -> HostNetworks | SegmentNetworks | None:
-        if self.default_network == USER_NETWORK:
-            return None
-        if os.geteuid() != 0:
-            from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import (
-                SegmentNetworks,
-            )
+        """See Driver."""
+        return self.bridges() or self.segments()
 
-            return SegmentNetworks(self.runtime, self.scope)
+    def segments(self) -> SegmentNetworks | None:
+        """The networks of an ordinary user."""
+        if os.geteuid() == 0 or self.default_network == USER_NETWORK:
+            return None
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import (
+            SegmentNetworks,
+        )
+
+        return SegmentNetworks(self.runtime, self.scope)
+
+    def bridges(self) -> HostNetworks | None:
+        """The networks of root."""
+        if os.geteuid() != 0 or self.default_network == USER_NETWORK:
+            return None
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 
         return HostNetworks(self.runtime, self.scope)
@@ -183,47 +181,9 @@ class LocalDriver(Driver):
         if os.geteuid() == 0 or not self.joins_networks():
             return set()
         names = {nic.network for instance in instances for nic in instance.nics if nic.network != USER_NETWORK}
-        locks = {name: os.path.join(self.scope.networks.directory(name), HUB_LOCK) for name in names}
-        return {name for name, lock in locks.items() if os.path.exists(lock) and not is_locked(lock, fcntl.LOCK_SH)}
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.hub_lock import hub_was_lost
 
-    def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
-        self._actions().require(arch, firmware)
-
-    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
-        self._actions().create(instance, image, seed)
-
-    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
-        self._actions().export_disk(instance, target, format_)
-
-    def grow_disk(self, instance: Instance) -> None:
-        self._actions().grow_disk(instance)
-
-    def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        self._actions().choose_ports(instance, held)
-
-    def start(self, instance: Instance) -> None:
-        self._actions().start(instance)
-
-    def forwards(self, instance: Instance) -> list[PortForward]:
-        return list(self._actions().forwards(instance))
-
-    def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
-        self._actions().forward_ports(instance, before)
-
-    def replug(self, instance: Instance, nic: Nic) -> bool:
-        return bool(self._actions().replug(instance, nic))
-
-    def plug_in(self, instance: Instance) -> None:
-        if os.path.exists(self.path(instance, UNPLUGGED)):
-            self._actions().plug_in(instance)
-
-    def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
-        self._actions().stop(instance, deadline, force)
-
-    def delete(self, instance: Instance) -> None:
-        actions = self._actions()
-        actions.delete(instance)
-        actions.remove_sockets(instance)
+        return {name for name in names if hub_was_lost(self.scope.networks.directory(name))}
 
     def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         if self.user_mode(instance):

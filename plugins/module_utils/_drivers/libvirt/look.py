@@ -1,0 +1,245 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The driver for QEMU under libvirt. It shares its scope, and every file of an instance, with the driver qemu.
+
+The domain of an instance has the instance's uuid, and metadata that tie it to its record and note how it was defined.
+So a domain that somebody has changed is told from its own definition alone, and one that is not ours is left alone.
+
+Looking is done here; whatever changes something is in act.py, which a run that only looks does not import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import typing as t
+from urllib.parse import urlsplit
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
+    Domain,
+    drift,
+    foreign,
+    parse_domain,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InvalidOption,
+    MissingRequirement,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    RUNNING,
+    STOPPED,
+    Instance,
+    Observed,
+    key_of,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+
+
+class LibvirtLooks(FamilyLooks):
+    """See Looks.
+
+    uri -- where libvirt is; host -- the one that the URI leads to by the network, empty where it names none
+    """
+
+    capabilities = {**FamilyLooks.capabilities, "remote": ("vm",)}
+
+    def __init__(
+        self,
+        about: About,
+        runtime: Runtime,
+        scope: Scope,
+        options: t.Mapping[str, t.Any] | None = None,
+        shared: bool = False,
+    ) -> None:
+        super().__init__(about, runtime, scope, options, shared)
+        self.uri = str(self.options.get("uri") or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session"))
+        self._connection: t.Any = None
+        try:
+            self.host = urlsplit(self.uri).hostname or ""
+        except ValueError as exc:
+            raise InvalidOption(f"driver_options.uri {self.uri!r} is no URI", str(exc), "Check it.") from exc
+        self.elsewhere = bool(self.host)
+        if self.host:
+            self.forwarding_host = self.host
+
+    def handle(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
+        # One call tells which domains there are and which of them run. Their definitions libvirt has at hand: a tenth
+        # of a millisecond each, and no hypervisor is asked, as it would be for bulk statistics.
+        with self.explained("the domains of libvirt cannot be listed"):
+            domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
+            seen = [self._observe(instance, domains.get(instance.uuid)) for instance in instances]
+        return self.located(instances, seen)
+
+    def _observe(self, instance: Instance, domain: t.Any) -> Observed:
+        found = None if domain is None else self._described(domain)
+        if found is None:
+            gone = self.name in instance.handles
+            return Observed(STOPPED, drift=("its domain was removed from libvirt",) if gone else ())
+        if not self.is_ours(found, instance):
+            return Observed(STOPPED, drift=(foreign(found),))
+        if domain.ID() < 0:
+            return Observed(STOPPED, drift=drift(found, instance))
+        changes = drift(found, instance)
+        if not domain.isPersistent():
+            changes += ("its domain was undefined while it runs",)
+        return Observed(RUNNING, drift=changes)
+
+    def _described(self, domain: t.Any) -> Domain | None:
+        """A domain as it is now; None if it has just gone."""
+        library = self.library()
+        try:
+            return parse_domain(domain.XMLDesc())
+        except library.libvirtError as exc:
+            if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def alive(self, instance: Instance) -> bool:
+        with self.explained(f"whether {instance.name} runs cannot be told"):
+            domain = self.domain(instance)
+            return domain is not None and self.is_active(domain)
+
+    def memory(self) -> tuple[int, int]:
+        with self.explained("libvirt does not tell how much memory its host has"):
+            told = self.connection().getMemoryStats(self.library().VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        # KiB. What the kernel keeps of files makes room when it is needed.
+        return told["total"] << 10, sum(told.get(key, 0) for key in ("free", "buffers", "cached")) << 10
+
+    def joins_networks(self) -> bool:
+        # Sockets of a user can be opened by what runs here as that user only.
+        return os.geteuid() == 0 or not (self.host or self.is_system())
+
+    def is_system(self) -> bool:
+        """Whether the URI leads to the system's libvirt, not to a user's own."""
+        return urlsplit(self.uri).path == "/system"
+
+    def is_active(self, domain: t.Any) -> bool:
+        """Whether a domain runs now; one that has gone does not."""
+        library = self.library()
+        try:
+            return bool(domain.isActive())
+        except library.libvirtError as exc:
+            if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                return False
+            raise
+
+    # What the actions need too
+
+    def library(self) -> t.Any:
+        """The module libvirt, or MissingRequirement."""
+        try:
+            import libvirt
+        except ImportError as exc:
+            raise MissingRequirement(
+                f"the Python library libvirt is missing for {sys.executable} on {platform.node()}",
+                str(exc),
+                "Install the package python3-libvirt (Debian, Ubuntu, Fedora) or libvirt-python (pip) for that Python,"
+                " or set ansible_python_interpreter to one that has it.",
+                missing_library="libvirt-python",
+            ) from exc
+        return libvirt
+
+    def connection(self) -> t.Any:
+        """The connection to libvirt: opened when it is first needed, and again after libvirt was restarted."""
+        if self._connection is None or not self._connection.isAlive():
+            library = self.library()
+            # Errors are raised; the library would print them as well.
+            library.registerErrorHandler(lambda *dummy: None, None)
+            try:
+                self._connection = library.open(self.uri)
+            except library.libvirtError as exc:
+                raise self._unreachable(exc) from exc
+        return self._connection
+
+    def _unreachable(self, exc: t.Any) -> MissingRequirement:
+        why = str(exc)
+        library = self.library()
+        refusals = (library.VIR_ERR_AUTH_FAILED, library.VIR_ERR_AUTH_CANCELLED, library.VIR_ERR_AUTH_UNAVAILABLE)
+        if self.host:
+            hint = (
+                f"See that libvirtd or virtqemud runs on {self.host} and that the user of this task may use it without"
+                f" being asked anything: virsh -c {self.uri} list."
+            )
+        elif exc.get_error_code() in refusals or "Permission denied" in why:
+            hint = "Run as root, or add the user of this run to the group libvirt and log in anew."
+        elif "No such file or directory" in why or "Connection refused" in why:
+            hint = (
+                "Install libvirt (libvirt-daemon-system on Debian and Ubuntu, libvirt-daemon-kvm on Fedora) and start"
+                " libvirtd or virtqemud, or set driver_options.uri to where it runs."
+            )
+        else:
+            hint = "Check driver_options.uri, and that libvirtd or virtqemud runs there."
+        return MissingRequirement(f"libvirt cannot be reached at {self.uri}", why, hint)
+
+    def host_capabilities(self) -> t.Any:
+        """What libvirt can run, and on what: its XML, as an element."""
+        from xml.etree import ElementTree
+
+        with self.explained("libvirt does not tell its capabilities"):
+            return ElementTree.fromstring(self.connection().getCapabilities())
+
+    @contextlib.contextmanager
+    def explained(self, what: str, hint: str = "") -> t.Iterator[None]:
+        """Turn an error of libvirt into one that says what failed."""
+        library = self.library()
+        try:
+            yield
+        except library.libvirtError as exc:
+            if exc.get_error_code() == library.VIR_ERR_RPC or not self._connected():
+                hint = "The connection to libvirt has ended: see that libvirtd or virtqemud runs, and run this again."
+            raise HypervisorError(what, str(exc), hint) from exc
+
+    def _connected(self) -> bool:
+        return self._connection is not None and bool(self._connection.isAlive())
+
+    def domain(self, instance: Instance) -> t.Any:
+        """The domain of an instance, or None where it has none. HypervisorError where its uuid is somebody else's."""
+        library = self.library()
+        for last in (False, True):
+            try:
+                domain = self.connection().lookupByUUIDString(instance.uuid)
+                found = self._described(domain)
+            except library.libvirtError as exc:
+                if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                    return None
+                # libvirt was restarted since the last look.
+                if last or self._connected():
+                    raise
+                continue
+            if found is None:
+                return None
+            if not self.is_ours(found, instance):
+                raise HypervisorError(
+                    f"{instance.name} cannot be used under libvirt",
+                    foreign(found),
+                    f"If nothing else needs that domain, remove it: virsh -c {self.uri} undefine {found.name}.",
+                )
+            return domain
+        return None
+
+    def is_ours(self, domain: Domain, instance: Instance) -> bool:
+        """Whether a domain with an instance's uuid was made for this very instance."""
+        owner = self.owner(instance)
+        if not instance.uuid and domain.owner:  # its record was lost, and with it how its name was written
+            return {**domain.owner, "name": key_of(domain.owner["name"])} == {**owner, "name": key_of(owner["name"])}
+        return domain.owner == owner
+
+    def owner(self, instance: Instance) -> dict[str, str]:
+        """What ties a domain to the record of an instance."""
+        data_dir = os.path.realpath(self.scope.data.path)
+        return {"name": instance.name, "scope": instance.scope, "data_dir": data_dir}

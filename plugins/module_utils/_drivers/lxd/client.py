@@ -1,0 +1,177 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Changing things at an LXD server, with the library pylxd. Looking is api.py's."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import typing as t
+from urllib.parse import quote
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import LxdApi, NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import Config
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
+    InUse,
+    MissingRequirement,
+    NoSpace,
+    NotFound,
+)
+
+_ARTICLES = {"storage-pools": "the storage pool", "networks": "the network"}
+
+
+class LxdClient:
+    """Has one LXD server do things, within one project. It has one connection for the whole run."""
+
+    def __init__(self, api: LxdApi) -> None:
+        self.api = api
+        self.place = api.place
+        self._client: t.Any = None
+
+    def require_library(self) -> t.Any:
+        """The library pylxd; MissingRequirement where this Python has none."""
+        try:
+            import pylxd
+        except ImportError as exc:
+            from ansible.module_utils.basic import missing_required_lib
+
+            raise MissingRequirement(
+                missing_required_lib("pylxd", reason="to make and change instances of LXD"),
+                str(exc),
+                missing_library="pylxd",
+            ) from exc
+        return pylxd
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        json: t.Any = None,
+        query: t.Mapping[str, str] | None = None,
+        project: str | None = None,
+        **kwargs: t.Any,
+    ) -> t.Any:
+        """Ask LXD for something, wait until it is done, and return its metadata.
+
+        doing -- what failed if it fails; project -- another than ours, empty for none
+        NotFound where there is no such object, InUse where it is there already; else HypervisorError.
+        """
+        params = dict(query or {})
+        project = self.place.project if project is None else project
+        if project:
+            params["project"] = project
+        if method == "get":
+            try:
+                return self.api.get(path, **{"project": "default", **params})
+            except NotThere as exc:
+                raise NotFound(doing, exc.why) from exc
+            except HypervisorError as exc:
+                raise HypervisorError(doing, exc.why) from exc
+        pylxd = self.require_library()
+        import requests
+
+        if json is not None:
+            kwargs["json"] = json
+        try:
+            node = self._connected(pylxd).api
+            for part in filter(None, path.split("/")):
+                node = node[part]
+            body = getattr(node, method)(params=params, **kwargs).json()
+            while body.get("type") == "async":
+                operation = self._connected(pylxd).api.operations[body["metadata"]["id"]]
+                body = operation.wait.get(params=params).json()
+        except pylxd.exceptions.LXDAPIException as exc:
+            raise self._error(doing, exc) from exc
+        except requests.RequestException as exc:
+            raise HypervisorError(doing, str(exc)) from exc
+        metadata = body.get("metadata")
+        if isinstance(metadata, dict) and metadata.get("err"):
+            raise _explained(doing, str(metadata["err"]))
+        return metadata
+
+    def _connected(self, pylxd: t.Any) -> t.Any:
+        if self._client is None:
+            place = self.place
+            endpoint, options = f"http+unix://{quote(place.endpoint, safe='')}", {}
+            if place.is_remote:
+                if not hasattr(pylxd.client, "get_session_for_url"):
+                    raise MissingRequirement(
+                        f"the LXD server {place.endpoint} cannot be used",
+                        f"the library pylxd of {sys.executable} is older than 2.3.2, and serves this host only",
+                        "Install pylxd 2.3.2 or newer for that Python.",
+                        missing_library="pylxd",
+                    )
+                verify = {"true": True, "false": False}.get(place.verify, place.verify)
+                session = pylxd.client.get_session_for_url(place.endpoint, verify, (place.cert, place.key))
+                # The environment may name certificates, which would count more than the one that is pinned.
+                session.trust_env = False
+                endpoint, options = place.endpoint.rstrip("/"), {"session": session}
+            try:
+                self._client = pylxd.Client(endpoint=endpoint, **options)
+            except pylxd.exceptions.ClientConnectionFailed as exc:
+                self.api.get("")  # which knows more of what may be wrong
+                raise HypervisorError(f"LXD at {place.endpoint} cannot be reached", str(exc)) from exc
+        return self._client
+
+    def _error(self, doing: str, exc: t.Any) -> Exception:
+        status = exc.response.status_code
+        if status == 404:
+            return NotFound(doing, str(exc))
+        if status == 409 or (status == 400 and "already exists" in str(exc)):
+            return InUse(doing, str(exc))
+        return _explained(doing, str(exc))
+
+    def make_clustered(
+        self,
+        kind: str,
+        name: str,
+        environment: t.Mapping[str, t.Any],
+        more: t.Mapping[str, str],
+        config: Config,
+        by_member: t.Collection[str] = (),
+        project: str = "",
+    ) -> None:
+        """Make a pool or a network; in a cluster it is announced on each member first.
+
+        by_member -- the keys of the configuration that each member has of its own
+        """
+        doing = f"LXD could not make {_ARTICLES[kind]} {name}"
+        body: dict[str, t.Any] = {"name": name, **more}
+        if environment.get("server_clustered"):
+            own = {key: value for key, value in config.items() if key in by_member}
+            for member in self.members():
+                with contextlib.suppress(InUse):
+                    self.call(
+                        "post", kind, doing, json={**body, "config": own}, query={"target": member}, project=project
+                    )
+            config = {key: value for key, value in config.items() if key not in by_member}
+        body["description"] = "Made by the Ansible collection minicloud.local"
+        self.call("post", kind, doing, json={**body, "config": config}, project=project)
+
+    def members(self) -> list[str]:
+        """The names of the members of the cluster."""
+        urls = self.call("get", "cluster/members", "the members of the LXD cluster could not be listed", project="")
+        return [url.rpartition("/")[2] for url in urls]
+
+    def await_operations(self, name: str) -> None:
+        """Wait for what a run that was killed has asked of LXD for an instance: it does that all the same."""
+        doing = f"the operations of LXD on {name} could not be waited for"
+        groups = self.call("get", "operations", doing, query={"recursion": "1"}) or {}
+        for operation in groups.get("running", ()):
+            urls = [url for found in (operation.get("resources") or {}).values() for url in found or ()]
+            if any(url.partition("?")[0].rpartition("/")[2] == name for url in urls):
+                with contextlib.suppress(HypervisorError, NotFound):
+                    self.call("get", f"operations/{operation['id']}/wait", doing)
+
+
+def _explained(doing: str, why: str) -> HypervisorError | NoSpace:
+    if "no space left on device" in why.lower() or "disk quota exceeded" in why.lower():
+        return NoSpace(doing, why, "Free some space in the storage pool of LXD: lxc storage info.")
+    return HypervisorError(doing, why)

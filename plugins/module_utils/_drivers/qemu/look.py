@@ -1,0 +1,50 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The driver for QEMU processes of our own, one an instance, controlled over QMP.
+
+A running QEMU holds an flock on `run.lock` in the instance's directory. It inherits it from the run that started it,
+from before its first instruction until the kernel ends it, so whether an instance runs is a fact that no crash,
+no reused process id and no stale file can falsify.
+
+Looking is done here; whatever changes something is in act.py, which a run that only looks does not import.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    RUNNING,
+    STOPPED,
+    Instance,
+    Observed,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
+
+# In the directory of an instance.
+LOCK = "run.lock"
+
+
+class QemuLooks(FamilyLooks):
+    """See Looks."""
+
+    def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
+        seen = [Observed(RUNNING if self.alive(instance) else STOPPED) for instance in instances]
+        return self.located(instances, seen)
+
+    def alive(self, instance: Instance) -> bool:
+        try:
+            return is_locked(self.path(instance, LOCK), fcntl.LOCK_SH)
+        except OSError as exc:
+            raise HypervisorError(
+                f"whether {instance.name} runs cannot be told",
+                f"{exc.filename}: {exc.strerror}",
+                "Run as the user that the data directory belongs to.",
+            ) from exc
