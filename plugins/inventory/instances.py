@@ -16,7 +16,8 @@ description:
   - The configuration file is named C(minicloud.yml), C(minicloud.yaml), or ends with C(.minicloud.yml) or
     C(.minicloud.yaml).
   - It is read on the controller, so the controller must be the host that has the instances, and the user that owns the
-    data directory.
+    data directory. A warning says so where that directory does not exist, which is so before the first instance was
+    made, and where another user made the instances (such as root, in plays with C(become)).
   - Each instance is in the group C(minicloud), and in groups for its driver (C(minicloud_driver_qemu)), state
     (C(minicloud_state_running)), image OS (C(minicloud_os_debian)), networks (C(minicloud_network_NAME)) and tags
     (C(minicloud_tag_role_web) for the tag C(role) with the value C(web)).
@@ -39,7 +40,7 @@ options:
   drivers:
     description:
       - The drivers whose instances are listed; V(all) for every driver.
-      - By default the active driver.
+      - By default the active driver. A warning names the others that have instances, and what to write to list them.
       - Where two scopes have an instance of the same name, the later one becomes the host C(NAME.SCOPE).
     type: list
     elements: str
@@ -107,17 +108,23 @@ compose:
   ansible_become: true
 """
 
+import contextlib
+import os
 import typing as t
 
 from ansible.errors import AnsibleParserError
 from ansible.module_utils.common.text.converters import to_native
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
+    DRIVERS,
+    active_driver,
+    scope_of,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SYSTEM_PATH, DataDirectory
 from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 GROUP = "minicloud"
@@ -144,13 +151,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         use_cache = cache and self.get_option("cache")
         views = self._cache.get(key) if use_cache else None
         if views is None:
-            views = self._views()
+            views = self._views(path)
             if self.get_option("cache"):
                 self._cache[key] = views
         self._populate(views)
 
-    def _views(self) -> list[dict[str, t.Any]]:
-        """The instances of the wanted drivers as users see them, whatever their state."""
+    def _views(self, path: str) -> list[dict[str, t.Any]]:
+        """The instances of the wanted drivers as users see them, whatever their state. path -- of the configuration"""
         wanted = self.get_option("drivers") or [None]
         unknown = sorted(str(name) for name in wanted if name not in (None, "all", *DRIVERS))
         if unknown:
@@ -169,7 +176,29 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         finally:
             for text in reporter.warnings:
                 self.display.warning(text)
+        with contextlib.suppress(MinicloudError):  # which list_instances() has told already
+            self._hint(data, path)
         return views
+
+    def _hint(self, data: DataDirectory, path: str) -> None:
+        """Warn where the instances that somebody looks for may be elsewhere."""
+        if not os.path.isdir(data.path):
+            elsewhere = SYSTEM_PATH if data.path != SYSTEM_PATH and os.path.isdir(SYSTEM_PATH) else "/path/to/it"
+            self.display.warning(
+                f"The data directory {data.path} does not exist, so no instance is listed. That is so until the first"
+                f" one is made. If instances are in another one, write into {path}: data_dir: {elsewhere}"
+            )
+        elif not self.get_option("drivers"):
+            active = active_driver(data)
+            others = [name for name in DRIVERS if name == scope_of(name) != scope_of(active)]
+            counts = {name: len(data.scope(name).names()) for name in others if active in DRIVERS}
+            having = [f"{name} ({count})" for name, count in counts.items() if count]
+            if having:
+                self.display.warning(
+                    f"Only instances of the active driver, {active}, are listed; other drivers have instances, too:"
+                    f" {', '.join(having)}. To list all of them, write into {path}: drivers: [all]. To list only those"
+                    f" of {active}: drivers: [{active}]"
+                )
 
     def _populate(self, views: list[dict[str, t.Any]]) -> None:
         options = {

@@ -223,7 +223,8 @@ class Demo:
         if name == "demo" and lacks and os.geteuid() != 0 and needs_password():
             dev.say("Packages must be installed; sudo will ask for your password.")
             argv.append("--ask-become-pass")
-        env = {**self.env, "ANSIBLE_CALLBACKS_ENABLED": "minicloud.local.progress"} if watch else self.env
+        shown = {"ANSIBLE_CALLBACKS_ENABLED": "minicloud.local.progress", "MINICLOUD_PROGRESS": "always"}
+        env = {**self.env, **(shown if watch else {})}
         process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True, errors="replace")
         lines = []
         for line in t.cast("t.IO[str]", process.stdout):

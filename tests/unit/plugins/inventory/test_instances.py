@@ -146,7 +146,6 @@ class TestFiles:
     def test_nothing_is_made_by_looking(self, cloud):
         assert cloud.hosts() == []
         assert not os.path.exists(cloud.data.path)
-        assert cloud.warnings == []
 
     def test_the_group_is_there_even_if_nothing_is(self, cloud):
         assert cloud.groups() == {"minicloud": []}
@@ -155,6 +154,50 @@ class TestFiles:
         cloud.add("web")
         monkeypatch.setenv("MINICLOUD_DATA_DIR", cloud.data.path)
         assert cloud.hosts(data_dir=None) == ["web"]
+
+
+class TestHints:
+    """Why there is no host where somebody expects one, and the line that helps."""
+
+    def test_a_data_directory_that_is_not_there(self, cloud, monkeypatch):
+        monkeypatch.setattr(plugin_module, "SYSTEM_PATH", str(cloud.path / "of-root"))
+        assert cloud.hosts() == []
+        (warning,) = cloud.warnings
+        assert f"{cloud.data.path} does not exist" in warning
+        assert f"write into {cloud.path}/minicloud.yml: data_dir: /path/to/it" in warning
+
+    def test_that_of_root_is_named_where_it_is(self, cloud, monkeypatch):
+        os.mkdir(cloud.path / "of-root")
+        monkeypatch.setattr(plugin_module, "SYSTEM_PATH", str(cloud.path / "of-root"))
+        assert cloud.hosts() == []
+        (warning,) = cloud.warnings
+        assert warning.endswith(f"data_dir: {cloud.path}/of-root")
+
+    def test_a_data_directory_without_instances_is_no_reason(self, cloud):
+        os.mkdir(cloud.data.path)
+        assert cloud.hosts() == []
+        assert cloud.warnings == []
+
+    def test_instances_of_other_drivers(self, cloud, two_drivers):
+        cloud.add("web", scope="other")
+        cloud.add("off", running=False, scope="other")
+        assert cloud.hosts() == []
+        (warning,) = cloud.warnings
+        assert "other (2)" in warning
+        assert f"write into {cloud.path}/minicloud.yml: drivers: [all]." in warning
+        assert warning.endswith("drivers: [qemu]")
+
+    def test_who_has_chosen_drivers_is_not_told(self, cloud, two_drivers):
+        cloud.add("web", scope="other")
+        assert cloud.hosts(drivers=["qemu"]) == []
+        assert cloud.hosts(drivers=["all"]) == ["web"]
+        assert cloud.warnings == []
+
+    def test_drivers_that_share_a_scope_have_the_same_instances(self, cloud):
+        cloud.add("web")
+        cloud.data.change_settings(driver="libvirt")
+        cloud.hosts()
+        assert not [text for text in cloud.warnings if "are listed; other drivers" in text]
 
 
 class TestHosts:
@@ -348,7 +391,7 @@ class TestDrivers:
         cloud.add("web", scope="qemu", cpus=1)
         cloud.add("web", scope="other", cpus=7)
         cloud.add("db", scope="other")
-        assert cloud.hosts() == ["web"]
+        assert cloud.hosts(drivers=["qemu"]) == ["web"]
         assert cloud.hosts(drivers=["other"]) == ["db", "web"]
         manager = cloud.inventory(drivers=["all"])
         # Sorted by name and scope: the later one gets the longer name.
