@@ -26,6 +26,7 @@ FILLS = ("#f3f6fa", "#ffffff", "#e3edf9")
 STYLE = (
     "font-family: 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif; font-size: 14px; max-width: 100%; height: auto"
 )
+# REUSE-IgnoreStart
 LICENCE = (
     "<!-- Copyright (c) 2026 The minicloud.local authors\n"
     "GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or"
@@ -33,6 +34,7 @@ LICENCE = (
     "SPDX-License-Identifier: GPL-3.0-or-later\n"
     "Drawn by `make format` from {name}.txt -->\n"
 )
+# REUSE-IgnoreEnd
 PLACE = re.compile(r"^\.\. picture: (\w+)\n\n(?:\.\. raw:: html\n\n(?: +.*\n|\n)*)?\.\. end of the picture\n", re.M)
 
 

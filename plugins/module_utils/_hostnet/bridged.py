@@ -188,7 +188,7 @@ class Bridged:
         remove_path(self._notes_path(network))
         self.runtime.report.step("uplink_forgotten")
 
-    # There
+    # From the uplink to the bridge
 
     def _move_over(self, network: Network, guard: Guard) -> None:
         parent, bridge = self._both(network)
@@ -276,7 +276,7 @@ class Bridged:
                 f"What it had is in {self._notes_path(network)}; have the host's own network configuration set it up.",
             )
 
-    # And back
+    # From the bridge back to the uplink
 
     def _move_back(self, network: Network, guard: Guard, notes: dict[str, t.Any]) -> None:
         name, port = network.interface, notes["parent"]

@@ -63,7 +63,7 @@ class Served(t.NamedTuple):
 
 
 class KnownHost(t.NamedTuple):
-    """A host that keeps its addresses. address -- empty: it is not given one; addresses6 are for names only"""
+    """A host that keeps its address. address -- empty: it is not given one"""
 
     name: str
     mac: str

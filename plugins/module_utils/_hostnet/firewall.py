@@ -369,7 +369,7 @@ def _text(path: str) -> str:
         return ""
 
 
-# Both
+# Docker and firewalld
 
 
 def obstacles(ruleset: Ruleset, docker: t.Iterable[DockerChain], interface: str) -> list[str]:

@@ -28,7 +28,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
 
 _PACKAGE = "ansible_collections/minicloud/local/plugins/module_utils"
 
-# The one room that needs Ansible.
+# What needs Ansible when it is imported. Others import it only for what a unit never does: to fetch an image, and to
+# name a library that is missing.
 _LEFT_OUT = ("_module.py",)
 
 # Commands are run by the standard library here: there is no module around that would do it.

@@ -124,10 +124,10 @@ def test_a_guest_that_is_not_there_yet_is_asked_again_soon(server, monkeypatch: 
 
 
 def test_nobody_there() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert banner("127.0.0.1", port, 1) is False
+    with socket.socket() as silent:
+        # Nobody listens, and nobody else can get the port meanwhile.
+        silent.bind(("127.0.0.1", 0))
+        assert banner("127.0.0.1", silent.getsockname()[1], 1) is False
     assert banner("no-such-host.invalid", 22, 1) is False
 
 

@@ -264,8 +264,10 @@ class TestTls:
             ask("server.crt")
 
     def test_nobody_is_there(self, files):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        place = Place(f"https://127.0.0.1:{port}", files["client.crt"], files["client.key"], files["server.crt"])
-        with pytest.raises(MissingRequirement, match=r"cannot be reached: Connection refused.*core.https_address"):
-            LxdApi(place).get("")
+        with socket.socket() as silent:
+            # Nobody listens, and nobody else can get the port meanwhile.
+            silent.bind(("127.0.0.1", 0))
+            endpoint = f"https://127.0.0.1:{silent.getsockname()[1]}"
+            place = Place(endpoint, files["client.crt"], files["client.key"], files["server.crt"])
+            with pytest.raises(MissingRequirement, match=r"cannot be reached: Connection refused.*core.https_address"):
+                LxdApi(place).get("")

@@ -618,10 +618,12 @@ class TestPorts:
             server.listen(1)
             yield server.getsockname()[1]
 
-    def free(self):
-        return host_ports.choose("127.0.0.1", "tcp", ())
+    @pytest.fixture
+    def all_free(self, monkeypatch):
+        """No port is taken, whatever else runs on this host."""
+        monkeypatch.setattr(host_ports, "is_free", lambda *args: True)
 
-    def test_ports_are_chosen_and_kept(self, driver):
+    def test_ports_are_chosen_and_kept(self, driver, all_free):
         instance = an_instance(ssh_port=0, ports=[parse_port("80"), parse_port("443"), parse_port("53/udp")])
         driver.acts.choose_ports(instance)
         chosen = [port.host_port for port in instance.ports]
@@ -659,15 +661,15 @@ class TestPorts:
         driver.acts.choose_ports(instance)
         assert instance.ssh_port != listener
 
-    def test_the_port_for_ssh_makes_way_for_one_that_is_asked_for(self, driver):
-        port = self.free()
+    def test_the_port_for_ssh_makes_way_for_one_that_is_asked_for(self, driver, all_free):
+        port = 41000
         instance = an_instance(ssh_port=port, ports=[parse_port(f"{port}:80")])
         driver.acts.choose_ports(instance)
         assert instance.ports == [parse_port(f"{port}:80")]
         assert instance.ssh_port != port
 
-    def test_ports_of_stopped_instances_are_left_to_them(self, driver, monkeypatch):
-        ports = [self.free() for dummy in range(4)]
+    def test_ports_of_stopped_instances_are_left_to_them(self, driver, monkeypatch, all_free):
+        ports = [41001, 41002, 41003, 41004]
         driver.scope.write(an_instance("other", ssh_port=ports[0], ports=[parse_port(f"{ports[1]}:80")]))
         offered = []
 
