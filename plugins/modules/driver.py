@@ -154,7 +154,8 @@ instances:
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import SwitchWish, switch_driver
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.active_driver import switch_driver
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import SwitchWish
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True, "choices": list(DRIVERS)},

@@ -666,10 +666,30 @@ def read(path: str) -> str:
         return ""
 
 
+# Where the drivers stand as the choices of an option.
+LISTS_OF_DRIVERS = (
+    "plugins/doc_fragments/_common.py",
+    "plugins/modules/driver.py",
+    "plugins/modules/driver_info.py",
+    "roles/host/meta/argument_specs.yml",
+)
+CHOICES = re.compile(r"choices: \[qemu, [a-z, ]+\]")
+
+
+@functools.cache
+def registry() -> t.Any:
+    """The module that knows the drivers."""
+    sys.path.insert(0, stage())
+    return importlib.import_module("ansible_collections.minicloud.local.plugins.module_utils._drivers.registry")
+
+
 @functools.cache
 def written() -> dict[str, str]:
     """The files that have a part which is written from other files, and what they have to be."""
     found = pictures.written(ROOT)
+    drivers = ", ".join(registry().DRIVERS)
+    for path in LISTS_OF_DRIVERS:
+        found[path] = CHOICES.sub(f"choices: [{drivers}]", read(path))
     for source, key, twin, twin_key in TWINS:
         path = f"plugins/modules/{twin}.py"
         text = read(path)
@@ -704,17 +724,15 @@ TABLE = re.compile(
 
 def guide_with_table() -> tuple[str, str]:
     """The guide about drivers, as it is and with the table of capabilities that the code has."""
-    sys.path.insert(0, stage())
-    registry = importlib.import_module("ansible_collections.minicloud.local.plugins.module_utils._drivers.registry")
 
     def cell(about: t.Any, capability: str) -> str:
         types = set(about.capabilities.get(capability, ()))
         every = {type_ for type_ in ("vm", "container") if about.can(type_)}
         return "yes" if types == every or capability in every else ", ".join(sorted(types))
 
-    rows = [["Capability", *(f"``{name}``" for name in registry.DRIVERS), "What it means"]]
-    for capability, text in registry.CAPABILITY_TEXTS.items():
-        having = [cell(about, capability) for about in registry.ABOUT.values()]
+    rows = [["Capability", *(f"``{name}``" for name in registry().DRIVERS), "What it means"]]
+    for capability, text in registry().CAPABILITY_TEXTS.items():
+        having = [cell(about, capability) for about in registry().ABOUT.values()]
         if any(having):
             rows.append([f"``{capability}``", *having, text])
     lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]

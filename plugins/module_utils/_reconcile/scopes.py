@@ -4,7 +4,8 @@
 
 # Private to this collection: not an interface for others.
 
-"""The active driver: what a switch finds, and the plan that it makes of that. Carried out in switch.py.
+"""The active driver: what a switch finds, and the plan that it makes of that. Asked for in active_driver.py,
+and carried out in switch.py.
 
 The setting `driver` is what is active; the setting `switch` says from where to where a switch is under way. A scope
 that is not active keeps the states that its instances had when it was left. Whatever of this a killed run leaves
@@ -118,18 +119,6 @@ def make_switch_plan(here: Side, there: Side, pending: bool, wait: bool) -> Swit
     return plan
 
 
-class SwitchOutcome(t.NamedTuple):
-    """What a run did, or in check mode would do."""
-
-    changed: bool
-    actions: list[str]
-    driver: dict[str, str]
-    brought_down: list[str]
-    restored: list[str]
-    before: dict[str, t.Any]
-    after: dict[str, t.Any]
-
-
 class Switch:
     """What a run of the module knows of the two drivers."""
 
@@ -220,49 +209,3 @@ class Switch:
                     exc.what = f"{instance.name} could not be started by the driver {self.wish.name}: {exc.what}"
                     raise
                 self.runtime.report.warn(f"{instance.name} cannot be started by the driver {self.wish.name}: {exc}")
-
-
-def switch_driver(
-    wish: SwitchWish,
-    runtime: Runtime,
-    data: DataDirectory,
-    options: t.Mapping[str, t.Any] | None = None,
-    check_mode: bool = False,
-) -> SwitchOutcome:
-    """Make a driver the active one, and tell what was done."""
-    if not wish.timeout > 0:  # nan is neither
-        raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
-    switch = Switch(wish, runtime, data, options)
-    if options:
-        switch.check_options()
-    here, there, pending = switch.look()
-    plan = make_switch_plan(here, there, pending, wish.wait)
-    if plan.finish:
-        runtime.begin_changes()
-        switch.check(plan)
-        if not check_mode:
-            from ansible_collections.minicloud.local.plugins.module_utils._reconcile.switch import carry_out
-
-            here, there, plan = carry_out(switch)
-    return _outcome(here, there, plan)
-
-
-def _outcome(here: Side, there: Side, plan: SwitchPlan) -> SwitchOutcome:
-    before, after = _running(here, there), _running(here, there)
-    for instance in plan.down:
-        after[here.scope].discard(instance.name)
-    for instance in plan.up:
-        after[there.scope].add(instance.name)
-    return SwitchOutcome(
-        bool(plan.steps),
-        plan.steps,
-        {"name": there.driver, "scope": there.scope, "previous": here.driver},
-        [each.name for each in plan.down],
-        [each.name for each in plan.up],
-        {"driver": here.driver, "running": {scope: sorted(names) for scope, names in before.items()}},
-        {"driver": there.driver, "running": {scope: sorted(names) for scope, names in after.items()}},
-    )
-
-
-def _running(*sides: Side) -> dict[str, set[str]]:
-    return {side.scope: {each.name for each in side.instances if each.uuid in side.running} for side in sides}

@@ -16,9 +16,10 @@ import typing as t
 
 # The collection is found on PYTHONPATH.
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS, active_driver, scope_of
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.active_driver import switch_driver
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import SwitchWish, switch_driver
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import SwitchWish
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory

@@ -33,6 +33,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     parse_port,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import (
+    active_driver,
     apply,
     driver_listing,
     instances,
@@ -365,7 +366,9 @@ class World:
 
     def switch(self, name, check=False, reporter=None, options=None, **wish):
         """One task of the module driver."""
-        return scopes.switch_driver(scopes.SwitchWish(name, **wish), self._runtime(reporter), self.data, options, check)
+        return active_driver.switch_driver(
+            scopes.SwitchWish(name, **wish), self._runtime(reporter), self.data, options, check
+        )
 
     def _runtime(self, reporter):
         self.reporter = reporter or RecordingReporter()

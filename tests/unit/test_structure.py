@@ -1,0 +1,133 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The rooms of the code, as docs/ARCHITECTURE.md describes them: who may import whom. Lazy imports count, too."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+PLUGINS = pathlib.Path(__file__).parents[2] / "plugins"
+PREFIX = "ansible_collections.minicloud.local.plugins."
+
+# From below: a file imports from its own room and from those that come before it here.
+ROOMS = (
+    "module_utils/_errors.py",
+    "module_utils/_json.py",
+    "module_utils/_runtime.py",
+    "module_utils/_model.py",
+    "module_utils/_files.py",
+    "module_utils/_scope.py",
+    "module_utils/_host",
+    "module_utils/_hostnet",
+    "module_utils/_guest",
+    "module_utils/_images",
+    "module_utils/_drivers",
+    "module_utils/_reconcile",
+    "module_utils/_module.py",
+    "plugin_utils",
+    "doc_fragments",
+    "modules",
+    "action",
+    "inventory",
+    "callback",
+    "connection",
+)
+# Circles that are left: their files are taken apart next.
+LEFT = {"module_utils/_images/vault.py", "module_utils/_reconcile/apply.py"}
+# In the room of the drivers: what all may import, and nothing of it a driver but registry.py, which loads them.
+SHARED_BY_DRIVERS = ("contract", "hosts", "host_networks", "qemu_family")
+
+
+def room_of(path: str) -> str:
+    """The room that a file below plugins/ is in."""
+    return next(room for room in ROOMS if path == room or path.startswith(f"{room}/"))
+
+
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """The files below plugins/, each with those that it imports: anywhere in it, and for types only, too."""
+    paths = {path.relative_to(PLUGINS).as_posix(): path for path in PLUGINS.rglob("*.py")}
+    modules = {path[: -len(".py")].replace("/", "."): path for path in paths}
+    found = {}
+    for name, path in paths.items():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+        found[name] = {modules[each[len(PREFIX) :]] for each in names if each[len(PREFIX) :] in modules}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Sets of nodes that lead to each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            for each in graph.get(left.pop(), ()):
+                if each not in seen:
+                    seen.add(each)
+                    left.append(each)
+        return seen
+
+    all_reached = {node: reached(node) for node in graph}
+    rings = {
+        tuple(sorted(other for other in all_reached[node] if node in all_reached.get(other, ())))
+        for node in graph
+        if node in all_reached[node]
+    }
+    return sorted(map(list, rings))
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_imports_form_a_circle(room: str) -> None:
+    rings = [ring for ring in circles(imports()) if room_of(ring[0]) == room]
+    assert [ring for ring in rings if not LEFT.intersection(ring)] == []
+
+
+def test_every_file_has_a_room() -> None:
+    for path in imports():
+        assert room_of(path)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_downwards_only(room: str) -> None:
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    upwards = [
+        f"{name} imports {other}"
+        for name, others in imports().items()
+        if room_of(name) == room
+        for other in others
+        if room_of(other) not in allowed
+    ]
+    assert upwards == []
+
+
+def test_drivers_do_not_know_each_other() -> None:
+    def place(path: str) -> str:
+        return path[len("module_utils/_drivers/") :].removesuffix(".py").partition("/")[0]
+
+    drivers = {place(path) for path in imports() if path.endswith("/driver.py")}
+    assert drivers
+    for name, others in imports().items():
+        known = {place(other) for other in others if other.startswith("module_utils/_drivers/")}
+        if room_of(name) == "module_utils/_drivers" and place(name) != "registry":
+            assert known & drivers <= {place(name)}, name
+            if place(name) in drivers:
+                assert known <= {place(name), *SHARED_BY_DRIVERS}, name
+        elif room_of(name) != "module_utils/_drivers":
+            assert not known & drivers, name
