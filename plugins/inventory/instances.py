@@ -51,7 +51,7 @@ options:
     description: The states in which an instance is listed; V(all) for every state.
     type: list
     elements: str
-    choices: [running, stopped, all]
+    choices: [running, paused, stopped, all]
     default: [running]
   filters:
     description:

@@ -36,8 +36,16 @@ MIN_DISK = 64 * MIB
 DISK, CONTAINER = "disk", "container"
 KINDS = {"vm": DISK, "container": CONTAINER}
 
-# States that are observed.
-RUNNING, STOPPED, ABSENT = "running", "stopped", "absent"
+# States that an instance can be in. paused -- it has its memory and does nothing; suspended -- its memory is saved, and
+# it goes on from there; deleted -- it is stopped, and kept until it is removed or asked for again
+RUNNING, PAUSED, STOPPED, SUSPENDED = "running", "paused", "stopped", "suspended"
+DELETED, ABSENT = "deleted", "absent"
+STATES = (RUNNING, PAUSED, STOPPED, SUSPENDED, DELETED, ABSENT)
+# States in which the hypervisor has its machine.
+UP = (RUNNING, PAUSED)
+
+# How records tell times, which are UTC.
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(?:I?B)?|B)?\s*\Z", re.IGNORECASE | re.ASCII)
@@ -199,6 +207,7 @@ class Instance:
     ssh_port -- the port of the host's loopback address that leads to the guest's ssh server
     booted -- whether it has ever become ready; ready -- whether it has since its last start
     restarting -- whether it was stopped only to be changed and started again
+    stopping -- when it was told to stop (UTC, as created), if it was not seen to do so; empty otherwise
     cloud_init -- status and errors, as cloud-init reported them
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     """
@@ -221,6 +230,7 @@ class Instance:
     booted: bool = False
     ready: bool = False
     restarting: bool = False
+    stopping: str = ""
     image: dict[str, str] = field(default_factory=dict)
     tags: dict[str, t.Any] = field(default_factory=dict)
     ports: list[PortForward] = field(default_factory=list)
@@ -345,10 +355,13 @@ class Mount:
 class Observed(t.NamedTuple):
     """What a driver sees of an instance now.
 
-    state -- running or stopped; absent where the instance was removed at the hypervisor by other means
+    state -- one of STATES; absent where the instance was removed at the hypervisor by other means
     addresses -- of the guest, as far as the driver knows them; by_mac -- the same by network interface
     drift -- what somebody changed at the hypervisor, as sentences; the next start puts it right
     severed -- whether it runs, and a network that it is on does not work, or forwards its ports to where it is not
+    reason -- why it is paused, where that is known and is no one's wish; empty otherwise
+    differs -- the options of a task among what somebody changed: what a task names of them is put right
+    disk -- bytes, where the hypervisor has it larger than the record; else 0
     """
 
     state: str
@@ -356,3 +369,6 @@ class Observed(t.NamedTuple):
     by_mac: t.Mapping[str, tuple[str, ...]] = {}
     drift: tuple[str, ...] = ()
     severed: bool = False
+    reason: str = ""
+    differs: tuple[str, ...] = ()
+    disk: int = 0

@@ -366,7 +366,9 @@ class Records(t.Generic[Record]):
         directory = self.directory(name)
         record = os.path.basename(self._record(name))
         with explained(f"{directory} could not be removed"):
-            for entry in os.listdir(directory) if os.path.isdir(directory) else ():
+            entries = os.listdir(directory) if os.path.isdir(directory) else []
+            # The largest first: should it refuse to go, nothing is lost yet.
+            for entry in sorted(entries, key=lambda entry: -os.lstat(os.path.join(directory, entry)).st_size):
                 if entry != record:
                     remove_path(os.path.join(directory, entry))
             remove_path(directory)

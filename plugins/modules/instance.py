@@ -39,11 +39,12 @@ options:
     required: true
   state:
     description:
-      - V(running) is an instance that runs; it is made or started where it does not.
+      - V(running) is an instance that runs; it is made, started or resumed where it does not.
       - V(stopped) is shut down by its guest; with O(force=true) it is switched off instead.
       - V(restarted) stops and starts it, and is always a change.
       - V(present) exists, in whatever state; one that is made by it is not started.
-      - V(absent) is gone, with its disk and everything else that it owned.
+      - V(absent) is gone, with its disk and everything else that it owned. Where the hypervisor refuses that, such as
+        LXD for an instance with C(security.protection.delete), the instance stays as it was.
     type: str
     choices: [running, stopped, restarted, present, absent]
     default: running
@@ -215,6 +216,8 @@ options:
     description:
       - Whether to switch the instance off instead of shutting it down.
       - With O(state=absent) also removes what is left of an instance whose record is damaged.
+      - With any other O(state) keeps an instance whose removal was cut off. Without it such an instance is left alone
+        until O(state=absent) finishes the removal.
     type: bool
     default: false
 attributes:
@@ -360,7 +363,11 @@ instance:
       returned: always
       sample: web
     state:
-      description: V(running) or V(stopped).
+      description:
+        - V(running), V(stopped), V(paused), or V(absent) where it was removed at the hypervisor by other means.
+        - V(paused) has its memory and does nothing, since somebody has paused it at the hypervisor, or since the
+          hypervisor has, such as QEMU when the host's disk is full. O(minicloud.local.instance#module:state=running)
+          has it go on.
       type: str
       returned: always
       sample: running

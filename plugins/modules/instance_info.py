@@ -25,7 +25,7 @@ options:
     description: Only instances in one of these states.
     type: list
     elements: str
-    choices: [running, stopped]
+    choices: [running, paused, stopped, absent]
   all_drivers:
     description: Whether to list the instances of all drivers instead of one.
     type: bool
@@ -65,7 +65,11 @@ instances:
       returned: always
       sample: web
     state:
-      description: V(running) or V(stopped).
+      description:
+        - V(running), V(stopped), V(paused), or V(absent) where it was removed at the hypervisor by other means.
+        - V(paused) has its memory and does nothing, since somebody has paused it at the hypervisor, or since the
+          hypervisor has, such as QEMU when the host's disk is full. O(minicloud.local.instance#module:state=running)
+          has it go on.
       type: str
       returned: always
       sample: running
@@ -307,7 +311,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing
 
 ARGUMENTS = {
     "names": {"type": "list", "elements": "str"},
-    "states": {"type": "list", "elements": "str", "choices": ["running", "stopped"]},
+    "states": {"type": "list", "elements": "str", "choices": ["running", "paused", "stopped", "absent"]},
     "all_drivers": {"type": "bool", "default": False},
 }
 

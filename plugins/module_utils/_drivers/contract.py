@@ -132,7 +132,14 @@ class Looks(abc.ABC):
 
     @abc.abstractmethod
     def alive(self, instance: Instance) -> bool:
-        """Whether the hypervisor runs the instance now; cheap enough to be asked often."""
+        """Whether the hypervisor has the instance up now, be it paused; cheap enough to be asked often."""
+
+    def remains(self, instance: Instance) -> str:
+        """What is there of an instance whose making or removal was cut off, as the rest of a sentence.
+
+        Empty where there is nothing, or nothing that a guest has ever written anything in.
+        """
+        return ""
 
     @abc.abstractmethod
     def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
@@ -210,9 +217,18 @@ class Acts(abc.ABC):
         """Shut an instance down by its guest, or by force at once; HypervisorError if the guest does not comply."""
 
     @abc.abstractmethod
+    def resume(self, instance: Instance) -> None:
+        """Have a paused instance run on; HypervisorError, with the reason, if it pauses again at once."""
+
+    def check_removal(self, instance: Instance) -> None:
+        """Raise HypervisorError for what would have delete() refused, as far as it can be known before it is tried."""
+        return
+
+    @abc.abstractmethod
     def delete(self, instance: Instance) -> None:
         """End the instance by force and take away all that the driver made outside the instance's directory.
 
+        Where that is refused, the instance is left as it was as far as that can be.
         All the same if there is nothing of it, also where the instance was made under another driver of the scope.
         """
 

@@ -15,7 +15,7 @@ import random
 import time
 import typing as t
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
@@ -32,14 +32,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_TYPE,
     KINDS,
+    TIME_FORMAT,
     Image,
     Instance,
     format_size,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import (
-    observe,
-    read_current,
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import (
+    look,
+    remains,
     surroundings,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
@@ -57,6 +58,27 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
+
+
+@dataclass
+class _Work:
+    """What the steps of a plan hand on: the instance as it is (None: there is none), and as it is to be."""
+
+    plan: Plan
+    current: Instance | None
+    after: Instance | None
+    image: Image | None
+    deadline: Deadline
+
+    @property
+    def there(self) -> Instance:
+        """The instance as it is, for steps that come only where there is one."""
+        return t.cast(Instance, self.current)
+
+    @property
+    def wanted(self) -> Instance:
+        """The instance as it is to be, for steps that lead to one."""
+        return t.cast(Instance, self.after)
 
 
 class Applier:
@@ -128,24 +150,23 @@ class Applier:
         Under the instance's lock the plan is made again from what is there then: where another run was faster,
         nothing is left to do.
         """
-        fetched: list[str] = []
+        done: list[str] = []
         deadline = Deadline(self.wish.timeout)
         if not plan.changes:
             current = self.scope.read(self.wish.name)
         while plan.changes:
             image = None
             if "create" in plan.steps:
-                image, changed = self._have_image("fetch_image" in plan.steps)
-                fetched = ["fetch_image"] if changed else fetched
+                image, fetched = self._have_image("fetch_image" in plan.steps)
+                done = ["fetch_image"] if fetched else done
                 if "fetch_image" in plan.steps:
                     # What it needs to boot was not known before it was here; nothing else was changed yet.
                     self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
             deadline = Deadline(self.wish.timeout)
             with self.scope.lock(self.wish.name, deadline, self.runtime.report):
-                current = read_current(self.wish, self.driver)
-                observed = None
-                if current and current.phase == "ready":
-                    observed = observe(self.wish, self.crew, current)
+                if "await_stop" in plan.steps and self._await_stop():
+                    done.append("await_stop")
+                current, observed = look(self.wish, self.crew)
                 plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
                 if "fetch_image" not in plan.steps:
                     with self.changing():
@@ -153,44 +174,31 @@ class Applier:
                     break
             # Another run has removed the instance meanwhile: it is to be made, and what that takes was not looked at.
             self.check_host(plan)
-        plan.steps = fetched + plan.steps
+        plan.steps = done + plan.steps
         if current and "wait_ready" in plan.steps:
             current = self.power.wait_ready(current, deadline, self.wish.cloud_init_errors)
         return plan, current
+
+    def _await_stop(self) -> bool:
+        """See the end of a stop that a run which has ended asked for; whether it came."""
+        current = self.scope.read(self.wish.name)
+        if current is None or current.phase != "ready" or not current.stopping:
+            return False
+        self.runtime.report.step("await_stop")
+        return not self.power.await_stop(current).owner
 
     def _apply(self, plan: Plan, current: Instance | None, image: Image | None, deadline: Deadline) -> Instance | None:
         before, after = current, plan.after
         if after is not None and ("create" in plan.steps or "stop" in plan.steps):
             self._foresee(after, current, image, plan.steps)
+        work = _Work(plan, current, after, image, deadline)
         for step in plan.steps:
             if step != "wait_ready":  # which comes when the lock is free again
                 self.runtime.report.step(step)
-            if step in ("delete", "remove_leftovers"):
-                if current is not None:
-                    self._delete(current)
-                current = None
-            elif step == "create":
-                with _stage("create"):
-                    current = after = self._create(t.cast(Instance, after), t.cast(Image, image))
-            elif step == "stop":
-                current = replace(t.cast(Instance, current), restarting=t.cast(Instance, after).restarting)
-                if current.restarting:
-                    self._store(current)
-                current = self.power.stop(current, deadline, self.wish.force)
-            elif step == "start":
-                with _stage("boot"):
-                    current = after = self.power.start(t.cast(Instance, after))
-                # A restart that is waited for has not ended yet.
-                if after.restarting and "wait_ready" not in plan.steps:
-                    current = after = self._store(replace(after, restarting=False))
-            elif step == "grow_disk":
-                self.crew.of(t.cast(Instance, after)).acts.grow_disk(t.cast(Instance, after))
-            elif step == "set_networks":
-                after = self._set_networks(t.cast(Instance, after), "start" in plan.steps)
-            elif step == "set_ports":
-                self._set_ports(t.cast(Instance, after), "start" in plan.steps)
-            elif step == "repair_networks":
-                self._repair_networks(t.cast(Instance, after))
+            act = self.METHODS.get(step)
+            if act:
+                act(self, work)
+        current, after = work.current, work.after
         if after is not None and RECONFIGURING.intersection(plan.steps) and "start" not in plan.steps:
             self.crew.of(after).acts.reconfigure(after)
         if after is not None and before is not None and "set_networks" in plan.steps and "start" not in plan.steps:
@@ -198,6 +206,60 @@ class Applier:
         if after is not None and plan.changes and after is not current:
             current = self._store(after if current is None else self._merged(after, current))
         return current if plan.state != ABSENT else None
+
+    # The steps of a plan. Those that are not here are the record's alone, or come at the end.
+
+    def _remove_step(self, work: _Work) -> None:
+        if work.current is not None:
+            self._delete(work.current)
+        work.current = None
+
+    def _create_step(self, work: _Work) -> None:
+        with _stage("create"):
+            work.current = work.after = self._create(work.wanted, t.cast(Image, work.image))
+
+    def _keep_step(self, work: _Work) -> None:
+        work.current = self._store(replace(work.there, phase="ready"))
+
+    def _stop_step(self, work: _Work) -> None:
+        there = replace(work.there, restarting=work.wanted.restarting)
+        work.current = self.power.stop(there, work.deadline, self.wish.force)
+
+    def _start_step(self, work: _Work) -> None:
+        with _stage("boot"):
+            work.current = work.after = self.power.start(work.wanted)
+        # A restart that is waited for has not ended yet.
+        if work.after.restarting and "wait_ready" not in work.plan.steps:
+            work.current = work.after = self._store(replace(work.after, restarting=False))
+
+    def _resume_step(self, work: _Work) -> None:
+        self.crew.of(work.wanted).acts.resume(work.wanted)
+
+    def _grow_disk_step(self, work: _Work) -> None:
+        self.crew.of(work.wanted).acts.grow_disk(work.wanted)
+
+    def _set_networks_step(self, work: _Work) -> None:
+        work.after = self._set_networks(work.wanted, "start" in work.plan.steps)
+
+    def _set_ports_step(self, work: _Work) -> None:
+        self._set_ports(work.wanted, "start" in work.plan.steps)
+
+    def _repair_networks_step(self, work: _Work) -> None:
+        self._repair_networks(work.wanted)
+
+    METHODS: t.ClassVar[dict[str, t.Callable[[Applier, _Work], None]]] = {
+        "delete": _remove_step,
+        "remove_leftovers": _remove_step,
+        "create": _create_step,
+        "keep": _keep_step,
+        "stop": _stop_step,
+        "start": _start_step,
+        "resume": _resume_step,
+        "grow_disk": _grow_disk_step,
+        "set_networks": _set_networks_step,
+        "set_ports": _set_ports_step,
+        "repair_networks": _repair_networks_step,
+    }
 
     def _foresee(
         self, after: Instance, current: Instance | None, image: Image | None, steps: t.Collection[str]
@@ -270,7 +332,7 @@ class Applier:
             scope=self.scope.name,
             owner="",
             phase="creating",
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=time.strftime(TIME_FORMAT, time.gmtime()),
             disk=disk_size(self.wish, image),
             image=image_of(image),
             user=self.login_user(image),
@@ -379,25 +441,45 @@ class Applier:
             self.power.pin(after)
 
     def _delete(self, instance: Instance) -> None:
-        """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end."""
-        # On a full disk nothing can be noted, and removing is what makes room.
-        with contextlib.suppress(NoSpace):
-            self._store(replace(instance, phase="removing"))
+        """Whatever is left of an instance goes; the record tells the next run, should this one not get to the end.
+
+        What is refused leaves the instance, and its record, as they were.
+        """
+        whole = instance.phase == "ready"
+        if whole:
+            self._at_each_driver(instance, lambda driver: driver.acts.check_removal(instance))
+        if instance.phase != "creating":
+            # On a full disk nothing can be noted, and removing is what makes room.
+            with contextlib.suppress(NoSpace):
+                self._store(replace(instance, phase="removing"))
         self.runtime.report.step("removing")
+        try:
+            self._at_each_driver(instance, lambda driver: driver.acts.delete(instance))
+            Attachment(self.driver, self.runtime, self.data).disconnect(instance)
+            with contextlib.suppress(NoSpace):
+                known_hosts.unpin(self.data.known_hosts, instance.alias)
+            self.scope.remove(instance.name)
+        except MinicloudError:
+            # Where nobody can tell, the removal stays begun.
+            with contextlib.suppress(MinicloudError):
+                if whole and remains(self.crew, replace(instance, phase="removing")):
+                    self._store(instance)
+            raise
+        self.runtime.report.step("removed")
+
+    def _at_each_driver(self, instance: Instance, act: t.Callable[[Driver], None]) -> None:
+        """Act at every driver that may have something of an instance."""
         for driver in self.crew.all_of(instance):
             try:
-                driver.acts.delete(instance)
+                act(driver)
             except MissingRequirement as exc:
                 # Who made something of it is not known where the record was lost.
                 lost = not instance.uuid and driver.name != self.driver.name
                 if not (lost or (driver.elsewhere and self.wish.force)):
                     raise
-                self.runtime.report.warn(f"Whether the driver {driver.name} has anything of {instance.name}: {exc}")
-        Attachment(self.driver, self.runtime, self.data).disconnect(instance)
-        with contextlib.suppress(NoSpace):
-            known_hosts.unpin(self.data.known_hosts, instance.alias)
-        self.scope.remove(instance.name)
-        self.runtime.report.step("removed")
+                text = f"Whether the driver {driver.name} has anything of {instance.name}: {exc}"
+                if text not in self.runtime.report.warnings:
+                    self.runtime.report.warn(text)
 
 
 @contextlib.contextmanager

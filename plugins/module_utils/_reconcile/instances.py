@@ -16,27 +16,26 @@ from dataclasses import replace
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
-    DRIVERS,
     load,
     require_capability,
-    scope_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     BRIDGED_TO,
     DEFAULT_TYPE,
     KINDS,
+    PAUSED,
     RUNNING,
-    STOPPED,
     Image,
     Instance,
-    Nic,
     Observed,
     key_of,
     normal_arch,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import look, surroundings
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    LEFTOVERS,
+    PARTS,
     Plan,
     Surroundings,
     comparable,
@@ -68,63 +67,133 @@ def reconcile_instance(
     check_mode: bool = False,
 ) -> Outcome:
     """Bring one instance to what is wished, and tell what was done."""
-    crew = Crew(load(driver_name, runtime, data, driver_options))
-    driver = crew.wanted
-    instance_type = wish.instance_type or DEFAULT_TYPE
-    require_capability(driver.name, instance_type, f"instance_type: {instance_type}")
-    host_arch = normal_arch(platform.machine())
-    if wish.arch and wish.arch != host_arch:
-        require_capability(driver.name, "foreign_arch", f"arch: {wish.arch} on a host that is {host_arch}")
+    task = _Task(wish, runtime, data, Crew(load(driver_name, runtime, data, driver_options)))
+    task.check_capabilities()
+    task.look()
+    task.make_plan()
+    task.tell()
+    if task.acts:
+        task.prepare()
+        if check_mode:
+            task.predict()
+        else:
+            task.carry_out()
+    return task.outcome(check_mode)
 
-    for port in wish.ports or ():
-        if ":" in port.host_ip:
-            require_capability(driver.name, "ipv6_ports", f"ports: {port}")
 
-    current, observed = _observe(wish, crew)
-    there = observed is not None and observed.state != ABSENT
-    around = surroundings(driver, host_arch)
-    _choose_networks(wish, current if there else None, driver, around)
-    image = _cached_image(wish, current if there else None, runtime, data, host_arch)
-    plan = make_plan(wish, current, observed, image, around)
-    for text in plan.drift:
-        runtime.report.warn(f"{wish.name}: {text}. Set recreate: true to have the instance replaced.")
-    if observed and wish.state != ABSENT:
-        for text in observed.drift:
-            runtime.report.warn(f"{wish.name}: {text}.")
-    concerned = wish.autostart is not None or wish.state == ABSENT or (current and current.autostart)
-    keeper = _autostart() if concerned else None
-    repair = keeper is not None and not plan.changes and not keeper.is_settled(current, runtime, data)
-    before = comparable(current if there else None, observed.state if observed else ABSENT)
-    if plan.steps or plan.drift or repair:
-        runtime.begin_changes()
+class _Task:
+    """One instance on its way from what is to what is wished. The methods are called once, in their order."""
+
+    current: Instance | None
+    observed: Observed | None
+    plan: Plan
+
+    def __init__(self, wish: Wish, runtime: Runtime, data: DataDirectory, crew: Crew) -> None:
+        self.wish = wish
+        self.runtime = runtime
+        self.data = data
+        self.crew = crew
+        self.host_arch = normal_arch(platform.machine())
+
+    def check_capabilities(self) -> None:
+        """Raise NotSupported for what the driver can do for no instance at all."""
+        wish, name = self.wish, self.crew.wanted.name
+        instance_type = wish.instance_type or DEFAULT_TYPE
+        require_capability(name, instance_type, f"instance_type: {instance_type}")
+        if wish.arch and wish.arch != self.host_arch:
+            require_capability(name, "foreign_arch", f"arch: {wish.arch} on a host that is {self.host_arch}")
+        for port in wish.ports or ():
+            if ":" in port.host_ip:
+                require_capability(name, "ipv6_ports", f"ports: {port}")
+
+    def look(self) -> None:
+        """Find out what there is, before anything changes."""
+        self.current, self.observed = look(self.wish, self.crew)
+        there = self.observed is not None and self.observed.state not in (ABSENT, LEFTOVERS)
+        self.found = self.current if there else None
+        self.before = comparable(self.found, self.observed.state if self.observed else ABSENT)
+
+    def make_plan(self) -> None:
+        """Plan the way from there."""
+        driver = self.crew.wanted
+        around = surroundings(driver, self.host_arch)
+        _choose_networks(self.wish, self.found, driver, around)
+        self.image = _cached_image(self.wish, self.found, self.runtime, self.data, self.host_arch)
+        self.plan = make_plan(self.wish, self.current, self.observed, self.image, around)
+        for part in filter(None, map(PARTS.get, self.plan.steps)):
+            require_capability(driver.name, part, f"state: {self.wish.state}")
+        autostart = self.wish.autostart is not None or bool(self.current and self.current.autostart)
+        self.keeper: t.Any = _autostart() if autostart or self.wish.state == ABSENT else None
+        self.repairs = (
+            self.keeper is not None
+            and not self.plan.changes
+            and not self.keeper.is_settled(self.current, self.runtime, self.data)
+        )
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is more to do than to tell what is."""
+        return bool(self.plan.steps or self.plan.drift or self.repairs)
+
+    def tell(self) -> None:
+        """Warn of what is otherwise than the task or the record says."""
+        warn = self.runtime.report.warn
+        for text in self.plan.drift:
+            warn(f"{self.wish.name}: {text}. Set recreate: true to have the instance replaced.")
+        if self.observed and self.wish.state != ABSENT:
+            for text in self.observed.drift:
+                warn(f"{self.wish.name}: {text}.")
+            if self.observed.state == PAUSED and self.observed.reason:
+                warn(f"{self.wish.name} is paused: {self.observed.reason}.")
+
+    def prepare(self) -> None:
+        """Raise for what stands in the way of the plan; nothing has changed then."""
+        self.runtime.begin_changes()
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
-        changing = (lambda: keeper.kept_unit(runtime, data)) if keeper else contextlib.nullcontext
-        applier = Applier(wish, crew, runtime, data, host_arch, changing)
-        applier.check_host(plan)
-        if check_mode:
-            applier.foresee_image(plan)
-            current = _predicted(plan, crew, applier.login_user(image))
-            addresses = observed.addresses if observed and plan.state == RUNNING else ()
-            by_mac = observed.by_mac if addresses and observed else {}
-            observed = Observed(plan.state, addresses, by_mac) if current else None
-        else:
-            if keeper and repair:
-                # Another run that has changed the instance sees to it, too, before it gives the lock back.
-                with driver.scope.lock(wish.name, report=runtime.report):
-                    repair = not keeper.is_settled(driver.scope.read(wish.name), runtime, data)
-                    with changing() if repair else contextlib.nullcontext():
-                        pass
-            plan, current = applier.carry_out(plan)
-            observed = crew.of(current).observe([current])[0] if current else None
-    if current and observed and observed.state == RUNNING and not check_mode:
-        crew.of(current).tidy(current)
-    if keeper:
-        keeper.warn_of_obstacle(current, runtime, data)
-    steps = [*plan.steps, "repair_autostart"] if repair else plan.steps
-    view = instance_view(current, observed, crew.of(current), data) if current and observed else None
-    after = comparable(current, observed.state if observed else ABSENT)
-    return Outcome(plan.changes or repair, steps, view, before, after)
+        self.applier = Applier(self.wish, self.crew, self.runtime, self.data, self.host_arch, self._changing)
+        self.applier.check_host(self.plan)
+
+    def _changing(self) -> t.ContextManager[None]:
+        if self.keeper:
+            return t.cast("t.ContextManager[None]", self.keeper.kept_unit(self.runtime, self.data))
+        return contextlib.nullcontext()
+
+    def predict(self) -> None:
+        """Tell, in check mode, what would be."""
+        self.applier.foresee_image(self.plan)
+        self.current = _predicted(self.plan, self.crew, self.applier.login_user(self.image))
+        addresses = self.observed.addresses if self.observed and self.plan.state == RUNNING else ()
+        by_mac = self.observed.by_mac if addresses and self.observed else {}
+        self.observed = Observed(self.plan.state, addresses, by_mac) if self.current else None
+
+    def carry_out(self) -> None:
+        """Do what is planned, and look at what is then."""
+        if self.repairs:
+            self._repair_autostart()
+        self.plan, self.current = self.applier.carry_out(self.plan)
+        self.observed = self.crew.of(self.current).observe([self.current])[0] if self.current else None
+
+    def _repair_autostart(self) -> None:
+        # Another run that has changed the instance sees to it, too, before it gives the lock back.
+        scope = self.crew.wanted.scope
+        with scope.lock(self.wish.name, report=self.runtime.report):
+            self.repairs = not self.keeper.is_settled(scope.read(self.wish.name), self.runtime, self.data)
+            if self.repairs:
+                with self._changing():
+                    pass
+
+    def outcome(self, check_mode: bool) -> Outcome:
+        """What was done, and what is now."""
+        current, observed = self.current, self.observed
+        if current and observed and observed.state == RUNNING and not check_mode:
+            self.crew.of(current).tidy(current)
+        if self.keeper:
+            self.keeper.warn_of_obstacle(current, self.runtime, self.data)
+        steps = [*self.plan.steps, "repair_autostart"] if self.repairs else self.plan.steps
+        view = instance_view(current, observed, self.crew.of(current), self.data) if current and observed else None
+        after = comparable(current, observed.state if observed else ABSENT)
+        return Outcome(self.plan.changes or self.repairs, steps, view, self.before, after)
 
 
 def _autostart() -> t.Any:
@@ -132,11 +201,6 @@ def _autostart() -> t.Any:
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
 
     return autostart
-
-
-def surroundings(driver: Driver, host_arch: str) -> Surroundings:
-    """What a plan for an instance of a driver depends on besides the instance."""
-    return Surroundings(host_arch, driver.name, driver.default_network, driver.scope.networks.names())
 
 
 def _choose_networks(wish: Wish, current: Instance | None, driver: Driver, around: Surroundings) -> None:
@@ -160,57 +224,6 @@ def _find_bridged(wish: Wish, current: Instance | None, driver: Driver, around: 
     if wish.bridged is not None:
         (bridged,) = find_bridged([wish.bridged], networks)
         wish.networks = with_bridged(wish, bridged, current, around)
-
-
-def _observe(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:
-    """The record of an instance, and what the driver sees of it if it is more than leftovers."""
-    current = read_current(wish, crew.wanted)
-    if current is None or current.phase != "ready":
-        return current, None
-    return current, observe(wish, crew, current)
-
-
-def observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
-    """What is known of an instance now; by force it can be removed also where its host is gone for good."""
-    driver = crew.of(instance)
-    try:
-        return driver.observe([instance])[0]
-    except MissingRequirement as exc:
-        if not (driver.elsewhere and wish.state == ABSENT):
-            raise
-        if not wish.force:
-            exc.hint = f"{exc.hint} If that host is gone for good, add force: true.".strip()
-            raise
-        return Observed(STOPPED)
-
-
-def read_current(wish: Wish, driver: Driver) -> Instance | None:
-    """The record of the wished instance; one that is damaged only to be removed by force, and then as leftovers.
-
-    What was made of it is found by what its drivers have noted there: the instance's name and the data directory.
-    """
-    try:
-        return driver.scope.read(wish.name)
-    except RecordError as exc:
-        if wish.state != ABSENT or not wish.force or not exc.facts.get("damaged"):
-            raise
-        driver.runtime.report.warn(f"{exc.what}: whatever is left of {wish.name} goes.")
-    names = [name for name in DRIVERS if scope_of(name) == driver.scope.name]
-    return Instance(
-        name=wish.name,
-        uuid="",
-        scope=driver.scope.name,
-        driver=driver.name,
-        created="",
-        arch="",
-        cpus=0,
-        memory=0,
-        disk=0,
-        phase="removing",
-        # On which networks it was nobody knows, so each of them is told.
-        nics=[Nic(network.name, "") for network in driver.scope.networks.all()[0]],
-        handles={name: driver.handle() if name == driver.name else {} for name in names},
-    )
 
 
 def _predicted(plan: Plan, crew: Crew, login_user: str) -> Instance | None:

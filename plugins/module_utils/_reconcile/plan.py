@@ -12,15 +12,23 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
+    InvalidOption,
+    RestartRequired,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_CPUS,
     DEFAULT_DISK,
     DEFAULT_MEMORY,
     DEFAULT_TYPE,
+    DELETED,
+    PAUSED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
+    UP,
     USER_NETWORK,
     Image,
     Instance,
@@ -76,34 +84,197 @@ class Surroundings(t.NamedTuple):
     networks: t.Collection[str] = ()
 
 
+# What can be there when a task begins, besides the states that an instance can be in:
+# leftovers -- parts in which no guest has ever written anything; removing -- what a removal that was cut off has left,
+# the instance's data above all; restarting -- stopped by a run that did not come to start it again; stopping -- up, and
+# told to stop by a run that did not see it do so
+LEFTOVERS, REMOVING, RESTARTING, STOPPING = "leftovers", "removing", "restarting", "stopping"
+
+# In the tables below: where the steps stand that carry out what the task changes, such as set_cpus; and that the task
+# is refused.
+CHANGES, REFUSED = "CHANGES", "REFUSED"
+
+WISHES = (RUNNING, "present", STOPPED, "restarted", SUSPENDED, DELETED, ABSENT)
+
+# The steps from what is there (rows) to what a task wishes (columns).
+WAYS: dict[str, dict[str, str]] = {
+    ABSENT: {
+        RUNNING: "create start",
+        "present": "create",
+        STOPPED: "create",
+        "restarted": "create start",
+        SUSPENDED: "create start suspend",
+        DELETED: "",
+        ABSENT: "",
+    },
+    LEFTOVERS: {
+        RUNNING: "remove_leftovers create start",
+        "present": "remove_leftovers create",
+        STOPPED: "remove_leftovers create",
+        "restarted": "remove_leftovers create start",
+        SUSPENDED: "remove_leftovers create start suspend",
+        DELETED: "delete",
+        ABSENT: "delete",
+    },
+    REMOVING: {
+        RUNNING: "REFUSED",
+        "present": "REFUSED",
+        STOPPED: "REFUSED",
+        "restarted": "REFUSED",
+        SUSPENDED: "REFUSED",
+        DELETED: "REFUSED",
+        ABSENT: "delete",
+    },
+    STOPPED: {
+        RUNNING: "CHANGES start",
+        "present": "CHANGES",
+        STOPPED: "CHANGES",
+        "restarted": "CHANGES start",
+        SUSPENDED: "CHANGES start suspend",
+        DELETED: "soft_delete",
+        ABSENT: "delete",
+    },
+    RESTARTING: {
+        RUNNING: "CHANGES start",
+        "present": "CHANGES start",
+        STOPPED: "stay_stopped CHANGES",
+        "restarted": "CHANGES start",
+        SUSPENDED: "CHANGES start suspend",
+        DELETED: "soft_delete",
+        ABSENT: "delete",
+    },
+    RUNNING: {
+        RUNNING: "CHANGES",
+        "present": "CHANGES",
+        STOPPED: "stop CHANGES",
+        "restarted": "stop CHANGES start",
+        SUSPENDED: "CHANGES suspend",
+        DELETED: "stop soft_delete",
+        ABSENT: "delete",
+    },
+    STOPPING: {
+        RUNNING: "await_stop CHANGES start",
+        "present": "await_stop CHANGES",
+        STOPPED: "stop CHANGES",
+        "restarted": "stop CHANGES start",
+        SUSPENDED: "await_stop CHANGES start suspend",
+        DELETED: "stop soft_delete",
+        ABSENT: "delete",
+    },
+    PAUSED: {
+        RUNNING: "CHANGES resume",
+        "present": "CHANGES",
+        STOPPED: "stop CHANGES",
+        "restarted": "stop CHANGES start",
+        SUSPENDED: "CHANGES suspend",
+        DELETED: "stop soft_delete",
+        ABSENT: "delete",
+    },
+    SUSPENDED: {
+        RUNNING: "CHANGES start",
+        "present": "CHANGES",
+        STOPPED: "start stop CHANGES",
+        "restarted": "start stop CHANGES start",
+        SUSPENDED: "CHANGES",
+        DELETED: "start stop soft_delete",
+        ABSENT: "delete",
+    },
+    DELETED: {
+        RUNNING: "recover CHANGES start",
+        "present": "recover CHANGES",
+        STOPPED: "recover CHANGES",
+        "restarted": "recover CHANGES start",
+        SUSPENDED: "recover CHANGES start suspend",
+        DELETED: "",
+        ABSENT: "delete",
+    },
+}
+
+# The same where something changes that only a stopped instance takes on, such as cpus, and the steps above would have
+# it up meanwhile: these are taken with allow_restart alone.
+WAYS_DOWN: dict[tuple[str, str], str] = {
+    (RUNNING, RUNNING): "stop CHANGES start",
+    (RUNNING, "present"): "stop CHANGES start",
+    (RUNNING, SUSPENDED): "stop CHANGES start suspend",
+    (PAUSED, RUNNING): "stop CHANGES start",
+    (PAUSED, "present"): "stop CHANGES start",
+    (PAUSED, SUSPENDED): "stop CHANGES start suspend",
+    (SUSPENDED, RUNNING): "start stop CHANGES start",
+    (SUSPENDED, "present"): "start stop CHANGES start",
+    (SUSPENDED, SUSPENDED): "start stop CHANGES start suspend",
+}
+
+# The state after each step that leads to another.
+_LEADS_TO = {
+    "create": STOPPED,
+    "start": RUNNING,
+    "resume": RUNNING,
+    "stop": STOPPED,
+    "await_stop": STOPPED,
+    "suspend": SUSPENDED,
+    "soft_delete": DELETED,
+    "recover": STOPPED,
+    "delete": ABSENT,
+}
+
+# Steps that take a part of a driver which not every driver has: its capability.
+PARTS = {"suspend": "suspend", "soft_delete": "soft_delete", "recover": "soft_delete"}
+
+
 def make_plan(
     wish: Wish, current: Instance | None, observed: Observed | None, image: Image | None, around: Surroundings
 ) -> Plan:
     """The way from what is (current and observed; None: there is none) to what is wished.
 
-    image -- the wished image if the vault has it. Raises InvalidOption or RestartRequired.
+    image -- the wished image if the vault has it. Raises InvalidOption, RestartRequired or InUse.
     """
-    # What was removed at the hypervisor has no data left: what the task asks for is made anew.
-    gone = observed is not None and observed.state == ABSENT
-    leftovers = current is not None and (current.phase != "ready" or gone)
-    if wish.state == "absent":
-        return Plan(["delete"] if current else [], None, "absent")
-    if current is None or leftovers or observed is None:
-        return _creation(wish, image, around, ["remove_leftovers"] if leftovers else [])
-
+    row = situation(current, observed)
+    way = WAYS[row][wish.state]
+    if current is None or observed is None or row == LEFTOVERS:
+        return _creation(wish, image, around, row)
+    if way == "delete":
+        return Plan(["delete"], None, ABSENT)
     drift = _drift(wish, current, image)
     if drift and wish.recreate:
-        return _creation(wish, image, around, ["delete"])
+        again = _creation(wish, image, around, ABSENT)
+        again.steps.insert(again.steps.count("fetch_image"), "delete")
+        return again
+    if way == REFUSED:
+        begun = "its removal" if current.phase == "removing" else "making it"
+        raise InUse(
+            f"{current.name} is not whole",
+            f"{begun} was begun and did not come to an end; {observed.reason}",
+            "Set state: absent to have it removed, or add force: true to this task to keep it as it is.",
+        )
     return _change(wish, current, observed, drift, around)
 
 
-def _creation(wish: Wish, image: Image | None, around: Surroundings, making_room: list[str]) -> Plan:
+def situation(current: Instance | None, observed: Observed | None) -> str:
+    """The row of the table WAYS for what is there."""
+    if current is None:
+        return ABSENT
+    # What was removed at the hypervisor has no data left: what the task asks for is made anew.
+    if observed is None or observed.state == ABSENT:
+        return LEFTOVERS
+    if observed.state in UP and current.stopping:
+        return STOPPING
+    if observed.state == STOPPED and current.restarting:
+        return RESTARTING
+    return observed.state
+
+
+def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str) -> Plan:
+    """The plan where there is no instance, or leftovers only."""
+    way = WAYS[row][wish.state].split()
+    if "create" not in way:
+        return Plan(way, None, ABSENT)
+    runs = "start" in way
     after = Instance(
         name=wish.name,
         uuid="",
         scope="",
         driver=around.driver,
-        owner=around.driver if wish.wants_running else "",
+        owner=around.driver if runs else "",
         created="",
         arch=wish.arch or around.host_arch,
         cpus=wish.cpus or DEFAULT_CPUS,
@@ -118,14 +289,18 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, making_room
         nics=list(wish.networks or [Nic(around.default_network, "")]),
         origin=dict(wish.origin),
     )
-    # What is there goes only once the image is at hand.
     lacking = any(key_of(nic.network) not in (*around.networks, USER_NETWORK) for nic in after.nics)
-    steps = [*([] if image else ["fetch_image"]), *making_room, *(["ensure_network"] if lacking else []), "create"]
-    if wish.wants_running:
-        steps.append("start")
-        if wish.wait:
-            steps.append("wait_ready")
-    return Plan(steps, after, RUNNING if wish.wants_running else STOPPED)
+    if lacking:
+        way.insert(way.index("create"), "ensure_network")
+    # What is there goes only once the image is at hand.
+    steps = [*([] if image else ["fetch_image"]), *way, *(["wait_ready"] if runs and wish.wait else [])]
+    return Plan(steps, after, _state_after(way, ABSENT))
+
+
+def _state_after(steps: t.Iterable[str], state: str) -> str:
+    for step in steps:
+        state = _LEADS_TO.get(step, state)
+    return state
 
 
 def image_of(image: Image) -> dict[str, str]:
@@ -174,70 +349,84 @@ def _cold_options(current: Instance, driver: str) -> tuple[str, ...]:
 
 
 def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str], around: Surroundings) -> Plan:
-    after = replace(current)
-    running = observed.state == RUNNING
-    changes = []
+    after = replace(current, phase="ready", disk=max(current.disk, observed.disk))
+    changes: list[str] = []
+    way = WAYS[situation(current, observed)][wish.state].split()
+    if CHANGES in way:
+        changes = _changes(wish, current, after, observed)
+        way = _way(wish, current, after, observed, changes, around).split()
+        at = way.index(CHANGES)
+        way[at : at + 1] = [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
+    state = _state_after(way, observed.state)
+    if current.phase != "ready":
+        way.insert(0, "keep")
+    starts, goes_down = "start" in way, bool({"stop", "await_stop"}.intersection(way))
+    if starts or goes_down:
+        after.ready, after.owner, after.stopping = False, "", ""
+    elif observed.drift and state == STOPPED and not changes:
+        # Nothing else puts it right.
+        way.append("reconfigure")
+    after.restarting = starts and (goes_down or current.restarting)
+    if observed.severed and state == RUNNING and not starts:
+        way.append("repair_networks")
+    # Who had begun to wait for it was cut off.
+    resumed = wish.state == "present" and current.restarting and state == RUNNING
+    if wish.wait and not after.ready and state == RUNNING and (wish.wants_running or starts or resumed):
+        way.append("wait_ready")
+    return Plan(way, after, state, drift)
+
+
+def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed) -> list[str]:
+    """The options that the task names and that are otherwise; AFTER, as it is now, gets them as they are to be."""
+    found = []
     for option in ("cpus", "memory", "disk", "autostart", "tags"):
-        wanted = getattr(wish, option)
-        if wanted is not None and wanted != getattr(current, option):
+        wanted, actual = getattr(wish, option), getattr(after, option)
+        # A disk that somebody else has grown stays so.
+        if wanted is None or (option == "disk" and wanted == current.disk):
+            continue
+        if option == "disk" and wanted < actual:
+            raise InvalidOption(
+                f"the disk of {after.name} cannot shrink from {format_size(actual)} to {format_size(wanted)}",
+                "that would cut off data",
+                "Ask for more, or leave the option out.",
+            )
+        if wanted != actual or option in observed.differs:
             setattr(after, option, wanted)
-            changes.append(option)
-    if after.disk < current.disk:
-        raise InvalidOption(
-            f"the disk of {current.name} cannot shrink from {format_size(current.disk)} to {format_size(after.disk)}",
-            "that would cut off data",
-            "Ask for more, or leave the option out.",
-        )
-    if wish.ports is not None and not same_ports(wish.ports, current.ports):
-        after.ports = keep_chosen(wish.ports, current.ports)
-        changes.append("ports")
-
+            found.append(option)
+    if wish.ports is not None and (not same_ports(wish.ports, after.ports) or "ports" in observed.differs):
+        after.ports = keep_chosen(wish.ports, after.ports)
+        found.append("ports")
     if wish.networks is not None:
-        after.nics = keep_nics(wish.networks, current.nics)
-        if after.nics != current.nics:
-            changes.append("networks")
+        nics = keep_nics(wish.networks, after.nics)
+        if nics != after.nics:
+            after.nics = nics
+            found.append("networks")
+    return found
 
-    colds = _cold_options(current, around.driver)
-    cold = [option for option in colds if option in changes]
+
+def _way(
+    wish: Wish, current: Instance, after: Instance, observed: Observed, changes: list[str], around: Surroundings
+) -> str:
+    """The steps to what is wished, with the mark where those of the changes stand. RestartRequired."""
+    row = situation(current, observed)
+    # What somebody has changed back and forth was taken on while the instance was up.
+    cold = [
+        option
+        for option in _cold_options(current, around.driver)
+        if option in changes and getattr(after, option) != getattr(current, option)
+    ]
     # What it is attached to is the machine's; which address it has there is the network's.
     if "networks" in changes and _attachments(after.nics) != _attachments(current.nics):
         cold.append("networks")
-    goes_down = wish.state in (STOPPED, "restarted")
-    if cold and running and not goes_down and not wish.allow_restart:
+    if not cold or (row, wish.state) not in WAYS_DOWN:
+        return WAYS[row][wish.state]
+    if not wish.allow_restart:
         what = ", ".join(f"{option} from {_shown(option, current)} to {_shown(option, after)}" for option in cold)
         raise RestartRequired(
             f"{current.name} must be stopped to change {what}",
             hint="Set allow_restart: true to have it stopped, changed and started again, or stop it first.",
         )
-
-    steps = []
-    stops = running and (goes_down or bool(cold))
-    if stops:
-        steps.append("stop")
-        after.ready = False
-        after.owner = ""
-    steps += [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
-    # A run that was cut off after the stop has left the start to this one.
-    resumes = wish.state == "present" and (stops or (current.restarting and not running))
-    if (wish.wants_running and (not running or stops)) or resumes:
-        steps.append("start")
-        running = True
-        after.ready = False
-        after.owner = ""
-    elif stops:
-        running = False
-    elif observed.drift and not running:
-        # Nothing else puts it right.
-        steps.append("reconfigure")
-    after.restarting = "start" in steps and (stops or current.restarting)
-    if current.restarting and not running and not steps:
-        steps.append("stay_stopped")
-    if observed.severed and running and "start" not in steps:
-        steps.append("repair_networks")
-    resumed = wish.state == "present" and current.restarting and running
-    if wish.wait and not after.ready and (wish.wants_running or "start" in steps or resumed):
-        steps.append("wait_ready")
-    return Plan(steps, after, RUNNING if running else STOPPED, drift)
+    return WAYS_DOWN[row, wish.state]
 
 
 def _shown(option: str, instance: Instance) -> str:

@@ -8,21 +8,36 @@
 
 from __future__ import annotations
 
+import calendar
+import contextlib
+import time
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, LaunchError, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
+    LaunchError,
+    MinicloudError,
+    NoSpace,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import TIME_FORMAT, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
+# Seconds after which a guest that was told to shut down and has not done so goes on: systemd gives its services 90.
+_SHUTDOWN = 120.0
+
 # How often a start is tried where ports that nobody asked for turn out to be taken.
 _TRIES = 5
+
+
+def _now() -> str:
+    return time.strftime(TIME_FORMAT, time.gmtime())
 
 
 class Power:
@@ -35,13 +50,34 @@ class Power:
         self.scope = crew.wanted.scope
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> Instance:
-        """Have its owner stop an instance that runs."""
+        """Have its owner stop an instance that is up. Until it is seen to be down, the record says that it is to be."""
         driver = self.crew.of(instance)
-        driver.acts.stop(instance, deadline, force)
-        instance = self._store(replace(instance, owner="", ready=False))
+        with contextlib.suppress(NoSpace):
+            self._store(replace(instance, stopping=_now()))
+        try:
+            driver.acts.stop(instance, deadline, force)
+        except MinicloudError:
+            with contextlib.suppress(NoSpace):
+                self._store(replace(instance, stopping=_now()))
+            raise
+        instance = self._store(replace(instance, owner="", ready=False, stopping=""))
         if instance.ports and not instance.user_mode:
             Attachment(driver, self.runtime, self.data).disconnect(instance)
         return instance
+
+    def await_stop(self, instance: Instance) -> Instance:
+        """See whether an instance that was told to stop, by a run that did not see it do so, does so."""
+        driver = self.crew.of(instance)
+        try:
+            told = calendar.timegm(time.strptime(instance.stopping, TIME_FORMAT))
+        except ValueError:
+            told = int(time.time())
+        grace = Deadline(min(_SHUTDOWN, max(0.0, told + _SHUTDOWN - time.time())))
+        while driver.alive(instance):
+            if grace.expired():
+                return self._store(replace(instance, stopping=""))
+            time.sleep(0.2)
+        return self._store(replace(instance, owner="", ready=False, stopping=""))
 
     def start(self, instance: Instance) -> Instance:
         """Start an instance that nobody runs, under the driver that the task names."""
@@ -68,7 +104,7 @@ class Power:
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             driver.acts.choose_ports(instance)
             handles = {**instance.handles, driver.name: driver.handle()}
-            instance = self._store(replace(instance, owner=driver.name, ready=False, handles=handles))
+            instance = self._store(replace(instance, owner=driver.name, ready=False, stopping="", handles=handles))
             self.runtime.report.step("ports")
         return instance
 

@@ -35,6 +35,7 @@ def carry_out(switch: Switch) -> tuple[Side, Side, SwitchPlan]:
     Under the lock the plan is made again from what is there then: where another run was faster, nothing is left to do.
     """
     with switch.data.lock("switch", Deadline(switch.wish.timeout), switch.runtime.report):
+        _await_stops(switch)
         here, there, pending = switch.look()
         plan = make_switch_plan(here, there, pending, switch.wish.wait)
         if plan.finish:
@@ -43,6 +44,18 @@ def carry_out(switch: Switch) -> tuple[Side, Side, SwitchPlan]:
                 _leave(switch, here, plan)
             _enter(switch, plan)
         return here, there, plan
+
+
+def _await_stops(switch: Switch) -> None:
+    """See the end of what a run that was cut off told to stop, of those that are to run when this one is over."""
+    crew = switch.crew(switch.wish.name)
+    scope = crew.wanted.scope
+    for instance in scope.instances()[0]:
+        if instance.phase == "ready" and instance.stopping and instance.owner:
+            with scope.lock(instance.name, Deadline(switch.wish.timeout), switch.runtime.report):
+                latest = _still(scope.read(instance.name), instance)
+                if latest and latest.stopping:
+                    Power(crew, switch.runtime, switch.data).await_stop(latest)
 
 
 def _leave(switch: Switch, here: Side, plan: SwitchPlan) -> None:

@@ -59,6 +59,9 @@ _ACCELERATORS = ("auto", "kvm", "tcg")
 
 _LOG_LIMIT = 64 << 10
 
+# Seconds in which a machine that cannot go on pauses again.
+_SECOND_THOUGHTS = 1.0
+
 # A guest that is still booting does not hear the power button.
 _PRESS_AGAIN = 10.0
 
@@ -422,6 +425,28 @@ class LibvirtActs(FamilyActs):
                 return True
         return False
 
+    def resume(self, instance: Instance) -> None:
+        library, domain = self.library, self._domain(instance)
+        with self.look.explained(f"{instance.name} could not be resumed"):
+            self._go_on(domain)
+            self.runtime.report.step("resumed")
+            # What could not be written is tried again now.
+            for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
+                if domain.state() == [library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_IOERROR]:
+                    raise HypervisorError(
+                        f"{instance.name} was resumed and has paused again at once",
+                        "QEMU could not write its disk, most likely because the host's is full",
+                        "Free some space where its disk is, and run this again.",
+                    )
+
+    def _go_on(self, domain: t.Any) -> None:
+        """Have a domain run that is up and does nothing."""
+        state = domain.state()[0]
+        if state == self.library.VIR_DOMAIN_PMSUSPENDED:
+            domain.pMWakeup()
+        elif state == self.library.VIR_DOMAIN_PAUSED:
+            domain.resume()
+
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         domain = self._domain(instance)
         if domain is None:
@@ -455,8 +480,7 @@ class LibvirtActs(FamilyActs):
             timer = library.virEventAddTimeout(int(_PRESS_AGAIN * 1000), lambda *dummy: None, None)
             try:
                 while self.look.is_active(watched) and not deadline.expired():
-                    if watched.state()[0] == library.VIR_DOMAIN_PAUSED:
-                        watched.resume()
+                    self._go_on(watched)
                     watched.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                     self._await(seen, timer, min(_PRESS_AGAIN, deadline.left()))
                 return not self.look.is_active(watched)
@@ -502,18 +526,28 @@ class LibvirtActs(FamilyActs):
                 if exc.get_error_code() == self.library.VIR_ERR_NO_DOMAIN:
                     return
                 raise
-            self._destroy(domain)
+            self._remove(domain)
+
+    def _remove(self, domain: t.Any) -> None:
+        """Take a domain away. What refuses to be undefined runs on; what is undefined and refuses to end is kept."""
+        xml = domain.XMLDesc(self.library.VIR_DOMAIN_XML_SECURE | self.library.VIR_DOMAIN_XML_INACTIVE)
+        defined = bool(domain.isPersistent())
+        if defined:
             self._undefine(domain)
-            self.runtime.report.step("undefined")
+        try:
+            self._destroy(domain)
+        except self.library.libvirtError:
+            if defined:
+                self.look.connection().defineXML(xml)
+            raise
+        self.runtime.report.step("undefined")
 
     def _delete_unknown(self, instance: Instance) -> None:
         """Remove what was made of an instance whose record, and with it its uuid, was lost."""
         for domain in self.look.connection().listAllDomains():
             with self._gone_is_fine():
                 if self.look.is_ours(parse_domain(domain.XMLDesc()), instance):
-                    self._destroy(domain)
-                    self._undefine(domain)
-                    self.runtime.report.step("undefined")
+                    self._remove(domain)
 
     @contextlib.contextmanager
     def _gone_is_fine(self) -> t.Iterator[None]:

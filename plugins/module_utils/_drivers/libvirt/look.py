@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    PAUSED,
     RUNNING,
     STOPPED,
     Instance,
@@ -82,10 +83,46 @@ class LibvirtLooks(FamilyLooks):
         # of a millisecond each, and no hypervisor is asked, as it would be for bulk statistics.
         with self.explained("the domains of libvirt cannot be listed"):
             domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
-            seen = [self._observe(instance, domains.get(instance.uuid)) for instance in instances]
+            halted = self._halted()
+            seen = [
+                self._observe(instance, domains.get(instance.uuid), halted.get(instance.uuid)) for instance in instances
+            ]
         return self.located(instances, seen)
 
-    def _observe(self, instance: Instance, domain: t.Any) -> Observed:
+    def _halted(self) -> dict[str, str]:
+        """Why domains that are up do nothing, by uuid: one call for all, and one for each such domain."""
+        library = self.library()
+        flags = library.VIR_CONNECT_LIST_DOMAINS_PAUSED | library.VIR_CONNECT_LIST_DOMAINS_OTHER
+        found = {}
+        for domain in self.connection().listAllDomains(flags):
+            try:
+                state, detail = domain.state()
+            except library.libvirtError as exc:
+                if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
+                    continue
+                raise
+            if state == library.VIR_DOMAIN_PMSUSPENDED:
+                found[domain.UUIDString()] = "its guest has put itself to sleep"
+            elif state == library.VIR_DOMAIN_CRASHED:
+                found[domain.UUIDString()] = "its guest's kernel has panicked; a restart helps"
+            elif state == library.VIR_DOMAIN_PAUSED:
+                why = {
+                    library.VIR_DOMAIN_PAUSED_IOERROR: "QEMU could not write its disk, most likely because the host's"
+                    " is full",
+                    library.VIR_DOMAIN_PAUSED_CRASHED: "its guest's kernel has panicked; a restart helps",
+                    library.VIR_DOMAIN_PAUSED_WATCHDOG: "its watchdog has stopped it",
+                }
+                # It goes on by itself.
+                passing = (
+                    library.VIR_DOMAIN_PAUSED_SNAPSHOT,
+                    library.VIR_DOMAIN_PAUSED_STARTING_UP,
+                    library.VIR_DOMAIN_PAUSED_SHUTTING_DOWN,
+                )
+                if detail not in passing:
+                    found[domain.UUIDString()] = why.get(detail, "")
+        return found
+
+    def _observe(self, instance: Instance, domain: t.Any, halted: str | None) -> Observed:
         found = None if domain is None else self._described(domain)
         if found is None:
             gone = self.name in instance.handles
@@ -97,6 +134,8 @@ class LibvirtLooks(FamilyLooks):
         changes = drift(found, instance)
         if not domain.isPersistent():
             changes += ("its domain was undefined while it runs",)
+        if halted is not None:
+            return Observed(PAUSED, drift=changes, reason=halted)
         return Observed(RUNNING, drift=changes)
 
     def _described(self, domain: t.Any) -> Domain | None:

@@ -42,6 +42,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import writ
 
 _LOG_KEPT = 16384
 
+# What keeps an instance from being removed.
+_PROTECTED = "security.protection.delete"
+
 
 class LxdActs(Acts):
     """See Acts."""
@@ -245,6 +248,10 @@ class LxdActs(Acts):
         body = {"action": action, "timeout": timeout, "force": force}
         self.client.call("put", f"instances/{instance.name}/state", doing, json=body)
 
+    def resume(self, instance: Instance) -> None:
+        self._change_state(instance, "unfreeze", f"{instance.name} could not be resumed")
+        self.look.seen.pop(instance.name, None)
+
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         self.save_console(instance)
         self.client.await_operations(instance.name)
@@ -276,11 +283,33 @@ class LxdActs(Acts):
         if not self._is_ours(there["config"], instance):
             return  # somebody else's
         self.look.seen.pop(instance.name, None)
-        if there["status"] not in ("Stopped", "Error"):
+        was_up = there["status"] not in ("Stopped", "Error")
+        if was_up:
             with contextlib.suppress(HypervisorError):  # it may end by itself meanwhile
                 self._change_state(instance, "stop", doing, force=True)
-        with contextlib.suppress(NotFound):
-            self.client.call("delete", f"instances/{instance.name}", doing)
+        try:
+            with contextlib.suppress(NotFound):
+                self.client.call("delete", f"instances/{instance.name}", doing)
+        except MinicloudError:
+            # It stays, so it is left as it was; only what is stopped can be removed.
+            if was_up:
+                with contextlib.suppress(MinicloudError):
+                    self._change_state(instance, "start", doing)
+            raise
+
+    def check_removal(self, instance: Instance) -> None:
+        doing = f"LXD does not remove {instance.name}"
+        try:
+            there = self.client.call("get", f"instances/{instance.name}", doing)
+        except NotFound:
+            return
+        config = there.get("expanded_config") or there["config"]
+        if self._is_ours(there["config"], instance) and config.get(_PROTECTED, "") in ("true", "1", "yes", "on"):
+            raise HypervisorError(
+                doing,
+                f"it is protected there ({_PROTECTED})",
+                f"If it is to go: lxc config set {instance.name} {_PROTECTED}=false --project {self.place.project}.",
+            )
 
     def _is_ours(self, config: t.Mapping[str, str], instance: Instance) -> bool:
         if instance.uuid:

@@ -31,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_NETWORK,
+    PAUSED,
     RUNNING,
     STOPPED,
     Instance,
@@ -119,6 +120,13 @@ class LxdLooks(Looks):
         self.seen[instance.name] = found
         return found if _is_ours(instance, found) else None
 
+    def remains(self, instance: Instance) -> str:
+        record = self.record(instance)
+        # LXD dates the last start of what was never started before all times.
+        if record is None or str(record.get("last_used_at") or "")[:4] in ("", "0001", "1970"):
+            return ""
+        return f"LXD has it still, with its disk, as {instance.name} in the project {self.place.project}"
+
     def alive(self, instance: Instance) -> bool:
         return _is_up(self.record(instance))
 
@@ -187,11 +195,10 @@ def _observed(instance: Instance, record: t.Mapping[str, t.Any] | None) -> Obser
     drift = lxd_config.drift_of(instance, record["config"], record["devices"])
     if not _is_up(record):
         return Observed(STOPPED, drift=tuple(drift))
-    if record["status"] == "Frozen":
-        drift.append("it was frozen in LXD (lxc pause) and does nothing until it is started or resumed")
+    state = PAUSED if record["status"] in ("Frozen", "Freezing") else RUNNING
     by_mac = addresses_of(record.get("state") or {})
     ours = {nic.mac: by_mac.get(nic.mac.lower(), ()) for nic in instance.nics}
-    return Observed(RUNNING, tuple(address for found in ours.values() for address in found), ours, tuple(drift))
+    return Observed(state, tuple(address for found in ours.values() for address in found), ours, tuple(drift))
 
 
 def addresses_of(state: t.Mapping[str, t.Any]) -> dict[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ import socket
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, QemuLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
     FamilyActs,
@@ -30,7 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     NVRAM,
     SEED,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp, short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import PAUSED, Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
@@ -49,7 +49,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     remove_path,
 )
 
-_PID, _MONITOR, _LOG = "qemu.pid", "monitor.sock", "qemu.log"
+_PID, _LOG = "qemu.pid", "qemu.log"
+
+# Seconds in which a machine that cannot go on pauses again.
+_SECOND_THOUGHTS = 1.0
 
 # Whom QEMU runs as when root starts it, first that exists.
 _USERS = ("minicloud", "libvirt-qemu", "qemu", "nobody")
@@ -119,7 +122,7 @@ class QemuActs(FamilyActs):
         lock = self._take_run_lock(instance)
         handles = [lock]
         try:
-            for name in (_PID, _LOG, _MONITOR):
+            for name in (_PID, _LOG, MONITOR):
                 remove_path(os.path.join(directory, name))
             self.rotate_console(instance)
             self._spawn(instance, directory, handles)
@@ -158,7 +161,7 @@ class QemuActs(FamilyActs):
                 handles.append(fds[name])
             # QEMU gets the socket listening: whoever connects from now on waits for QEMU, or learns that it is gone.
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            monitor = os.path.join(directory, _MONITOR)
+            monitor = os.path.join(directory, MONITOR)
             with listener, short_path(monitor) as address:
                 listener.bind(address)
                 os.chmod(monitor, 0o600)
@@ -253,7 +256,7 @@ class QemuActs(FamilyActs):
 
     def _await_monitor(self, instance: Instance) -> None:
         try:
-            with Qmp(self.look.path(instance, _MONITOR)) as qmp:
+            with Qmp(self.look.path(instance, MONITOR)) as qmp:
                 qmp.execute("query-status")
         except socket.timeout as exc:
             raise HypervisorError(
@@ -286,6 +289,24 @@ class QemuActs(FamilyActs):
                     return True
         return False
 
+    def resume(self, instance: Instance) -> None:
+        with self._monitor(instance) as qmp:
+            self._go_on(qmp)
+            self.runtime.report.step("resumed")
+            # What could not be written is tried again now.
+            for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
+                status = qmp.status()
+                if status in PAUSED and status not in ("paused", "suspended"):
+                    raise HypervisorError(
+                        f"{instance.name} was resumed and has paused again at once",
+                        PAUSED[status],
+                        "Free some space where its disk is, and run this again.",
+                    )
+
+    @staticmethod
+    def _go_on(qmp: Qmp) -> None:
+        qmp.execute("system_wakeup" if qmp.status() == "suspended" else "cont")
+
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
             self._end(instance)
@@ -294,6 +315,9 @@ class QemuActs(FamilyActs):
         with contextlib.suppress(ConnectionError, FileNotFoundError):  # it has just ended by itself
             with self._monitor(instance) as qmp:
                 while not deadline.expired():
+                    # One that is paused hears nothing.
+                    if qmp.status() in PAUSED:
+                        self._go_on(qmp)
                     # A guest that is still booting does not hear the button: press it again from time to time.
                     qmp.execute("system_powerdown")
                     if qmp.wait_closed(min(10.0, deadline.left())):
@@ -323,7 +347,7 @@ class QemuActs(FamilyActs):
     @contextlib.contextmanager
     def _monitor(self, instance: Instance) -> t.Iterator[Qmp]:
         try:
-            with Qmp(self.look.path(instance, _MONITOR)) as qmp:
+            with Qmp(self.look.path(instance, MONITOR)) as qmp:
                 yield qmp
         except socket.timeout as exc:
             raise HypervisorError(
@@ -335,7 +359,7 @@ class QemuActs(FamilyActs):
         if not self.look.alive(instance):
             return
         with contextlib.suppress(OSError, ValueError, HypervisorError):
-            with Qmp(self.look.path(instance, _MONITOR), timeout=2) as qmp:
+            with Qmp(self.look.path(instance, MONITOR), timeout=2) as qmp:
                 qmp.execute("quit")
         if self._ended(instance, 3):
             return

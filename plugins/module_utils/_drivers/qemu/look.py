@@ -21,6 +21,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    PAUSED,
     RUNNING,
     STOPPED,
     Instance,
@@ -29,15 +30,25 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
 
 # In the directory of an instance.
-LOCK = "run.lock"
+LOCK, MONITOR = "run.lock", "monitor.sock"
 
 
 class QemuLooks(FamilyLooks):
     """See Looks."""
 
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
-        seen = [Observed(RUNNING if self.alive(instance) else STOPPED) for instance in instances]
-        return self.located(instances, seen)
+        up = [instance for instance in instances if self.alive(instance)]
+        states = {instance.uuid: Observed(RUNNING) for instance in up}
+        if up:
+            from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import qmp
+
+            told = qmp.statuses([self.path(instance, MONITOR) for instance in up])
+            states.update(
+                (instance.uuid, Observed(PAUSED, reason=qmp.PAUSED[status]))
+                for instance, status in zip(up, told)
+                if status in qmp.PAUSED
+            )
+        return self.located(instances, [states.get(instance.uuid, Observed(STOPPED)) for instance in instances])
 
     def alive(self, instance: Instance) -> bool:
         try:

@@ -22,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts imp
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
-    RUNNING,
+    UP,
     USER_NETWORK,
     Instance,
     Nic,
@@ -108,12 +108,12 @@ class FamilyLooks(Looks):
 
     def located(self, instances: t.Sequence[Instance], seen: t.Sequence[Observed]) -> list[Observed]:
         """What is seen of some instances, completed by the addresses of those that run."""
-        running = [instance for instance, each in zip(instances, seen) if each.state == RUNNING]
+        running = [instance for instance, each in zip(instances, seen) if each.state in UP]
         by_mac = self.addresses(running) if self.joins_networks() else {}
         severed = self._severed_networks(running)
         found = []
         for instance, each in zip(instances, seen):
-            if each.state == RUNNING:
+            if each.state in UP:
                 own = {nic.mac: by_mac[nic.mac] for nic in instance.nics if nic.mac in by_mac}
                 addresses = tuple(address for some in own.values() for address in some)
                 if instance.user_mode and not own:
@@ -184,6 +184,11 @@ class FamilyLooks(Looks):
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet.hub_lock import hub_was_lost
 
         return {name for name in names if hub_was_lost(self.scope.networks.directory(name))}
+
+    def remains(self, instance: Instance) -> str:
+        disk = self.path(instance, DISK)
+        # One that is still being made was never started.
+        return f"its disk is there, {disk}" if instance.phase == "removing" and os.path.exists(disk) else ""
 
     def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         if self.user_mode(instance):

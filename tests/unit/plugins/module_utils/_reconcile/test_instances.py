@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils import _scope
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -16,6 +17,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
     LaunchError,
+    MinicloudError,
     MissingRequirement,
     NoSpace,
     NotSupported,
@@ -23,11 +25,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RestartRequired,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, power
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
     HOST_ARCH,
+    FakeDriver,
     Killed,
     RecordingReporter,
     World,
@@ -37,6 +40,10 @@ from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconc
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     return World(tmp_path, monkeypatch)
+
+
+def _raise(error):
+    raise error
 
 
 # One run, and the next
@@ -299,6 +306,155 @@ class TestRuns:
         world.fail_before["delete", "qemu"] = MissingRequirement("QEMU is gone")
         with pytest.raises(MissingRequirement):
             world.run(state="absent", force=True)
+
+
+class TestRemoval:
+    """What is refused leaves the instance as it was; what was begun is finished only for who asks for it."""
+
+    def test_one_that_is_protected_stays_as_it_was(self, world):
+        world.run(**FULL)
+        before = world.everything()
+        world.protected = {"web"}
+        for wish in ({"state": "absent"}, {"user": "bob", "recreate": True}):
+            with pytest.raises(HypervisorError, match="web is protected"):
+                world.run(**wish)
+            assert world.everything() == before
+        assert world.run(**FULL).actions == []
+
+    @pytest.mark.parametrize("when", ["fail_before", "fail_after"])
+    def test_one_that_the_hypervisor_does_not_remove_keeps_its_record(self, world, when):
+        world.run(**FULL)
+        disk = world.read_disk()
+        getattr(world, when)["delete"] = HypervisorError("dataset is busy")
+        with pytest.raises(HypervisorError, match="busy"):
+            world.run(state="absent")
+        world.fail_before, world.fail_after = {}, {}
+        assert world.scope.read("web").phase == "ready"
+        world.run(**FULL)
+        assert world.read_disk() == disk
+        world.check_consistent()
+
+    def test_files_that_do_not_go_keep_it_whole(self, world, monkeypatch):
+        world.run(**FULL)
+        files = world.files()
+        remove = _scope.remove_path
+
+        def refuse(path):
+            if os.path.basename(path) == "disk":
+                raise PermissionError(1, "Operation not permitted", path)
+            remove(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_scope, "remove_path", refuse)
+            with pytest.raises(MinicloudError, match="not permitted"):
+                world.run(state="absent")
+        assert world.files() == files
+        assert world.run(**FULL).actions == ["start", "wait_ready"]
+
+    @pytest.mark.parametrize("state", ["running", "present", "stopped", "restarted"])
+    def test_one_that_was_cut_off_is_not_wiped_by_other_wishes(self, world, state):
+        world.run(**FULL)
+        with pytest.raises(Killed):
+            reporter = RecordingReporter()
+            reporter.at["removing"] = RecordingReporter.killed
+            world.run(state="absent", reporter=reporter)
+        disk = world.read_disk()
+        for check in (True, False):
+            with pytest.raises(InUse, match=r"web is not whole: its removal was begun .* its disk is there"):
+                world.run(check=check, **{**FULL, "state": state})
+            assert world.read_disk() == disk
+        kept = world.run(**{**FULL, "state": state, "force": True})
+        assert kept.actions[0] == "keep"
+        assert world.read_disk() == disk
+        world.check_consistent()
+        assert world.run(state="absent").actions == ["delete"]
+
+    def test_where_nobody_can_tell_what_is_left_it_stays_begun(self, world, monkeypatch):
+        world.run(**FULL)
+        world.fail_before["delete"] = HypervisorError("connection reset")
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeDriver, "remains", lambda *args: _raise(MissingRequirement("it is gone")))
+            with pytest.raises(HypervisorError, match="connection reset"):
+                world.run(state="absent")
+        world.fail_before.clear()
+        assert world.scope.read("web").phase == "removing"
+        with pytest.raises(InUse):
+            world.run()
+        assert world.run(state="absent").actions == ["delete"]
+
+
+class TestPaused:
+    def pause(self, world):
+        world.run(**FULL)
+        world.paused.add(world.scope.read("web").uuid)
+
+    @pytest.mark.parametrize(
+        ("state", "actions", "then"),
+        [
+            ("running", ["resume"], "running"),
+            ("present", [], "paused"),
+            ("stopped", ["stop"], "stopped"),
+            ("restarted", ["stop", "start", "wait_ready"], "running"),
+            ("absent", ["delete"], None),
+        ],
+    )
+    def test_what_becomes_of_it(self, world, state, actions, then):
+        self.pause(world)
+        predicted = world.run(check=True, **{**FULL, "state": state})
+        outcome = world.run(**{**FULL, "state": state})
+        assert predicted.actions == outcome.actions == actions
+        for each in (predicted, outcome):
+            assert (each.view or {}).get("state") == then
+        assert outcome.before["state"] == "paused"
+        world.check_consistent()
+
+
+class TestStopThatWasCutOff:
+    """The guest has been told to shut down, and the run that told it so has ended."""
+
+    def begin(self, world, wish=None):
+        world.run(**FULL)
+        reporter = RecordingReporter()
+        reporter.at["pressed"] = RecordingReporter.killed
+        with pytest.raises(Killed):
+            world.run(reporter=reporter, **{**FULL, "state": "stopped", **(wish or {})})
+        assert world.scope.read("web").stopping
+
+    def goes_down(self, world, monkeypatch):
+        """The machine ends while the next run waits for that."""
+        uuid = world.scope.read("web").uuid
+        monkeypatch.setattr(power, "_SHUTDOWN", 60.0)
+        monkeypatch.setattr(power.time, "sleep", lambda dummy: os.unlink(os.path.join(world.machines, uuid)))
+
+    def test_running_sees_its_end_and_starts_it(self, world, monkeypatch):
+        self.begin(world)
+        assert world.run(check=True, **FULL).actions == ["await_stop", "start", "wait_ready"]
+        self.goes_down(world, monkeypatch)
+        outcome = world.run(**FULL)
+        assert (outcome.actions, outcome.view["state"]) == (["await_stop", "start", "wait_ready"], "running")
+        assert world.scope.read("web").stopping == ""
+        world.check_consistent()
+
+    def test_present_sees_its_end(self, world, monkeypatch):
+        self.begin(world)
+        self.goes_down(world, monkeypatch)
+        outcome = world.run(state="present")
+        assert (outcome.actions, outcome.view["state"]) == (["await_stop"], "stopped")
+
+    def test_a_restart_for_a_change_is_finished(self, world, monkeypatch):
+        change = {"state": "present", "cpus": 4, "allow_restart": True}
+        self.begin(world, change)
+        self.goes_down(world, monkeypatch)
+        outcome = world.run(**{**FULL, **change})
+        assert outcome.actions == ["await_stop", "set_cpus", "start", "wait_ready"]
+        world.check_consistent()
+
+    def test_a_guest_that_did_not_hear_it_runs_on(self, world):
+        self.begin(world)
+        outcome = world.run(**FULL)
+        assert (outcome.actions, outcome.changed, outcome.view["state"]) == ([], False, "running")
+        assert world.scope.read("web").stopping == ""
+        assert world.run(**FULL).actions == []
 
 
 # Check mode

@@ -10,13 +10,18 @@ import itertools
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RestartRequired
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    InUse,
+    InvalidOption,
+    RestartRequired,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_DISK,
     DEFAULT_MEMORY,
     GIB,
+    PAUSED,
     RUNNING,
     STOPPED,
     Image,
@@ -25,7 +30,19 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Observed,
     parse_port,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._model import STATES as MODEL_STATES
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    CHANGES,
+    LEFTOVERS,
+    PARTS,
+    REFUSED,
+    REMOVING,
+    RESTARTING,
+    STOPPING,
+    WAYS,
+    WAYS_DOWN,
+    WISHES,
     Plan,
     Surroundings,
     comparable,
@@ -65,13 +82,15 @@ def an_instance(**changes):
 # What there may be when a task begins: the record, and what the driver sees.
 SITUATIONS = {
     "absent": (None, None),
-    "creating": (an_instance(phase="creating", ready=False), None),
-    "removing": (an_instance(phase="removing"), None),
+    "creating": (an_instance(phase="creating", ready=False), Observed(LEFTOVERS)),
+    "emptied": (an_instance(phase="removing"), Observed(LEFTOVERS)),
     "stopped": (an_instance(owner="", ready=False), Observed(STOPPED)),
     # Its hypervisor was killed: the record does not know.
     "died": (an_instance(), Observed(STOPPED)),
     "ready": (an_instance(), Observed(RUNNING, ("127.0.0.1",))),
     "starting": (an_instance(ready=False), Observed(RUNNING, ("127.0.0.1",))),
+    "paused": (an_instance(), Observed(PAUSED)),
+    "stopping": (an_instance(stopping="2026-01-02T03:04:05Z"), Observed(RUNNING)),
 }
 STATES = ("running", "stopped", "restarted", "present", "absent")
 
@@ -98,35 +117,45 @@ class TestEveryStateInEverySituation:
     TABLE = [
         ("running", "absent", "create start wait_ready", RUNNING),
         ("running", "creating", "remove_leftovers create start wait_ready", RUNNING),
-        ("running", "removing", "remove_leftovers create start wait_ready", RUNNING),
+        ("running", "emptied", "remove_leftovers create start wait_ready", RUNNING),
         ("running", "stopped", "start wait_ready", RUNNING),
         ("running", "died", "start wait_ready", RUNNING),
         ("running", "ready", "", RUNNING),
         ("running", "starting", "wait_ready", RUNNING),
+        ("running", "paused", "resume", RUNNING),
+        ("running", "stopping", "await_stop start wait_ready", RUNNING),
+        ("stopped", "paused", "stop", STOPPED),
+        ("stopped", "stopping", "stop", STOPPED),
+        ("restarted", "paused", "stop start wait_ready", RUNNING),
+        ("restarted", "stopping", "stop start wait_ready", RUNNING),
+        ("present", "paused", "", PAUSED),
+        ("present", "stopping", "await_stop", STOPPED),
+        ("absent", "paused", "delete", "absent"),
+        ("absent", "stopping", "delete", "absent"),
         ("stopped", "absent", "create", STOPPED),
         ("stopped", "creating", "remove_leftovers create", STOPPED),
-        ("stopped", "removing", "remove_leftovers create", STOPPED),
+        ("stopped", "emptied", "remove_leftovers create", STOPPED),
         ("stopped", "stopped", "", STOPPED),
         ("stopped", "died", "", STOPPED),
         ("stopped", "ready", "stop", STOPPED),
         ("stopped", "starting", "stop", STOPPED),
         ("restarted", "absent", "create start wait_ready", RUNNING),
         ("restarted", "creating", "remove_leftovers create start wait_ready", RUNNING),
-        ("restarted", "removing", "remove_leftovers create start wait_ready", RUNNING),
+        ("restarted", "emptied", "remove_leftovers create start wait_ready", RUNNING),
         ("restarted", "stopped", "start wait_ready", RUNNING),
         ("restarted", "died", "start wait_ready", RUNNING),
         ("restarted", "ready", "stop start wait_ready", RUNNING),
         ("restarted", "starting", "stop start wait_ready", RUNNING),
         ("present", "absent", "create", STOPPED),
         ("present", "creating", "remove_leftovers create", STOPPED),
-        ("present", "removing", "remove_leftovers create", STOPPED),
+        ("present", "emptied", "remove_leftovers create", STOPPED),
         ("present", "stopped", "", STOPPED),
         ("present", "died", "", STOPPED),
         ("present", "ready", "", RUNNING),
         ("present", "starting", "", RUNNING),
         ("absent", "absent", "", "absent"),
         ("absent", "creating", "delete", "absent"),
-        ("absent", "removing", "delete", "absent"),
+        ("absent", "emptied", "delete", "absent"),
         ("absent", "stopped", "delete", "absent"),
         ("absent", "died", "delete", "absent"),
         ("absent", "ready", "delete", "absent"),
@@ -184,7 +213,7 @@ class TestEveryStateInEverySituation:
         """From where a plan leads to, the same wish has no plan, but for a restart, which is one each time."""
         after = plan_for(situation, state=state).after
         if after is not None:
-            after.phase, after.ready = "ready", then == RUNNING
+            after.phase, after.ready = "ready", then in (RUNNING, PAUSED)
         again = plan_for((after, Observed(then) if after else None), state=state)
         assert again.steps == (["stop", "start", "wait_ready"] if state == "restarted" else [])
 
@@ -196,6 +225,61 @@ class TestEveryStateInEverySituation:
                 assert (plan.after.owner, plan.after.ready) == ("", False)
             if plan.steps == []:
                 assert plan.after == SITUATIONS[situation][0]
+
+
+class TestTables:
+    ROWS = (*MODEL_STATES, LEFTOVERS, REMOVING, RESTARTING, STOPPING)
+
+    def test_every_pair_is_there(self):
+        assert set(WAYS) == set(self.ROWS)
+        assert all(tuple(row) == WISHES for row in WAYS.values())
+
+    def test_what_is_changed_is_changed_once_and_every_step_is_known(self):
+        for way in (*(way for row in WAYS.values() for way in row.values()), *WAYS_DOWN.values()):
+            steps = way.split()
+            assert steps.count(CHANGES) <= 1
+            assert set(steps) - {CHANGES, REFUSED, *PARTS, "await_stop", "stay_stopped"} <= set(Applier.METHODS)
+
+    def test_whatever_stays_up_while_it_is_changed_has_a_way_down(self):
+        staying = set()
+        for row in ("running", "paused", "suspended", "stopping"):
+            for wish, way in WAYS[row].items():
+                before = way.split(CHANGES)[0]
+                if CHANGES in way and "stop" not in before:
+                    staying.add((row, wish))
+        assert staying == set(WAYS_DOWN)
+        for way in WAYS_DOWN.values():
+            assert "stop CHANGES start" in way
+
+    @pytest.mark.parametrize("wish", WISHES)
+    def test_what_is_as_it_is_wished_has_no_step(self, wish):
+        if wish in WAYS:
+            assert WAYS[wish][wish] in ("", CHANGES)
+
+
+class TestRemovalCutOff:
+    """Data is still there: only who asks for the removal, or for a replacement, has it removed."""
+
+    THERE = (an_instance(phase="removing", owner=""), Observed(REMOVING, reason="its disk is there, /d/disk"))
+
+    @pytest.mark.parametrize("state", ["running", "present", "stopped", "restarted"])
+    @pytest.mark.parametrize("recreate", [True, False])
+    def test_it_is_refused_with_what_is_there_and_how_to_go_on(self, state, recreate):
+        with pytest.raises(InUse) as caught:
+            plan_for(self.THERE, state=state, recreate=recreate)
+        assert "its removal was begun and did not come to an end; its disk is there, /d/disk" in str(caught.value)
+        assert "state: absent" in caught.value.hint and "force: true" in caught.value.hint
+
+    def test_it_is_finished_for_who_asks_for_it(self):
+        assert plan_for(self.THERE, state="absent").steps == ["delete"]
+        assert plan_for(self.THERE, user="ann", recreate=True).steps == ["delete", "create", "start", "wait_ready"]
+
+    def test_it_is_kept_by_force(self):
+        plan = plan_for((an_instance(phase="removing"), Observed(STOPPED)), force=True)
+        assert plan.steps == ["keep", "start", "wait_ready"]
+        assert plan.after.phase == "ready"
+        plan = plan_for((an_instance(phase="removing"), Observed(RUNNING)), state="present", force=True)
+        assert plan.steps == ["keep"]
 
 
 class TestCreation:

@@ -24,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest import keys
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     GIB,
+    PAUSED,
     RUNNING,
     STOPPED,
     Image,
@@ -38,6 +39,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile import 
     driver_listing,
     instances,
     listing,
+    power,
     scopes,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
@@ -134,7 +136,7 @@ class FakeDriver(Driver, Acts):
             assert instance.phase == "ready"
         return [
             Observed(
-                RUNNING if IS_ALIVE(self, each) else STOPPED,
+                (PAUSED if each.uuid in self.world.paused else RUNNING) if IS_ALIVE(self, each) else STOPPED,
                 ("127.0.0.1",) if IS_ALIVE(self, each) else (),
                 drift=self.world.drift.get((self.name, each.name), ()),
             )
@@ -225,8 +227,23 @@ class FakeDriver(Driver, Acts):
         assert IS_ALIVE(self, instance)
         if instance.name in self.world.deaf and not force:
             raise HypervisorError(f"{instance.name} did not shut down within {deadline.seconds:g} seconds")
+        self.runtime.report.step("pressed")
         os.unlink(self._machine(instance))
+        self.world.paused.discard(instance.uuid)
         self.runtime.report.step("down")
+
+    def resume(self, instance):
+        assert IS_ALIVE(self, instance)
+        self.world.paused.remove(instance.uuid)
+        self.runtime.report.step("resumed")
+
+    def check_removal(self, instance):
+        if instance.name in self.world.protected:
+            raise HypervisorError(f"{instance.name} is protected")
+
+    def remains(self, instance):
+        disk = os.path.join(self.scope.directory(instance.name), "disk")
+        return f"its disk is there, {disk}" if instance.phase == "removing" and os.path.exists(disk) else ""
 
     def delete(self, instance):
         if not instance.uuid:  # its record was lost, but a hypervisor knows names
@@ -305,6 +322,7 @@ class World:
         self.taken_there, self.met = set(), set()  # ports of it, and those of them that were tried
         self.fail_before, self.fail_after, self.fail_fetch, self.guest_fails = {}, {}, None, None
         self.names = {}  # of machines, by uuid
+        self.paused, self.protected = set(), set()  # uuids of machines; names of instances
         self.deaf = set()  # names of guests that hear no power button
         self.drift, self.reconfigured = {}, []  # what was changed behind a driver's back: (driver, name) -> sentences
         self.in_guest = lambda: None
@@ -316,6 +334,8 @@ class World:
         monkeypatch.setattr(keys, "make_host_key", self._host_key)
         monkeypatch.setattr(ready, "wait_ready", self._wait_ready)
         monkeypatch.setattr(apply, "host_memory", lambda: (64 * GIB, 32 * GIB))
+        # Its machines stop when they are told, or never.
+        monkeypatch.setattr(power, "_SHUTDOWN", 0.0)
         monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes
 
     def _load(self, name, runtime, data, options=None, shared=False):
@@ -440,7 +460,7 @@ class World:
         record["image"]["path"] = ""
         if instance.uuid not in os.listdir(self.machines):
             # What they mean needs a machine that runs.
-            del record["owner"], record["ready"]
+            del record["owner"], record["ready"], record["stopping"]
         return record
 
     def check_consistent(self):

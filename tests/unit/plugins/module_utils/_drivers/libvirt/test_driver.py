@@ -50,6 +50,7 @@ class FakeDomain:
 
     def __init__(self, connection, xml):
         self.connection, self.xml, self.active, self.persistent = connection, xml, False, True
+        self.halted = None  # state and detail while it is up and does nothing
         self.groups = {}
 
     def root(self):
@@ -65,7 +66,7 @@ class FakeDomain:
     def UUIDString(self):
         return self.root().findtext("uuid")
 
-    def XMLDesc(self):
+    def XMLDesc(self, flags=0):
         self._gone()
         return self.xml
 
@@ -101,8 +102,16 @@ class FakeDomain:
         assert self.active and flags == 1
         self.connection.updates.append(xml)
 
+    def state(self):
+        return self.halted or ([1, 1] if self.active else [5, 1])
+
+    def resume(self):
+        self.halted = self.connection.halts_again
+
     def undefineFlags(self, flags):
         self._gone()
+        if self.connection.refuses_undefine:
+            raise LibvirtError("the domain cannot be undefined")
         self.connection.undefined.append((self.name(), flags))
         self.persistent = False
         self._vanish()
@@ -112,19 +121,24 @@ class FakeDomain:
             self.connection.domains.remove(self)
 
 
+def _raise(error):
+    raise error
+
+
 class FakeConnection:
     def __init__(self):
         self.domains, self.starts, self.undefined, self.refusals = [], [], [], []
         self.updates = []
         self.lost = False
+        self.halts_again, self.refuses_undefine = None, False
         self.version, self.kind, self.hostname, self.kvm = 9_000_000, "QEMU", "elsewhere.test", False
         self.features, self.pools, self.sees = "", [], os.listdir
 
     def isAlive(self):
         return not self.lost
 
-    def listAllDomains(self):
-        return list(self.domains)
+    def listAllDomains(self, flags=0):
+        return [domain for domain in self.domains if not flags or domain.halted]
 
     def _find(self, match):
         for domain in self.domains:
@@ -219,6 +233,12 @@ def library(connection, monkeypatch):
     fake.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE, fake.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 1, 2
     fake.VIR_DOMAIN_UNDEFINE_NVRAM, fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 4, 8
     fake.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16
+    fake.VIR_CONNECT_LIST_DOMAINS_PAUSED, fake.VIR_CONNECT_LIST_DOMAINS_OTHER = 32, 128
+    fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_CRASHED, fake.VIR_DOMAIN_PMSUSPENDED = 3, 6, 7
+    fake.VIR_DOMAIN_PAUSED_IOERROR, fake.VIR_DOMAIN_PAUSED_WATCHDOG = 5, 6
+    fake.VIR_DOMAIN_PAUSED_SHUTTING_DOWN, fake.VIR_DOMAIN_PAUSED_SNAPSHOT = 8, 9
+    fake.VIR_DOMAIN_PAUSED_CRASHED, fake.VIR_DOMAIN_PAUSED_STARTING_UP = 10, 11
+    fake.VIR_DOMAIN_XML_SECURE, fake.VIR_DOMAIN_XML_INACTIVE = 1, 2
     fake.VIR_NODE_MEMORY_STATS_ALL_CELLS = -1
     fake.VIR_CONNECT_LIST_STORAGE_POOLS_TRANSIENT, fake.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES = 32, 1
     fake.virDomain = FakeDomain
@@ -308,11 +328,30 @@ class TestLooking:
         assert (seen.state, seen.addresses, seen.drift) == ("running", ("127.0.0.1",), ())
         assert driver.alive(instance)
 
+    @pytest.mark.parametrize(
+        ("halted", "state", "reason"),
+        [
+            ([3, 1], "paused", ""),
+            ([3, 5], "paused", "could not write its disk"),
+            ([7, 0], "paused", "to sleep"),
+            ([6, 1], "paused", "panicked"),
+            ([3, 11], "running", ""),
+        ],
+    )
+    def test_one_that_does_nothing(self, driver, instance, connection, halted, state, reason):
+        (domain,) = connection.domains
+        domain.active, domain.halted = True, halted
+        (seen,) = driver.observe([instance])
+        assert (seen.state, seen.drift) == (state, ())
+        assert reason in seen.reason
+        assert driver.alive(instance)
+
     def test_many_are_asked_for_with_one_call(self, driver, instance, connection, monkeypatch):
         calls = []
-        monkeypatch.setattr(connection, "listAllDomains", lambda: calls.append(1) or list(connection.domains))
+        monkeypatch.setattr(connection, "listAllDomains", lambda *flags: calls.append(flags) or [])
         assert len(driver.observe([instance] * 5)) == 5
-        assert calls == [1]
+        # The second tells which of them are paused.
+        assert calls == [(), (32 | 128,)]
 
     def test_one_that_was_never_under_libvirt_misses_nothing(self, driver, instance, connection):
         connection.domains.clear()
@@ -334,7 +373,7 @@ class TestLooking:
 
     def test_a_domain_that_goes_while_it_is_looked_at(self, driver, instance, connection, monkeypatch):
         domains = list(connection.domains)
-        monkeypatch.setattr(connection, "listAllDomains", lambda: domains)
+        monkeypatch.setattr(connection, "listAllDomains", lambda *flags: [] if flags else domains)
         connection.domains.clear()
         assert driver.observe([instance])[0].state == "stopped"
 
@@ -481,6 +520,32 @@ class TestActing:
         assert connection.domains == []
         assert connection.undefined == [("web", 1 | 2 | 4 | 16)]
         driver.acts.delete(instance)
+
+    def test_one_that_libvirt_does_not_undefine_runs_on(self, driver, instance, connection):
+        driver.acts.start(instance)
+        connection.refuses_undefine = True
+        with pytest.raises(HypervisorError, match="could not be removed: the domain cannot be undefined"):
+            driver.acts.delete(instance)
+        assert driver.alive(instance)
+        assert connection.domains[0].persistent
+
+    def test_one_that_does_not_end_stays_defined(self, driver, instance, connection, monkeypatch):
+        driver.acts.start(instance)
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeDomain, "destroy", lambda domain: _raise(LibvirtError("device or resource busy")))
+            with pytest.raises(HypervisorError, match="busy"):
+                driver.acts.delete(instance)
+        assert driver.alive(instance)
+        assert connection.domains[0].persistent
+
+    def test_one_that_is_paused_goes_on(self, driver, instance, connection):
+        driver.acts.start(instance)
+        connection.domains[0].halted = [3, 1]
+        driver.acts.resume(instance)
+        assert driver.observe([instance])[0].state == "running"
+        connection.domains[0].halted = connection.halts_again = [3, 5]
+        with pytest.raises(HypervisorError, match="paused again at once: QEMU could not write its disk"):
+            driver.acts.resume(instance)
 
     def test_one_whose_record_was_lost_is_known_by_its_name_and_place(self, driver, instance, connection):
         driver.acts.start(instance)

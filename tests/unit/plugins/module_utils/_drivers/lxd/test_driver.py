@@ -36,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dh
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     GIB,
+    PAUSED,
     RUNNING,
     STOPPED,
     Image,
@@ -413,6 +414,35 @@ class TestChanges:
         assert driver.export() is None
         assert not driver.about.can("publish")
 
+    def test_one_that_lxd_protects_is_not_touched(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["config"]["security.protection.delete"] = "true"
+        before = len(lxd.changes)
+        with pytest.raises(HypervisorError, match=r"it is protected there.*lxc config set web security.protection"):
+            driver.acts.check_removal(made)
+        assert lxd.changes[before:] == []
+        driver.acts.check_removal(an_instance(uuid="somebody-elses"))
+
+    def test_one_that_lxd_does_not_remove_runs_on(self, driver, lxd, made):
+        driver.acts.start(made)
+        lxd.refused["delete instances/web"] = HypervisorError("no", "dataset is busy")
+        with pytest.raises(HypervisorError, match="dataset is busy"):
+            driver.acts.delete(made)
+        assert lxd.objects["instances"]["web"]["status"] == "Running"
+
+    @pytest.mark.parametrize(
+        ("last_used", "there"),
+        [("1970-01-01T00:00:00Z", False), ("0001-01-01T00:00:00Z", False), ("2026-01-02T03:04:05Z", True)],
+    )
+    def test_what_remains_is_what_was_ever_started(self, driver, lxd, made, last_used, there):
+        lxd.objects["instances"]["web"]["last_used_at"] = last_used
+        assert bool(driver.remains(made)) == there
+        assert driver.remains(an_instance(uuid="somebody-elses")) == ""
+
+    def test_one_that_is_frozen_goes_on(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["status"] = "Frozen"
+        driver.acts.resume(made)
+        assert driver.observe([made])[0].state == RUNNING
+
 
 class TestObserve:
     @pytest.mark.parametrize(
@@ -465,9 +495,8 @@ class TestObserve:
         lxd.objects["instances"]["web"]["status"] = "Frozen"
         lxd.objects["instances"]["web"]["config"]["limits.cpu"] = "1"
         seen = driver.observe([made])[0]
-        assert seen.state == RUNNING
+        assert seen.state == PAUSED
         assert "cpus were changed" in seen.drift[0]
-        assert "frozen" in seen.drift[1]
         assert driver.alive(made)
 
     def test_an_address_that_is_kept_is_known_at_once(self, driver, made):

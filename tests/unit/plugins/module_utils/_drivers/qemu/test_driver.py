@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -69,7 +70,7 @@ with open("fake.json", "w") as stream:
 console = int(re.search(r"fd=(\d+),set=\d+,opaque=console", words)[1])
 os.write(console, b"the guest boots\n")
 listener = socket.socket(fileno=int(re.search(r"socket,id=monitor,fd=(\d+)", words)[1]))
-forwards = []
+forwards, status = [], "running"
 while True:
     connection, _ = listener.accept()
     if behaviour == "deaf":
@@ -89,6 +90,12 @@ while True:
             say({"return": {}})
             sys.exit(0)
         answer = {}
+        if command == "query-status":
+            answer = {"status": status}
+        elif command == "stop":
+            status = "paused"
+        elif command == "cont":
+            status = "io-error" if behaviour == "full" else "running"
         if command == "query-rx-filter":
             answer = [{"name": "nic0", "main-mac": "52:54:00:00:00:01"}]
         elif command == "set_link":
@@ -338,6 +345,47 @@ class TestRunning:
         driver.acts.stop(instance, Deadline(20), force=True)
         assert not driver.alive(instance)
         driver.acts.stop(instance, Deadline(20), force=True)
+
+    def test_one_that_is_paused_is_seen_and_goes_on(self, driver, instance, monkeypatch):
+        monkeypatch.setattr(qemu_act, "_SECOND_THOUGHTS", 0.1)
+        driver.acts.start(instance)
+        self.pause(driver)
+        assert (driver.observe([instance])[0].state, driver.alive(instance)) == ("paused", True)
+        driver.acts.resume(instance)
+        assert driver.observe([instance])[0].state == "running"
+        self.pause(driver)
+        driver.acts.stop(instance, Deadline(20), force=False)
+        assert driver.observe([instance])[0].state == "stopped"
+
+    def pause(self, driver):
+        with Qmp(os.path.join(driver.scope.directory("web"), "monitor.sock")) as qmp:
+            qmp.execute("stop")
+
+    def test_one_that_pauses_again_at_once(self, driver, instance, monkeypatch):
+        monkeypatch.setenv("FAKE_QEMU", "full")
+        driver.acts.start(instance)
+        self.pause(driver)
+        with pytest.raises(HypervisorError, match=r"paused again at once: .* disk.* Free some space"):
+            driver.acts.resume(instance)
+        (seen,) = driver.observe([instance])
+        assert seen.state == "paused" and "could not write its disk" in seen.reason
+        driver.acts.delete(instance)
+
+    def test_one_whose_monitor_says_nothing_counts_as_running_and_holds_nobody_up(self, driver, instance, monkeypatch):
+        driver.acts.start(instance)
+        begun = time.monotonic()
+        with Qmp(os.path.join(driver.scope.directory("web"), "monitor.sock")):
+            assert driver.observe([instance])[0].state == "running"
+        assert time.monotonic() - begun < 2
+        driver.acts.delete(instance)
+
+    def test_what_remains_of_a_removal_is_its_disk(self, driver, instance, data):
+        assert driver.remains(instance) == ""
+        driver.acts.start(instance)
+        driver.acts.delete(instance)
+        removing = dataclasses.replace(instance, phase="removing")
+        assert driver.remains(removing).startswith("its disk is there, ")
+        assert driver.remains(dataclasses.replace(instance, phase="creating")) == ""
 
     def test_it_has_what_it_needs_and_knows_no_path(self, driver, instance, data):
         driver.acts.start(instance)

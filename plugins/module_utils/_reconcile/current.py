@@ -1,0 +1,103 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What there is of an instance: its record, and what its drivers see. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS, scope_of
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    MissingRequirement,
+    RecordError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    STOPPED,
+    Instance,
+    Nic,
+    Observed,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    LEFTOVERS,
+    REMOVING,
+    Surroundings,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
+
+
+def look(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:
+    """The record of the wished instance, and what is known of it now: a state, or LEFTOVERS or REMOVING of the plan."""
+    current = read_current(wish, crew.wanted)
+    if current is None:
+        return None, None
+    if current.phase == "ready":
+        return current, _observe(wish, crew, current)
+    if wish.state == ABSENT:
+        return current, Observed(LEFTOVERS)
+    reason = remains(crew, current)
+    if not reason:
+        return current, Observed(LEFTOVERS)
+    if wish.force:
+        # It is to be kept, as what it is.
+        return current, _observe(wish, crew, replace(current, phase="ready"))
+    return current, Observed(REMOVING, reason=reason)
+
+
+def remains(crew: Crew, instance: Instance) -> str:
+    """What drivers still have of what guests have written in an instance that is not whole; empty for nothing."""
+    return next(filter(None, (driver.remains(instance) for driver in crew.all_of(instance))), "")
+
+
+def _observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
+    """What is known of an instance now; by force it can be removed also where its host is gone for good."""
+    driver = crew.of(instance)
+    try:
+        return driver.observe([instance])[0]
+    except MissingRequirement as exc:
+        if not (driver.elsewhere and wish.state == ABSENT):
+            raise
+        if not wish.force:
+            exc.hint = f"{exc.hint} If that host is gone for good, add force: true.".strip()
+            raise
+        return Observed(STOPPED)
+
+
+def read_current(wish: Wish, driver: Driver) -> Instance | None:
+    """The record of the wished instance; one that is damaged only to be removed by force, and then as leftovers.
+
+    What was made of it is found by what its drivers have noted there: the instance's name and the data directory.
+    """
+    try:
+        return driver.scope.read(wish.name)
+    except RecordError as exc:
+        if wish.state != ABSENT or not wish.force or not exc.facts.get("damaged"):
+            raise
+        driver.runtime.report.warn(f"{exc.what}: whatever is left of {wish.name} goes.")
+    names = [name for name in DRIVERS if scope_of(name) == driver.scope.name]
+    return Instance(
+        name=wish.name,
+        uuid="",
+        scope=driver.scope.name,
+        driver=driver.name,
+        created="",
+        arch="",
+        cpus=0,
+        memory=0,
+        disk=0,
+        phase="removing",
+        # On which networks it was nobody knows, so each of them is told.
+        nics=[Nic(network.name, "") for network in driver.scope.networks.all()[0]],
+        handles={name: driver.handle() if name == driver.name else {} for name in names},
+    )
+
+
+def surroundings(driver: Driver, host_arch: str) -> Surroundings:
+    """What a plan for an instance of a driver depends on besides the instance."""
+    return Surroundings(host_arch, driver.name, driver.default_network, driver.scope.networks.names())
