@@ -116,6 +116,7 @@ from ansible.errors import AnsibleParserError
 from ansible.module_utils.common.text.converters import to_native
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     DRIVERS,
     active_driver,
@@ -125,7 +126,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Min
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import SYSTEM_PATH, DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 GROUP = "minicloud"
 

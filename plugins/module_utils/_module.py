@@ -14,9 +14,10 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runner, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runner, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, explained
 
 _ACTIVITY_LIMIT = 1 << 20
@@ -105,26 +106,6 @@ def run_module(
     kwargs -- further arguments of AnsibleModule
     """
     module = AnsibleModule(argument_spec={**common_arguments(), **arguments}, supports_check_mode=True, **kwargs)
-
-    def run(
-        argv: t.Sequence[str],
-        *,
-        stdin: bytes | None = None,
-        cwd: str | None = None,
-        env: t.Mapping[str, str] | None = None,
-        pass_fds: t.Sequence[int] = (),
-    ) -> Completed:
-        rc, out, err = module.run_command(
-            list(argv),
-            data=stdin,
-            binary_data=True,
-            cwd=cwd,
-            environ_update={"LC_ALL": "C", **(env or {})},
-            pass_fds=tuple(pass_fds),
-            expand_user_and_vars=False,
-            handle_exceptions=False,
-        )
-        return Completed(rc, out, err)
 
     result, warnings = perform(body, module.params, run, subject, module.check_mode)
     for text in warnings:

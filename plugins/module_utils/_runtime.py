@@ -20,6 +20,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
 )
 
+# What a command gets that nobody knows better of: seconds, and bytes of output. Long ones are those that work on whole
+# images or install packages.
+COMMAND_TIMEOUT, LONG_COMMAND_TIMEOUT = 3600.0, 12 * 3600.0
+COMMAND_OUTPUT = 64 << 20
+
+# Of the output of a command that has failed, characters for the result.
+_EVIDENCE = 64 << 10
+
 # Programs that ordinary users' PATH leaves out.
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 
@@ -43,8 +51,14 @@ class Runner(t.Protocol):
         cwd: str | None = None,
         env: t.Mapping[str, str] | None = None,
         pass_fds: t.Sequence[int] = (),
+        timeout: float = COMMAND_TIMEOUT,
+        limit: int = COMMAND_OUTPUT,
     ) -> Completed:
-        """env is added to the environment; pass_fds stay open in the command under the same numbers."""
+        """env is added to the environment; pass_fds stay open in the command under the same numbers.
+
+        timeout -- seconds; limit -- bytes of output, both streams together. A command that takes or says more is ended
+        with all that it has started, and is CommandFailed with the fact `exceeded`: time or output.
+        """
 
 
 class Reporter:
@@ -92,7 +106,8 @@ class Runtime:
         done = self.run(argv, **kwargs)
         if done.rc != 0:
             reason = done.err.strip() or done.out.strip() or f"{argv[0]} ended with status {done.rc} and said nothing"
-            facts: dict[str, t.Any] = {"cmd": list(argv), "rc": done.rc, "stdout": done.out, "stderr": done.err}
+            out, err = done.out[-_EVIDENCE:], done.err[-_EVIDENCE:]
+            facts: dict[str, t.Any] = {"cmd": list(argv), "rc": done.rc, "stdout": out, "stderr": err}
             if os.strerror(errno.ENOSPC) in reason:
                 raise NoSpace(what, reason, "Free some space on that file system, or use another data_dir.", **facts)
             raise CommandFailed(what, reason, **facts)

@@ -598,6 +598,7 @@ instance:
       type: dict
       returned: always
       sample:
+        ansible_connection: ssh
         ansible_host: 127.0.0.1
         ansible_port: 2222
         ansible_user: debian

@@ -300,6 +300,7 @@ instances:
       type: dict
       returned: always
       sample:
+        ansible_connection: ssh
         ansible_host: 127.0.0.1
         ansible_port: 2222
         ansible_user: debian

@@ -46,6 +46,7 @@ from frame import (
     verdict,
 )
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
@@ -58,7 +59,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 # -- a task that changes nothing ---------------------------------------------------------------------------------------
 

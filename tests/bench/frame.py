@@ -29,6 +29,7 @@ if not os.path.isdir(os.path.join(STAGED, "ansible_collections", "minicloud", "l
     sys.exit("ANSIBLE_COLLECTIONS_PATH must lead to this collection; `make bench` sees to that.")
 sys.path.insert(0, STAGED)
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
@@ -50,7 +51,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view im
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory  # noqa: E402
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run  # noqa: E402
 
 USER = "debian"
 BOOT_LIMIT = 600.0  # seconds that a guest may take

@@ -32,12 +32,12 @@ from frame import (
     verdict,
 )
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
 from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 NETWORKS, RESERVATIONS = 50, 1000
 LAUNCHES = 3

@@ -32,25 +32,11 @@ _PACKAGE = "ansible_collections/minicloud/local/plugins/module_utils"
 # name a library that is missing.
 _LEFT_OUT = ("_module.py",)
 
-# Commands are run by the standard library here: there is no module around that would do it.
 _MAIN = '''\
 """Starts the networks and instances of a data directory that are to start with this host. Made by minicloud.local."""
-import os
-import subprocess
 import sys
 
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import main
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed
-
-
-def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
-    done = subprocess.run(
-        list(argv), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, capture_output=True,
-        cwd=cwd, env={**os.environ, "LC_ALL": "C", **(env or {})}, pass_fds=tuple(pass_fds), check=False,
-    )
-    out, err = (text.decode(errors="surrogateescape") for text in (done.stdout, done.stderr))
-    return Completed(done.returncode, out, err)
-
 
 sys.exit(main(sys.argv[1:], run))
 '''

@@ -36,7 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import lxd_metadata
 from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT, find_program
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -807,7 +807,7 @@ def _usable_in_guest(setting: str) -> bool:
 
 def _run(runtime: Runtime, argv: t.Sequence[str], what: str, work: str, env: t.Mapping[str, str] | None = None) -> None:
     try:
-        runtime.check(argv, what, env=env, cwd=work)
+        runtime.check(argv, what, env=env, cwd=work, timeout=LONG_COMMAND_TIMEOUT)
     except CommandFailed as error:
         output = f"{error.facts.get('stdout', '')}\n{error.facts.get('stderr', '')}"
         if "No space left on device" in output or "Disk quota exceeded" in output or "ext2fs_alloc" in output:

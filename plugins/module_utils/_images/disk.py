@@ -22,7 +22,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, ImageError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import compression, free_space
 from ansible_collections.minicloud.local.plugins.module_utils._model import format_size
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 FORMATS = "qcow2, raw, vmdk, vhdx, vhd and vdi"
@@ -341,7 +341,7 @@ def _room(directory: str, needed: int, name: str) -> None:
 def _convert(runtime: Runtime, tool: str, source: str, format_: str, target: str, name: str) -> None:
     argv = [tool, "convert", "-f", format_, "-O", "qcow2", "-o", "compat=1.1", "-W", "-m", "8", source, target]
     try:
-        runtime.check(argv, f"the image {name} was not converted")
+        runtime.check(argv, f"the image {name} was not converted", timeout=LONG_COMMAND_TIMEOUT)
     except CommandFailed as exc:
         with contextlib.suppress(OSError):
             os.unlink(target)

@@ -15,7 +15,11 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, write_all
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, format_size
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
+    LONG_COMMAND_TIMEOUT,
+    Runtime,
+    find_program,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 MAGIC = (
@@ -333,7 +337,8 @@ class _Program:
             # Its own standard streams belong to the runner, which keeps what is written there.
             argv = ["sh", "-c", f'exec "$@" </dev/fd/{theirs_in} >/dev/fd/{theirs_out}', "sh", *argv]
             try:
-                done = runtime.run(argv, pass_fds=(theirs_in, theirs_out))
+                # It takes as long as the download does.
+                done = runtime.run(argv, pass_fds=(theirs_in, theirs_out), timeout=LONG_COMMAND_TIMEOUT)
                 if done.rc != 0:
                     said = done.err.strip() or f"{kind} ended with status {done.rc}"
                     self._fail(_too_greedy() if "limit" in said else _damaged(kind, said))

@@ -35,8 +35,15 @@ def ssh_endpoint(
 
 
 def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
-    """The variables that make an instance an Ansible host. A user that is not known yet is left to the controller."""
-    variables = {"ansible_port": endpoint.port, "ansible_ssh_common_args": common_args(endpoint)}
+    """The variables that make an instance an Ansible host. A user that is not known yet is left to the controller.
+
+    The connection is among them: a play's own may be another, such as local, and its tasks would then run elsewhere.
+    """
+    variables = {
+        "ansible_connection": "ssh",
+        "ansible_port": endpoint.port,
+        "ansible_ssh_common_args": common_args(endpoint),
+    }
     if endpoint.host:
         variables["ansible_host"] = endpoint.host
     # Ansible hands this path to ssh as it is; the arguments have it too, in a form that bears all characters.

@@ -27,6 +27,7 @@ import tempfile
 import typing as t
 
 # The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils import _command
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
@@ -47,7 +48,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils import _runner
 
 PORT = "uplink0"
 
@@ -149,7 +149,7 @@ class Test:
         print(f"ok: {what}", flush=True)
 
     def backend(self, report: Reporter | None = None, runner: t.Any = None, **kwargs: t.Any) -> bridged.Bridged:
-        runtime = Runtime(runner or _runner.run, report)
+        runtime = Runtime(runner or _command.run, report)
         return bridged.Bridged(runtime, lambda name: os.path.join(self.directory, name), **kwargs)
 
     def network(self, **values: t.Any) -> Network:
@@ -239,7 +239,7 @@ class Test:
                 text = kwargs.get("stdin") or b""
                 if b" master " in text:
                     kwargs["stdin"] = text.replace(b"master ", b"master nowhere")
-                return _runner.run(argv, **kwargs)
+                return _command.run(argv, **kwargs)
 
             raised(HypervisorError, lambda: self.backend(runner=sabotage).apply(network))
             check(snapshot(PORT) == before, f"not rolled back: {snapshot(PORT)}")
@@ -291,8 +291,8 @@ class Test:
         def cut(argv: t.Sequence[str], **kwargs: t.Any) -> t.Any:
             lines = (kwargs.get("stdin") or b"").splitlines(keepends=True)
             if not any(b"master" in line for line in lines):
-                return _runner.run(argv, **kwargs)
-            _runner.run(argv, **{**kwargs, "stdin": b"".join(lines[:number])})
+                return _command.run(argv, **kwargs)
+            _command.run(argv, **{**kwargs, "stdin": b"".join(lines[:number])})
             if number <= len(lines):
                 die()
             os._exit(0)
@@ -447,7 +447,7 @@ class Test:
             own = links()[PORT]["address"]
             check(probe.answers(PORT, own, "fd77::1", "", Deadline(5)), "no answer over IPv6")
             check(not probe.answers(PORT, own, "fd77::8", "", Deadline(0.5)), "an answer from nobody")
-            found_interfaces = read_interfaces(Runtime(_runner.run))
+            found_interfaces = read_interfaces(Runtime(_command.run))
             check(found_interfaces[PORT].default_route, "the default route is not seen")
             check(found_interfaces[PORT].types == ("bridge", "macvtap"), f"{found_interfaces[PORT]}")
 
@@ -461,7 +461,7 @@ class Test:
                 ip("link delete other0")
                 self.cable()
                 before = snapshot(PORT)
-                failures = start_all(Runtime(_runner.run), self.data)
+                failures = start_all(Runtime(_command.run), self.data)
                 check(not failures, f"it did not start: {failures}")
                 check(snapshot(bridge) == before, f"the bridge has {snapshot(bridge)}, not {before}")
                 check(not self.network_module(name="lan").changed, "it was not complete")
@@ -570,7 +570,7 @@ class Test:
         check(not self.reconcile("guest").changed and not self.network_drift(), "something is left to do")
 
     def network_drift(self) -> list[str]:
-        (found,) = list_networks(Runtime(_runner.run), self.data, ["qemu"], None, ["lan"])
+        (found,) = list_networks(Runtime(_command.run), self.data, ["qemu"], None, ["lan"])
         return list(found["drift"])
 
     def outside(self, address: str, port: int = 22, seconds: int = 120) -> str:
@@ -605,10 +605,10 @@ class Test:
 
     def reconcile(self, name: str, **wish: t.Any) -> t.Any:
         params = {"name": name, "image": self.image, "memory": "128M", "user": "debian", "timeout": 600, **wish}
-        return reconcile_instance(parse_wish(params), Runtime(_runner.run), self.data, "qemu")
+        return reconcile_instance(parse_wish(params), Runtime(_command.run), self.data, "qemu")
 
     def network_module(self, **wish: t.Any) -> t.Any:
-        return reconcile_network(parse_network(wish), Runtime(_runner.run), self.data, "qemu")
+        return reconcile_network(parse_network(wish), Runtime(_command.run), self.data, "qemu")
 
 
 # Says what answers at an address as soon as something does.

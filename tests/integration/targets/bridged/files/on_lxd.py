@@ -24,6 +24,7 @@ import typing as t
 # Beside this file.
 from bridged import _BANNER, PORT, Test, check, ip, links, raised, snapshot
 
+from ansible_collections.minicloud.local.plugins.module_utils import _command
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network_listing import list_networks
@@ -33,7 +34,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.plugin_utils import _runner
 
 # What Docker's rules come to, and those of somebody who has no place for others.
 DOCKER = """
@@ -80,13 +80,13 @@ def main() -> None:
 class OnLxd(Test):
     def reconcile(self, name: str, **wish: t.Any) -> t.Any:
         params = {"name": name, "image": self.image, "instance_type": "container", "memory": "128M", **wish}
-        return reconcile_instance(parse_wish({"user": "debian", **params}), Runtime(_runner.run), self.data, "lxd")
+        return reconcile_instance(parse_wish({"user": "debian", **params}), Runtime(_command.run), self.data, "lxd")
 
     def network_module(self, **wish: t.Any) -> t.Any:
-        return reconcile_network(parse_network(wish), Runtime(_runner.run), self.data, "lxd")
+        return reconcile_network(parse_network(wish), Runtime(_command.run), self.data, "lxd")
 
     def listed(self) -> dict[str, t.Any]:
-        return list_networks(Runtime(_runner.run), self.data, ["lxd"])[0]
+        return list_networks(Runtime(_command.run), self.data, ["lxd"])[0]
 
     def attached(self) -> None:
         """A container gets its address from the LAN, which reaches it; on a bridge this host does, too."""

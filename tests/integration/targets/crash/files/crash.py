@@ -18,13 +18,13 @@ import time
 import typing as t
 
 # The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 # Told apart from another test of the same kind on this host.
 NAME = f"crash-{sys.argv[3]}"

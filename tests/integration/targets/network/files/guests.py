@@ -39,12 +39,12 @@ from mechanism import (
     traces,
 )
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import readdress
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 LAB, LAB6, CELL6 = "10.80.0", "fd00:80::/64", "fd00:81::/64"
 HOST_IP6, OUTSIDE_IP6 = "2001:db8:80::2", "2001:db8:80::1"

@@ -21,6 +21,7 @@ import time
 import typing as t
 
 # The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
@@ -35,7 +36,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 HOST, OUTSIDE, GUEST, OTHER = "mctest-host", "mctest-outside", "mctest-guest", "mctest-other"
 UPLINK, HOST_IP, OUTSIDE_IP = "up0", "192.0.2.2", "192.0.2.1"

@@ -15,6 +15,7 @@ import sys
 import typing as t
 
 # The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS, active_driver, scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.active_driver import switch_driver
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
@@ -23,7 +24,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes 
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 NAMES = ("switch-one", "switch-two")
 

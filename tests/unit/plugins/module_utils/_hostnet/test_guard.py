@@ -9,9 +9,9 @@ import os
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guard import Guard
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 
 @pytest.fixture(name="guard")

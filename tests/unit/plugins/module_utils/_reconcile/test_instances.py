@@ -89,6 +89,8 @@ class TestRuns:
         assert (view["owner"], view["driver"], view["scope"]) == ("qemu", "qemu", "qemu")
         assert view["cloud_init"] == {"status": "done", "errors": []}
         assert view["ansible_vars"]["ansible_port"] == view["ssh"]["port"] == 40000
+        # Whatever the play's own connection is.
+        assert view["ansible_vars"]["ansible_connection"] == "ssh"
 
     def test_an_image_that_is_not_here_is_fetched_once(self, tmp_path, monkeypatch):
         world = World(tmp_path, monkeypatch, image_is_here=False)

@@ -12,6 +12,7 @@ import socket
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import segments as segment_networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import SegmentNetworks
@@ -21,7 +22,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links imp
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.plugins.plugin_utils._runner import run
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 HOSTS = [Host("one", MAC, ("10.20.30.64",)), Host("two", OTHER, ("10.20.30.65", "fd00::2"))]
