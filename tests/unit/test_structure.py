@@ -20,6 +20,7 @@ ROOMS = (
     "module_utils/_errors.py",
     "module_utils/_json.py",
     "module_utils/_runtime.py",
+    "module_utils/_command.py",
     "module_utils/_model.py",
     "module_utils/_files.py",
     "module_utils/_scope.py",

@@ -8,30 +8,65 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import LaunchError
-from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
+from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, LaunchError
+from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch, plain
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
     NEXT_CONNECTION,
     SshEndpoint,
-    banner,
+    greeting_of,
+    greets,
     login_command,
     ssh_argv,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
 # Seconds: one look for the greeting, one connection, and how long the guest is let wait in one session.
 _BANNER_TIMEOUT, _LONGEST_BANNER_TIMEOUT = 3.0, 15.0
 _CONNECT_TIMEOUT = 30.0
 _SESSION = 8.0
+# A session that takes longer than this, slow as the guest may be, has a shell that does not answer; and no more bytes
+# than these belong to what the script says.
+_LONGEST_SESSION, _SESSION_OUTPUT = 150.0, 1 << 20
 # A wrong host key ends the wait after this many seconds, not at once: where the guest's ssh server starts before
 # cloud-init has put the pinned key in place, it shows another one for a moment. Nothing is sent to it meanwhile.
 _WRONG_KEY_GRACE = 15.0
 # Newer servers shut out an address for some seconds after each failed login, and for longer the more there are.
 _DENIED_PAUSES = (1.0, 2.0, 4.0, 5.0)
+# So long (seconds) after a login was first refused it is believed that it stays so: when cloud-init has said that it
+# has finished, and when the guest has booted and there is no sign of cloud-init.
+_REFUSED_FOR_GOOD, _REFUSED_WITHOUT_CLOUD_INIT = 20.0, 60.0
+# A server that has too many connections wants fewer of them.
+_BUSY_PAUSES = (2.0, 5.0, 10.0, 15.0)
+# How often a login may work and the script not run before that is believed.
+_SHELL_TRIES = 3
+# What a server says to a login that no waiting will improve: the words, what they mean, and the remedy.
+_FINAL = (
+    (
+        re.compile(r"password.{0,40}expired|password change required|required to change your password", re.IGNORECASE),
+        "the password of {user} has expired, so that nobody can log in",
+        "In cloud_init, a password expires at once unless chpasswd has expire: false.",
+    ),
+    (
+        re.compile(r"account.{0,20}expired", re.IGNORECASE),
+        "the account {user} has expired",
+        "See expiredate and inactive of that user in cloud_init, or name another one in the option user.",
+    ),
+    (
+        re.compile(r"account is currently not available", re.IGNORECASE),
+        "the account {user} has no shell to log in with",
+        "Give it one in cloud_init (shell: /bin/sh), or name another login user in the option user.",
+    ),
+    (
+        re.compile(r"Please login as the user \S{1,255} rather than the user", re.IGNORECASE),
+        "the instance does not let {user} log in",
+        "Name that other user in the option user, or have cloud_init say disable_root: false.",
+    ),
+)
 # How many sessions a power_state of cloud-init's may take to come into effect before it is no longer waited for.
 _LEAVING_SESSIONS = 4
 
@@ -43,18 +78,21 @@ run=/run/cloud-init
 section() { echo; echo "=== $1"; }
 verdict() {
     section verdict; echo "$1"
-    section status; cat $run/status.json 2>/dev/null
-    section result; cat $run/result.json 2>/dev/null
+    section waited; echo "$waited"
+    section status; head -c 200000 $run/status.json 2>/dev/null
+    section result; head -c 200000 $run/result.json 2>/dev/null
     exit 0
 }
 has_cloud_init() { [ -d $run ] || [ -d /etc/cloud ] || command -v cloud-init >/dev/null; }
 log() { tail -n "$1" "$2" 2>/dev/null || sudo -n tail -n "$1" "$2" 2>/dev/null; }
 output() { section log; log 300 /var/log/cloud-init-output.log | grep -v '^ci-info: ' | tail -n 40 | tail -c 8192; }
 left=$1
+waited=
 while [ ! -e $run/result.json ]; do
     has_cloud_init || verdict none
     if [ -e $run/disabled ] || [ -e /etc/cloud/cloud-init.disabled ]; then verdict disabled; fi
     left=$((left - 1))
+    waited=yes
     if [ $left -le 0 ]; then
         case $(systemctl is-system-running 2>/dev/null) in
             running|degraded) [ -e $run/result.json ] || { output; verdict stuck; } ;;
@@ -72,6 +110,21 @@ verdict finished
 """
 
 
+# What cloud-init's files may be: bytes, levels, texts in a list, characters of a text.
+_LONGEST_JSON, _DEEPEST_JSON, _MOST_TEXTS, _LONGEST_TEXT = 1 << 18, 16, 50, 2000
+
+_NO_CLOUD_INIT = (
+    "Without cloud-init an image takes no user, key or host key from here: use one that has it (a cloud image), or"
+    " wait: false."
+)
+
+# Why an instance has ended that told us so, and what to do.
+GOING_DOWN = (
+    "it shut itself down as it was told to, by power_state or another command in cloud_init",
+    "Use wait: false for an instance that is to go down by itself, or leave that out of cloud_init.",
+)
+
+
 class Readiness(t.NamedTuple):
     """How an instance came up.
 
@@ -87,11 +140,15 @@ class Readiness(t.NamedTuple):
 
 
 class _Session(t.NamedTuple):
-    """What the script in the guest reported, or why it did not get there: then verdict is empty."""
+    """What the script in the guest reported, or why it did not get there: then verdict is empty.
+
+    shell -- whether a login worked all the same
+    """
 
     verdict: str
     sections: t.Mapping[str, str] = {}
     failure: str = ""
+    shell: bool = False
 
 
 def wait_ready(
@@ -134,6 +191,10 @@ class _Wait:
         self.last_seen = ""
         self.no_answer()
         self.denied = 0
+        self.denied_since = 0.0
+        self.prompted_since = 0.0
+        self.busy = 0
+        self.shellless = 0
         self.leaving = 0
         self.wrong_key_since = 0.0
 
@@ -142,16 +203,23 @@ class _Wait:
             self.look_at_instance()
             if not self.know_address():
                 continue
-            if not self.greets():
-                self.no_answer()
+            greeting = self.greeting()
+            if not greets(greeting):
+                if greeting:
+                    self.turned_away(greeting)
+                else:
+                    self.no_answer()
                 continue
             if not self.know_user():
                 continue
             session = self.session()
+            if session.verdict == "finished" and session.sections.get("waited", "").strip():
+                # cloud-init has gone on since this login, and may have changed who can log in: the next one must, too.
+                session = self.session()
             if not session.verdict:
-                self.not_logged_in(session.failure)
+                self.not_logged_in(session)
                 continue
-            self.denied = 0
+            self.denied = self.busy = self.shellless = 0
             self.wrong_key_since = 0.0
             self.logged_in()
             if session.verdict == "running":
@@ -165,18 +233,23 @@ class _Wait:
         self.look_at_instance()
         raise self.out_of_time()
 
-    def greets(self) -> bool:
-        """Whether an ssh server greets now.
+    def greeting(self) -> str:
+        """How a server greets now, empty for none.
 
         Each connection that is given up costs a slow guest a process, and many of them keep it from ever answering:
         the longer it has taken already, the more time it gets.
         """
         elapsed = self.deadline.seconds - self.deadline.left()
         timeout = min(max(_BANNER_TIMEOUT, elapsed * 0.1), _LONGEST_BANNER_TIMEOUT, self.deadline.left())
-        return banner(self.endpoint.host, self.endpoint.port, timeout, max(NEXT_CONNECTION, elapsed * 0.025))
+        return greeting_of(self.endpoint.host, self.endpoint.port, timeout, max(NEXT_CONNECTION, elapsed * 0.025))
 
     def look_at_instance(self) -> None:
-        self.check_alive()
+        try:
+            self.check_alive()
+        except LaunchError as exc:
+            if self.leaving and "hypervisor_log" in exc.facts:
+                exc.why, exc.hint = GOING_DOWN
+            raise
         if not self.console:
             return
         self.console.poll()
@@ -217,31 +290,78 @@ class _Wait:
             return True
         self.waiting_for = "cloud-init to say on the console who the image's login user is"
         self.hint = "Name the login user in the option user."
+        unknown = "the login user of the image is not known"
         if not self.console or self.console.cloud_init_finished:
-            why = "cloud-init did not print it on the console"
-            raise self.error("ssh", "the login user of the image is not known", why, self.hint)
+            raise self.error("ssh", unknown, "cloud-init did not print it on the console", self.hint)
+        if self.has_no_cloud_init(self.prompted_since):
+            why = "the instance has booted, and there is no sign of cloud-init on its console"
+            raise self.error("ssh", unknown, why, f"{self.hint} {_NO_CLOUD_INIT}")
         return False
+
+    def has_no_cloud_init(self, since: float) -> bool:
+        """Whether the guest has booted, and for so long nothing of cloud-init was seen that there is none."""
+        if not self.console or not self.console.prompts or self.console.cloud_init_seen:
+            return False
+        self.prompted_since = self.prompted_since or time.monotonic()
+        return bool(since) and time.monotonic() - since >= _REFUSED_WITHOUT_CLOUD_INIT
 
     def session(self) -> _Session:
         """One login that runs the script."""
         left = self.deadline.left()
         argv = ssh_argv(self.endpoint, f"sh -s {max(1, int(min(_SESSION, left) * 2))}", min(_CONNECT_TIMEOUT, left))
         argv[0] = self.runtime.program("ssh", "openssh-client", "to reach instances")
-        done = self.runtime.run(argv, stdin=_GUEST_SCRIPT.encode())
+        timeout = max(1.0, min(_LONGEST_SESSION, left))
+        try:
+            done = self.runtime.run(argv, stdin=_GUEST_SCRIPT.encode(), timeout=timeout, limit=_SESSION_OUTPUT)
+        except CommandFailed as exc:
+            if exc.facts.get("exceeded") == "output":
+                raise self.error(
+                    "ssh",
+                    f"the shell of {self.endpoint.user} says more than it was asked, without end",
+                    plain(str(exc.facts.get("stdout", "")), 200),
+                    "See what its start-up files (.bashrc, .profile, /etc/profile.d) write.",
+                ) from exc
+            said = plain(f"{exc.facts.get('stdout', '')}\n{exc.facts.get('stderr', '')}", 500)
+            return _Session("", failure=f"nothing came of a login within {timeout:.0f} seconds{said and f': {said}'}")
         sections = _sections(done.out)
         verdict = sections.get("verdict", "").strip()
         if verdict:
             return _Session(verdict, sections)
-        return _Session(
-            "",
-            failure=(
-                done.err.strip() or done.out.strip() or f"the connection was lost, ssh ended with status {done.rc}"
-            )[-2000:],
-        )
+        said = plain(done.err, 2000) or plain(done.out, 2000)
+        # 255 is ssh's own status: another one is that of the shell.
+        shell = done.rc not in (255, -9)
+        nothing = f"the shell ended with status {done.rc}" if shell else f"the connection was lost (status {done.rc})"
+        return _Session("", failure=said or nothing, shell=shell)
 
-    def not_logged_in(self, failure: str) -> None:
+    def turned_away(self, words: str) -> None:
+        """A server answers, and does not let us speak: it has too many connections, or wants none of ours now."""
+        self.last_seen = plain(words, 200)
+        self.waiting_for = "the ssh server to take another connection"
+        self.hint = "See MaxStartups and PerSourcePenalties of the ssh server, and who else connects to it."
+        pause = _BUSY_PAUSES[min(self.busy, len(_BUSY_PAUSES) - 1)]
+        self.busy += 1
+        time.sleep(min(pause, self.deadline.left()))
+
+    def not_logged_in(self, session: _Session) -> None:
         """Decide what a login that failed means; an error if it will not get better."""
+        failure = session.failure
         self.last_seen = failure
+        for words, what, remedy in _FINAL:
+            if words.search(failure):
+                raise self.error("ssh", what.format(user=self.endpoint.user), failure, remedy)
+        if session.shell:
+            self.shellless += 1
+            if self.shellless >= _SHELL_TRIES:
+                raise self.error(
+                    "ssh",
+                    f"a login as {self.endpoint.user} works, and runs no command",
+                    failure,
+                    "Its shell must be one that runs commands, such as /bin/sh: see shell of that user in cloud_init,"
+                    " or name another login user in the option user.",
+                )
+        if "Exceeded MaxStartups" in failure or "Not allowed at this time" in failure:
+            self.turned_away(failure)
+            return
         if "ost key verification failed" in failure or "REMOTE HOST IDENTIFICATION HAS CHANGED" in failure:
             self.wrong_key(failure)
             return
@@ -253,10 +373,28 @@ class _Wait:
                 "one. See the console log, and name the login user in the option user."
             )
             pause = _DENIED_PAUSES[min(self.denied, len(_DENIED_PAUSES) - 1)]
+            self.denied_since = self.denied_since if self.denied else time.monotonic()
             self.denied += 1
+            self.denied_for_good(failure)
             time.sleep(min(pause, self.deadline.left()))
         else:
             self.no_answer()
+
+    def denied_for_good(self, failure: str) -> None:
+        """Raise if whoever would give the key to the login user has done what it does, or is not there."""
+        if not self.console:
+            return
+        user, what = self.endpoint.user, f"the instance refuses the login as {self.endpoint.user}"
+        elapsed = time.monotonic() - self.denied_since
+        if self.console.cloud_init_finished and elapsed >= _REFUSED_FOR_GOOD:
+            other = self.console.login_user
+            why = f"cloud-init has finished, and {user} is not there or was not given the key"
+            if other and other != user:
+                why = f"cloud-init has finished, and gave the key to {other}"
+            raise self.error("ssh", what, f"{why} ({failure})", "Name the login user in the option user.")
+        if self.has_no_cloud_init(self.denied_since):
+            why = f"it has booted, and there is no sign of cloud-init on its console ({failure})"
+            raise self.error("ssh", what, why, _NO_CLOUD_INIT)
 
     def wrong_key(self, failure: str) -> None:
         now = time.monotonic()
@@ -295,7 +433,7 @@ class _Wait:
                 "; ".join(errors),
                 "The instance runs: correct cloud_init and make it anew, or accept this with cloud_init_errors.",
                 cloud_init_errors=errors,
-                cloud_init_log=session.sections.get("log", "").splitlines(),
+                cloud_init_log=plain(session.sections.get("log", ""), 8192).splitlines(),
             )
         if cloud_init_errors != "ignore":
             self.warn(errors, recoverable)
@@ -324,28 +462,35 @@ class _Wait:
 
 def _sections(output: str) -> dict[str, str]:
     """The parts of the script's output by name; text before the first (a server's greeting) is dropped."""
-    sections: dict[str, str] = {}
+    sections: dict[str, list[str]] = {}
     name = ""
-    for line in output.splitlines(keepends=True):
+    for line in output.split("\n"):
         if line.startswith("=== "):
             name = line[4:].strip()
         elif name:
-            sections[name] = sections.get(name, "") + line
-    return sections
+            sections.setdefault(name, []).append(line)
+    return {name: "\n".join(lines) for name, lines in sections.items()}
 
 
 def _v1(text: str) -> dict[str, t.Any]:
-    """The content of one of cloud-init's JSON files, empty where it has none."""
+    """The content of one of cloud-init's JSON files, empty where it has none, or none that cloud-init would write."""
     try:
-        data = json.loads(text)
-    except ValueError:
+        data = parse_json(text.encode(errors="surrogateescape"), "what cloud-init says", _LONGEST_JSON, _DEEPEST_JSON)
+    except JsonError:
         return {}
     inner = data.get("v1") if isinstance(data, dict) else None
     return inner if isinstance(inner, dict) else {}
 
 
 def _stage_of(status: str) -> str:
-    return _v1(status).get("stage") or "before or between its stages"
+    stage = _v1(status).get("stage")
+    return plain(stage, _LONGEST_TEXT) if isinstance(stage, str) and stage else "before or between its stages"
+
+
+def _texts(value: t.Any) -> list[str]:
+    """The texts of a list that a guest sends, few and short whatever it is."""
+    found = value if isinstance(value, list) else [value] if value else []
+    return [plain(str(each)[:_LONGEST_TEXT], _LONGEST_TEXT) for each in found[:_MOST_TEXTS]]
 
 
 def _complaints(sections: t.Mapping[str, str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -354,8 +499,9 @@ def _complaints(sections: t.Mapping[str, str]) -> tuple[list[str], dict[str, lis
     recoverable: dict[str, list[str]] = {}
     for stage in _v1(sections.get("status", "")).values():
         if isinstance(stage, dict):
-            errors += stage.get("errors") or []
-            for level, messages in (stage.get("recoverable_errors") or {}).items():
-                recoverable.setdefault(level, []).extend(messages)
-    errors += _v1(sections.get("result", "")).get("errors") or []
-    return list(dict.fromkeys(str(error) for error in errors)), recoverable
+            errors += _texts(stage.get("errors"))
+            complaints = stage.get("recoverable_errors")
+            for level, messages in complaints.items() if isinstance(complaints, dict) else ():
+                recoverable.setdefault(plain(level, _LONGEST_TEXT), []).extend(_texts(messages))
+    errors += _texts(_v1(sections.get("result", "")).get("errors"))
+    return list(dict.fromkeys(errors))[:_MOST_TEXTS], dict(list(recoverable.items())[:_MOST_TEXTS])

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import shlex
 
+from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, ssh_argv
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
-_CONNECT_TIMEOUT = 20.0
+# Seconds, and bytes of what the guest may say.
+_CONNECT_TIMEOUT, _TIMEOUT, _OUTPUT = 20.0, 60.0, 1 << 16
+
+# What the script says of who looks after an interface.
+_CLIENTS = ("systemd-networkd", "NetworkManager", "udhcpc", "dhclient", "dhcpcd")
 
 # Runs in the guest, as root, in any POSIX shell. $1 is the interface's MAC, $2 the address that it has had.
 # What looks after the interface is said before the connection is lost that this very command has come by.
@@ -76,6 +81,9 @@ def ask_renewal(runtime: Runtime, endpoint: SshEndpoint, mac: str, address: str)
     command = f'if [ "$(id -u)" = 0 ]; then exec sh -s {words}; else exec sudo -n sh -s {words}; fi'
     argv = ssh_argv(endpoint, command, _CONNECT_TIMEOUT)
     argv[0] = runtime.program("ssh", "openssh-client", "to reach instances")
-    done = runtime.run(argv, stdin=_GUEST_SCRIPT.encode())
+    try:
+        done = runtime.run(argv, stdin=_GUEST_SCRIPT.encode(), timeout=_TIMEOUT, limit=_OUTPUT)
+    except CommandFailed:  # it does not come to an end
+        return ""
     lines = done.out.split()
-    return lines[-1] if done.rc == 0 and lines and lines[-1] != "none" else ""
+    return lines[-1] if done.rc == 0 and lines and lines[-1] in _CLIENTS else ""

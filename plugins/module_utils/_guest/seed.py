@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
@@ -33,6 +34,7 @@ VOLUME_ID = "cidata"
 _BOUNDARY = "===============minicloud-vendor-data=="
 _SSH_KEYS = re.compile(r"""^\s*["']?ssh_keys["']?\s*:""", re.MULTILINE)
 _PUBLIC_KEY = re.compile(r"""_public["']?\s*:\s*["'|>-]*\s*((?:ssh|ecdsa)-[\w-]+ [A-Za-z0-9+/=]{40,})""")
+_NOT_WAITED = " An instance that nobody is to log in to is launched with wait: false."
 _SHELLS_WITHOUT_LOGIN = ("/nologin", "/false")
 
 
@@ -93,7 +95,7 @@ def expected_login_user(wishes: Wishes) -> Login | None:
     keys of its own, else the first that could log in at all.
     Raises InvalidOption if the option and user-data name different default users.
     """
-    config = {**wishes.vendor_data.config, **wishes.cloud_init.config}
+    config = _config(wishes)
     named = config.get("user")
     named = named.get("name") if isinstance(named, dict) else named
     default_user = _inner(_inner(config, "system_info"), "default_user").get("name")
@@ -111,6 +113,47 @@ def expected_login_user(wishes: Wishes) -> Login | None:
     able = [user for user in users if _can_log_in(user)]
     able.sort(key=lambda user: not any(user.get(key) for key in ("ssh_authorized_keys", "ssh_import_id")))
     return Login(able[0]["name"], listed=True) if able else None
+
+
+def check_login(wishes: Wishes) -> None:
+    """Raise InvalidOption for user-data after which nobody can log in, as far as this host can tell.
+
+    To be asked where that is to be waited for.
+    """
+    login = expected_login_user(wishes)
+    if login is None:
+        raise InvalidOption(
+            "cloud_init makes no user who could log in",
+            "its users are none, or have no shell for that, and the default user is not among them",
+            f"Add default to users, or a user with a shell, or name one in the option user.{_NOT_WAITED}",
+        )
+    config = _config(wishes)
+    who = login.user or "the default user"
+    if not login.listed and not _is_true(config.get("allow_public_ssh_keys", True)):
+        raise InvalidOption(
+            "cloud_init has allow_public_ssh_keys: false",
+            f"so {who} is given no key, not even the one that this host logs in with",
+            f"Leave it out.{_NOT_WAITED}",
+        )
+    if _expires(config, login):
+        raise InvalidOption(
+            f"cloud_init gives {who} a password that expires at once",
+            "nobody can log in then without setting another one, with a key neither",
+            f"Add chpasswd with expire: false.{_NOT_WAITED}",
+        )
+    for entry in _entries(config, login):
+        why = _obstacle(entry)
+        if why:
+            raise InvalidOption(
+                f"cloud_init lets nobody log in as {who}",
+                why,
+                f"Correct that, or name another login user in the option user.{_NOT_WAITED}",
+            )
+
+
+def goes_down(wishes: Wishes) -> bool:
+    """Whether user-data has the instance shut itself down once cloud-init has finished."""
+    return str(_inner(_config(wishes), "power_state").get("mode", "")).lower() in ("poweroff", "halt")
 
 
 def given_host_keys(wishes: Wishes) -> GivenHostKeys | None:
@@ -274,6 +317,51 @@ chown "$user:" "$home/.ssh" "$file"
 if command -v restorecon >/dev/null; then restorecon -R "$home/.ssh"; fi
 exit 0
 """.encode()
+
+
+def _config(wishes: Wishes) -> dict[str, t.Any]:
+    """The cloud-config of an instance, as far as this host can tell."""
+    return {**wishes.vendor_data.config, **wishes.cloud_init.config}
+
+
+def _is_true(value: t.Any) -> bool:
+    """Whether cloud-init takes a value for true."""
+    return value is True or str(value).strip().lower() in ("true", "yes", "on", "1")
+
+
+def _expires(config: t.Mapping[str, t.Any], login: Login) -> bool:
+    """Whether the login user gets a password that has expired when it is set."""
+    settings = _inner(config, "chpasswd")
+    if not _is_true(settings.get("expire", True)):
+        return False
+    if config.get("password") and not login.listed:
+        return True
+    lines, users = settings.get("list"), settings.get("users")
+    lines = lines.splitlines() if isinstance(lines, str) else lines if isinstance(lines, list) else []
+    named = {str(line).partition(":")[0].strip() for line in lines}
+    named.update(str(user.get("name")) for user in (users if isinstance(users, list) else []) if isinstance(user, dict))
+    return bool(login.user) and login.user in named
+
+
+def _entries(config: t.Mapping[str, t.Any], login: Login) -> list[dict[str, t.Any]]:
+    """What the cloud-config says of the login user."""
+    found = [user for user in _listed_users(config.get("users", "default")) if user["name"] == login.user]
+    if not login.listed:
+        found += [_inner(_inner(config, "system_info"), "default_user"), _inner(config, "user")]
+    return found
+
+
+def _obstacle(entry: t.Mapping[str, t.Any]) -> str:
+    """What keeps a user with these settings from logging in, empty for nothing."""
+    shell = str(entry.get("shell", ""))
+    if shell.endswith(_SHELLS_WITHOUT_LOGIN):
+        return f"the shell is {shell}"
+    if entry.get("inactive") is True:
+        return "the account is inactive"
+    date = str(entry.get("expiredate") or "")
+    if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z", date) and date < time.strftime("%Y-%m-%d", time.gmtime()):
+        return f"the account has expired ({date})"
+    return ""
 
 
 def _inner(config: t.Mapping[str, t.Any], key: str) -> dict[str, t.Any]:

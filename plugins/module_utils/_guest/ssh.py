@@ -14,7 +14,7 @@ import socket
 import time
 import typing as t
 
-_LONGEST_GREETING = 4096
+_LONGEST_GREETING, _SHOWN_GREETING = 4096, 200
 
 # How many connections wait for a greeting at once, and the seconds from one to the next. Servers limit the number.
 _CONNECTIONS = 3
@@ -100,8 +100,15 @@ def common_args(endpoint: SshEndpoint) -> str:
     return shlex.join(_identity(endpoint))
 
 
-def banner(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTION) -> bool:
-    """Whether an ssh server greets on HOST's PORT within TIMEOUT seconds.
+def greets(greeting: str) -> bool:
+    """Whether what a server says is the greeting of ssh."""
+    return greeting.startswith("SSH-")
+
+
+def greeting_of(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTION) -> str:
+    """The greeting of the ssh server on HOST's PORT, or what is said there instead.
+
+    It is empty where nothing is said within TIMEOUT seconds.
 
     An accepted connection says nothing where a hypervisor forwards the port: it accepts long before the guest listens,
     and a connection from that time may stay dead for seconds when the guest does. So every INTERVAL seconds another
@@ -117,7 +124,7 @@ def banner(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTI
         while True:
             left = end - time.monotonic()
             if left <= 0:
-                return False
+                return ""
             if len(greetings) == _CONNECTIONS:
                 # The first one has all the time there is: a slow server may need it.
                 second = list(greetings)[1]
@@ -134,12 +141,13 @@ def banner(host: str, port: int, timeout: float, interval: float = NEXT_CONNECTI
                 data = answering.recv(256)
                 greeting = greetings[answering] = greetings[answering] + data
                 # Other lines may come before the one that counts.
-                if greeting.startswith(b"SSH-") or b"\nSSH-" in greeting:
-                    return True
+                begin = 0 if greeting.startswith(b"SSH-") else greeting.find(b"\nSSH-") + 1
+                if begin or greeting.startswith(b"SSH-"):
+                    return greeting[begin : begin + _SHOWN_GREETING].decode(errors="replace")
                 if not data or len(greeting) >= _LONGEST_GREETING:
-                    return False
+                    return greeting[:_SHOWN_GREETING].decode(errors="replace").strip()
     except OSError:
-        return False
+        return ""
     finally:
         for connection in greetings:
             connection.close()

@@ -110,6 +110,8 @@ class Applier:
             return
         if "create" in plan.steps or plan.drift:
             seed.check_wishes(self.seed)
+            if "create" in plan.steps and "wait_ready" in plan.steps:
+                seed.check_login(self.seed)
         if "start" in plan.steps or "create" in plan.steps:
             after, driver = plan.after, self._acting(plan)
             driver.acts.require(after.arch, after.image.get("firmware", ""), after.instance_type)
@@ -176,7 +178,8 @@ class Applier:
             self.check_host(plan)
         plan.steps = done + plan.steps
         if current and "wait_ready" in plan.steps:
-            current = self.power.wait_ready(current, deadline, self.wish.cloud_init_errors)
+            goes_down = "create" in plan.steps and seed.goes_down(self.seed)
+            current = self.power.wait_ready(current, deadline, self.wish.cloud_init_errors, goes_down)
         return plan, current
 
     def _await_stop(self) -> bool:

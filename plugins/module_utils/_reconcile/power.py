@@ -147,8 +147,13 @@ class Power:
             self.pin(instance)
         return host, port
 
-    def wait_ready(self, instance: Instance, deadline: Deadline, cloud_init_errors: str) -> Instance:
-        """Wait until the guest is ready. No lock is held meanwhile: another run may stop or remove it."""
+    def wait_ready(
+        self, instance: Instance, deadline: Deadline, cloud_init_errors: str, goes_down: bool = False
+    ) -> Instance:
+        """Wait until the guest is ready. No lock is held meanwhile: another run may stop or remove it.
+
+        goes_down -- whether user-data tells it to shut itself down
+        """
         from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
         from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import wait_ready
 
@@ -158,7 +163,7 @@ class Power:
             self.runtime,
             ssh_endpoint(instance, driver, self.data),
             deadline,
-            lambda: self._check_alive(instance),
+            lambda: self._check_alive(instance, goes_down),
             ConsoleWatch(driver.console_log(instance), refresh=lambda: driver.acts.save_console(instance)),
             cloud_init_errors,
             lambda: self._locate(instance),
@@ -191,22 +196,33 @@ class Power:
             hint="Run this again to have it made anew.",
         )
 
-    def _check_alive(self, instance: Instance) -> None:
+    def _check_alive(self, instance: Instance, goes_down: bool) -> None:
         driver = self.crew.of(instance)
         if driver.alive(instance):
             return
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.console import tail, went_down
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import GOING_DOWN
 
-        if not self._is_still(instance, self.scope.read(instance.name)):
+        latest = self.scope.read(instance.name)
+        if latest is None or not self._is_still(instance, latest):
             raise self._removed("boot", instance)
         driver.acts.save_console(instance)
         log = driver.acts.log(instance)
-        console = tail(driver.console_log(instance))
+        path = driver.console_log(instance)
+        console = tail(path)
+        why, hint = log, "The last lines of its console are in the result; run this again to start it once more."
+        if not latest.owner:
+            why = "another run has stopped it"
+        elif goes_down:
+            why, hint = GOING_DOWN
+        elif went_down(path):
+            # What its hypervisor has to say of that is not the cause.
+            why = "the guest shut itself down, as the end of its console shows"
         raise LaunchError(
             "boot",
             f"{instance.name} ended while it was starting",
-            log or "the guest shut itself down, or its hypervisor was ended",
-            "The last lines of its console are in the result; run this again to start it once more.",
+            why or "the guest shut itself down, or its hypervisor was ended",
+            hint,
             console=console,
             hypervisor_log=log.splitlines(),
         )

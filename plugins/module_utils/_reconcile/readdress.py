@@ -17,7 +17,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.renew import ask_renewal
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, banner
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, greeting_of
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
@@ -73,7 +73,7 @@ def readdress(
         endpoint = locate()
         if instance.ready and endpoint.host == (nic.address or nic.lease):
             # It has the address before it has told its own programs.
-            banner(endpoint.host, endpoint.port, _within(_ANSWER, deadline).left())
+            greeting_of(endpoint.host, endpoint.port, _within(_ANSWER, deadline).left())
 
 
 def _within(seconds: float, deadline: Deadline) -> Deadline:

@@ -12,6 +12,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import qemu_img
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import DISK, FamilyLooks
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT
 
 
 class FamilyExport(Export):
@@ -27,4 +28,4 @@ class FamilyExport(Export):
         argv = [qemu_img(runtime), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]
         argv += ["-o", "compat=1.1"] if format_ == "qcow2" else []
         argv += [self.look.path(instance, DISK), target]
-        runtime.check(argv, f"the disk of {instance.name} could not be copied")
+        runtime.check(argv, f"the disk of {instance.name} could not be copied", timeout=LONG_COMMAND_TIMEOUT)

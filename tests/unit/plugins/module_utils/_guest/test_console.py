@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -12,7 +13,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.console imp
     ConsoleWatch,
     clean,
     login_user_from,
+    plain,
     tail,
+    went_down,
 )
 
 
@@ -133,3 +136,91 @@ def test_a_log_that_is_fetched(tmp_path):
     watch.poll()
     assert watch.problem == "Kernel panic - not syncing: oh"
     assert watch.tail(1) == ["Kernel panic - not syncing: oh"]
+
+
+HOSTILE = [
+    "Failed to start " * 16_000,
+    "cloud-init " * 24_000,
+    "Cloud-init v. " * 18_000,
+    "Authorized keys from x" * 12_000,
+    "Authorized keys from " + "x" * 260_000,
+    "\x1b]" * 130_000,
+    "\x1b]" + "a" * 260_000,
+    "\x1b[" + "0;" * 130_000,
+    "\r" * 260_000,
+    "Reached target " * 17_000,
+    "a" * 260_000,
+    "login: " * 37_000,
+    "\n" * 260_000,
+    "\x1b[0m\n" * 50_000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:20]))
+def test_no_text_of_a_guest_takes_long(tmp_path, text: str) -> None:
+    log = tmp_path / "console.log"
+    log.write_text(text)
+    watch = ConsoleWatch(str(log))
+    began = time.process_time()
+    watch.poll()
+    tail(str(log))
+    went_down(str(log))
+    assert time.process_time() - began < 3
+    assert len(watch.problem) <= 300
+
+
+def test_a_guest_that_writes_without_end_does_not_keep_the_reader(tmp_path) -> None:
+    log = tmp_path / "console.log"
+    with open(log, "wb") as stream:
+        stream.truncate(10 << 30)  # bytes of zero, without taking any room
+        stream.seek(0, 2)
+        stream.write(b"\nKernel panic - not syncing: x\n")
+    watch = ConsoleWatch(str(log))
+    began = time.process_time()
+    watch.poll()
+    assert time.process_time() - began < 5
+    assert watch.problem == "Kernel panic - not syncing: x"
+
+
+def test_the_part_before_a_log_begun_anew_counts_for_its_end(tmp_path) -> None:
+    log = tmp_path / "console.log"
+    log.write_text("3\n4\n")
+    (tmp_path / "console.log.0").write_text("1\n2\n")
+    assert tail(str(log)) == ["1", "2", "3", "4"]
+    assert tail(str(log), limit=6) == ["3", "4"]
+    assert tail(str(log), limit=4) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "down"),
+    [
+        ("[   20.1] reboot: Power down\n", True),
+        ("[  OK  ] Reached target System Power Off.\n[  OK  ] Reached target poweroff.target\n", True),
+        ("Sent SIGKILL to all processes\nRequesting system poweroff\n", True),
+        ("web login: \nKernel panic - not syncing: x\n", False),
+        ("[  OK  ] Reached target Multi-User System.\n", False),
+    ],
+)
+def test_a_guest_that_goes_down_by_itself_says_so(tmp_path, text: str, down: bool) -> None:
+    log = tmp_path / "console.log"
+    log.write_text(text)
+    assert went_down(str(log)) is down
+
+
+def test_what_the_console_tells_of_cloud_init(tmp_path) -> None:
+    log = tmp_path / "console.log"
+    log.write_text("Welcome\n")
+    watch = ConsoleWatch(str(log))
+    watch.poll()
+    assert (watch.prompts, watch.cloud_init_seen) == (False, False)
+    log.write_text("Welcome\n\nlocalhost login: ")
+    watch.poll()
+    assert (watch.prompts, watch.cloud_init_seen) == (True, False)
+    log.write_text("Welcome\n\nlocalhost login: \n[ 3.1] cloud-init[300]: Cloud-init v. 22.4 running\n")
+    watch.poll()
+    assert (watch.prompts, watch.cloud_init_seen) == (True, True)
+
+
+def test_text_for_other_peoples_terminals() -> None:
+    assert plain("\x1b[2Jbad\x07\nnews\x1b]0;x\x07", 100) == "bad\nnews"
+    assert len(plain("x" * 10_000, 100)) == 100

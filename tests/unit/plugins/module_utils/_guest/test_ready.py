@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, LaunchError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, HypervisorError, LaunchError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import ready
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import Readiness, wait_ready
@@ -65,17 +65,18 @@ class Guest:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.greets_after = 0
+        self.greeting = "SSH-2.0-OpenSSH_9.2p1"
         self.answers: list[Completed] = [FINISHED]
         self.argvs: list[list[str]] = []
         self.looks = 0
         self.patience: list[tuple[float, float]] = []
         self.alive = True
 
-    def banner(self, host: str, port: int, timeout: float, interval: float) -> bool:
+    def greeting_of(self, host: str, port: int, timeout: float, interval: float) -> str:
         self.looks += 1
         self.patience.append((timeout, interval))
         self.clock.sleep(0.01)
-        return self.looks > self.greets_after
+        return self.greeting if self.looks > self.greets_after else ""
 
     def run(self, argv: t.Sequence[str], *, stdin: bytes | None = None, **dummy: t.Any) -> Completed:
         assert stdin is not None
@@ -91,7 +92,7 @@ class Guest:
 @pytest.fixture
 def guest(clock: Clock, monkeypatch) -> Guest:
     guest = Guest(clock)
-    monkeypatch.setattr(ready, "banner", guest.banner)
+    monkeypatch.setattr(ready, "greeting_of", guest.greeting_of)
     monkeypatch.setattr(Runtime, "program", lambda *args: "/usr/bin/ssh")
     return guest
 
@@ -294,6 +295,145 @@ def test_the_user_stays_unknown(guest: Guest, tmp_path: Path) -> None:
     for console in (None, watch(tmp_path, "Cloud-init v. 22.4.2 finished at Sat, 21 Nov\n")):
         with pytest.raises(LaunchError, match="login user of the image is not known"):
             wait(guest, endpoint=nobody, console=console)
+
+
+def test_a_fresh_login_is_tried_where_cloud_init_was_waited_for_in_one(guest: Guest) -> None:
+    waited = FINISHED._replace(out=FINISHED.out.replace("=== status", "=== waited\nyes\n=== status"))
+    guest.answers = [waited, FINISHED]
+    assert wait(guest).status == "done"
+    assert len(guest.argvs) == 2
+    guest.argvs.clear()
+    guest.answers = [waited, Completed(1, "", "Password change required but no TTY available.\n")]
+    with pytest.raises(LaunchError, match="password of debian has expired") as caught:
+        wait(guest)
+    assert len(guest.argvs) == 2
+    assert "expire: false" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("WARNING: Your password has expired.\nPassword change required but no TTY available.", "password .* expired"),
+        ("You are required to change your password immediately (administrator enforced).", "password .* expired"),
+        ("Your account has expired; please contact your system administrator.", "account debian has expired"),
+        ("This account is currently not available.", "no shell"),
+        ('Please login as the user "alma" rather than the user "root".', "does not let debian log in"),
+    ],
+)
+def test_what_no_waiting_improves_ends_it_at_once(guest: Guest, words: str, what: str) -> None:
+    guest.answers = [Completed(1, "", words)]
+    with pytest.raises(LaunchError, match=what) as caught:
+        wait(guest, seconds=900)
+    assert caught.value.stage == "ssh"
+    assert guest.clock.now < 1005
+
+
+def test_a_shell_that_runs_nothing(guest: Guest) -> None:
+    guest.answers = [Completed(1, "", "")]
+    with pytest.raises(LaunchError, match="works, and runs no command: the shell ended with status 1"):
+        wait(guest, seconds=900)
+    assert guest.clock.now < 1010
+
+
+def test_a_host_that_lets_nobody_in_while_it_boots_is_waited_for(guest: Guest) -> None:
+    booting = Completed(255, "", "System is booting up. Unprivileged users are not permitted to log in yet.\n")
+    guest.answers = [booting, booting, booting, booting, FINISHED]
+    assert wait(guest).status == "done"
+
+
+@pytest.mark.parametrize("words", ["Exceeded MaxStartups", "Not allowed at this time"])
+def test_a_server_with_too_many_connections_is_asked_seldom(guest: Guest, words: str) -> None:
+    guest.greeting = words
+    with pytest.raises(LaunchError, match=f"to take another connection; last seen: {words}"):
+        wait(guest, seconds=600)
+    assert guest.looks < 50
+    guest.greeting = "SSH-2.0-OpenSSH_9.2p1"
+    guest.answers = [Completed(255, "", f"kex_exchange_identification: banner line 0: {words}\n")]
+    with pytest.raises(LaunchError, match="to take another connection"):
+        wait(guest, seconds=600)
+    assert len(guest.argvs) < 50
+
+
+def test_a_login_user_who_is_not_there(guest: Guest, tmp_path: Path) -> None:
+    guest.answers = [DENIED]
+    said_so = "Authorized keys from /home/alma/keys for user alma\nCloud-init v. 22.4 finished at 1 Nov\n"
+    with pytest.raises(LaunchError, match=r"refuses the login as debian: cloud-init has finished, .* key to alma"):
+        wait(guest, seconds=900, console=watch(tmp_path, said_so))
+    assert guest.clock.now < 1060
+
+
+def test_an_image_without_cloud_init(guest: Guest, tmp_path: Path) -> None:
+    guest.answers = [DENIED]
+    with pytest.raises(LaunchError, match="no sign of cloud-init"):
+        wait(guest, seconds=900, console=watch(tmp_path, "Welcome!\n\nlocalhost login: "))
+    assert guest.clock.now < 1120
+    with pytest.raises(LaunchError, match=r"login user of the image is not known: .* no sign of cloud-init"):
+        wait(guest, seconds=900, endpoint=ENDPOINT._replace(user=""), console=watch(tmp_path, "localhost login: "))
+    assert guest.clock.now < 1240
+
+
+def test_a_session_that_does_not_end(guest: Guest) -> None:
+    def run(argv: t.Sequence[str], **kwargs: t.Any) -> Completed:
+        timeouts.append(kwargs["timeout"])
+        guest.clock.sleep(kwargs["timeout"])
+        raise CommandFailed(
+            "ssh was ended because it took too long", exceeded="time", stdout="Welcome\x1b[2J", stderr=""
+        )
+
+    timeouts: list[float] = []
+    with pytest.raises(LaunchError, match=r"nothing came of a login within .* seconds: Welcome") as caught:
+        wait(guest, seconds=400, runtime=Runtime(run))
+    assert timeouts[0] == 150
+    assert guest.clock.now <= 1402
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_session_that_says_more_than_asked(guest: Guest) -> None:
+    def run(argv: t.Sequence[str], **kwargs: t.Any) -> Completed:
+        assert kwargs["limit"] <= 1 << 20
+        raise CommandFailed(
+            "ssh was ended because what it says has no end", exceeded="output", stdout="y\n" * 100, stderr=""
+        )
+
+    with pytest.raises(LaunchError, match="says more than it was asked, without end"):
+        wait(guest, seconds=400, runtime=Runtime(run))
+    assert guest.clock.now < 1002
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        '{"v1":' * 100_000,
+        '{"v1": 7}',
+        '{"v1": {"errors": 7, "init": {"errors": 3, "recoverable_errors": 5}, "stage": ["x"]}}',
+        '{"v1": {"errors": {"a": 1}, "init": {"errors": "one", "recoverable_errors": {"WARNING": 5, "ERROR": {}}}}}',
+        '{"v1": {"init": {"errors": [[[]], null, 1e308, "\\ud800"]}}}',
+        '{"v1": {"init": {"errors": ' + json.dumps(["x" * 10_000] * 5) + "}}}",
+        "9" * 100_000,
+        "\x00\xff{}",
+    ],
+)
+def test_whatever_a_guest_sends_as_its_status(guest: Guest, text: str) -> None:
+    runtime = Runtime(guest.run)
+    guest.answers = [said("running", text, text), said("finished", text, text, log="\x1b]0;title\x07" * 1000)]
+    readiness = wait(guest, "warn", runtime=runtime)
+    assert readiness.status in ("done", "error")
+    assert all(isinstance(error, str) and len(error) <= 2000 for error in readiness.errors)
+    assert sum(map(len, runtime.report.warnings)) < 100_000
+    json.dumps([readiness, runtime.report.warnings])
+
+
+def test_an_end_that_was_asked_for(guest: Guest) -> None:
+    def check_alive() -> None:
+        if len(guest.argvs) > 1:
+            raise LaunchError("boot", "web ended while it was starting", "noise", hypervisor_log=["noise"])
+
+    guest.check_alive = check_alive  # type: ignore[method-assign]
+    guest.answers = [said("leaving", stages(), json.dumps({"v1": {"errors": []}}))]
+    with pytest.raises(LaunchError, match="shut itself down as it was told to, by power_state") as caught:
+        wait(guest)
+    assert "noise" not in str(caught.value)
 
 
 def run_script(tmp_path: Path, half_seconds: int = 1) -> dict[str, str]:

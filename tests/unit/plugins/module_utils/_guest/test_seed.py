@@ -20,9 +20,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import
     GivenHostKeys,
     Login,
     Wishes,
+    check_login,
     check_wishes,
     expected_login_user,
     given_host_keys,
+    goes_down,
     network_config,
     seed_files,
 )
@@ -255,3 +257,69 @@ def test_network_config_of_the_user() -> None:
         "version": 1,
         "config": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"cloud_init": {"password": "x"}}, "password that expires at once"),
+        ({"cloud_init": "#cloud-config\npassword: x\n"}, "password that expires at once"),
+        ({"vendor_data": {"password": "x"}}, "password that expires at once"),
+        ({"cloud_init": {"password": "x", "chpasswd": {"expire": "yes"}}}, "password that expires at once"),
+        ({"user": "ann", "cloud_init": {"chpasswd": {"list": "bob:x\nann:y\n"}}}, "gives ann a password that expires"),
+        ({"user": "ann", "cloud_init": {"chpasswd": {"list": ["ann:y"]}}}, "gives ann a password that expires"),
+        (
+            {"cloud_init": {"users": ["ann"], "chpasswd": {"users": [{"name": "ann", "password": "x"}]}}},
+            "gives ann a password that expires",
+        ),
+        ({"cloud_init": {"users": []}}, "makes no user who could log in"),
+        ({"cloud_init": {"users": [{"name": "app", "shell": "/usr/sbin/nologin"}]}}, "makes no user who could log in"),
+        (
+            {"user": "app", "cloud_init": {"users": [{"name": "app", "shell": "/usr/sbin/nologin"}]}},
+            "lets nobody log in as app: the shell is /usr/sbin/nologin",
+        ),
+        (
+            {"user": "app", "cloud_init": {"users": ["default", {"name": "app", "shell": "/bin/false"}]}},
+            "lets nobody log in as app",
+        ),
+        ({"cloud_init": {"user": {"name": "ann", "shell": "/bin/false"}}}, "lets nobody log in as ann"),
+        ({"cloud_init": {"system_info": {"default_user": {"shell": "/sbin/nologin"}}}}, "log in as the default user"),
+        (
+            {"user": "ann", "cloud_init": {"users": [{"name": "ann", "expiredate": "2012-09-01"}]}},
+            r"the account has expired \(2012-09-01\)",
+        ),
+        ({"cloud_init": {"allow_public_ssh_keys": False}}, "allow_public_ssh_keys"),
+    ],
+)
+def test_user_data_that_can_never_give_a_login(options, what):
+    with pytest.raises(InvalidOption, match=what) as caught:
+        check_login(wishes_of(**options))
+    assert "wait: false" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cloud_init": {"password": "x", "chpasswd": {"expire": False}}},
+        {"cloud_init": {"password": "x", "chpasswd": {"expire": "False"}}},
+        {"cloud_init": {"password": "x", "users": ["ann"]}},  # whose it is not
+        {"user": "ann", "cloud_init": {"chpasswd": {"list": "bob:x"}}},
+        {"user": "root", "cloud_init": {"users": []}},
+        {"cloud_init": {"users": ["default", {"name": "app", "shell": "/usr/sbin/nologin"}]}},
+        {"cloud_init": {"users": [{"name": "ann", "lock_passwd": True}]}},
+        {"user": "ann", "cloud_init": {"users": [{"name": "ann", "expiredate": "2999-01-01"}]}},
+        {"cloud_init": {"users": ["ann"], "allow_public_ssh_keys": False}},
+        {"cloud_init": "#!/bin/sh\npasswd -e root\n"},
+        {"cloud_init": {"chpasswd": 7, "users": {"ann": {"uid": 2000}}}},
+    ],
+)
+def test_user_data_that_may_well_give_one(options):
+    check_login(wishes_of(**options))
+
+
+def test_whether_it_goes_down_by_itself():
+    assert goes_down(wishes_of(cloud_init={"power_state": {"mode": "poweroff"}}))
+    assert goes_down(wishes_of(vendor_data="#cloud-config\npower_state: {mode: halt}\n"))
+    assert not goes_down(wishes_of(cloud_init={"power_state": {"mode": "reboot"}}))
+    assert not goes_down(wishes_of(cloud_init={"power_state": "poweroff"}))

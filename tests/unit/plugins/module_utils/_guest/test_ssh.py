@@ -16,8 +16,9 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._guest import ssh
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
     SshEndpoint,
-    banner,
     common_args,
+    greeting_of,
+    greets,
     login_command,
     ssh_argv,
 )
@@ -55,14 +56,16 @@ def server() -> t.Iterator[t.Callable[..., int]]:
 
 
 def test_banner_of_a_server(server) -> None:
-    assert banner("127.0.0.1", server(b"SSH-2.0-OpenSSH_9.2p1\r\n"), 5) is True
-    assert banner("127.0.0.1", server(b"hello\r\nSSH-2.0-dropbear\r\n"), 5) is True
+    assert greets(greeting_of("127.0.0.1", server(b"SSH-2.0-OpenSSH_9.2p1\r\n"), 5))
+    assert greets(greeting_of("127.0.0.1", server(b"hello\r\nSSH-2.0-dropbear\r\n"), 5))
 
 
 def test_accepting_is_not_enough(server) -> None:
-    assert banner("127.0.0.1", server(b""), 0.2) is False
-    assert banner("127.0.0.1", server(b"", close=True), 5) is False
-    assert banner("127.0.0.1", server(b"HTTP/1.0 400\r\n" * 1000), 1) is False
+    assert greeting_of("127.0.0.1", server(b""), 0.2) == ""
+    assert greeting_of("127.0.0.1", server(b"", close=True), 5) == ""
+    assert greeting_of("127.0.0.1", server(b"HTTP/1.0 400\r\n" * 1000), 1).startswith("HTTP/1.0 400")
+    assert greeting_of("127.0.0.1", server(b"Exceeded MaxStartups\r\n", close=True), 5) == "Exceeded MaxStartups"
+    assert not greets("Exceeded MaxStartups")
 
 
 def test_a_connection_that_stays_dead_does_not_hold_up_the_next() -> None:
@@ -79,7 +82,7 @@ def test_a_connection_that_stays_dead_does_not_hold_up_the_next() -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert banner("127.0.0.1", listener.getsockname()[1], 60) is True
+        assert greets(greeting_of("127.0.0.1", listener.getsockname()[1], 60))
         thread.join()
         for connection in dead:
             connection.close()
@@ -100,7 +103,7 @@ def test_a_guest_that_is_reached_directly_gets_one_connection_at_a_time() -> Non
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert banner("127.0.0.2", listener.getsockname()[1], 60, 0.05) is True
+        assert greets(greeting_of("127.0.0.2", listener.getsockname()[1], 60, 0.05))
         thread.join()
         assert len(accepted) == 1
         accepted[0].close()
@@ -118,7 +121,7 @@ def test_a_guest_that_is_not_there_yet_is_asked_again_soon(server, monkeypatch: 
 
     stand_in = types.SimpleNamespace(create_connection=connect, timeout=socket.timeout, socket=socket.socket)
     monkeypatch.setattr(ssh, "socket", stand_in)
-    assert banner("10.1.2.3", 22, 60, 0.5) is True
+    assert greets(greeting_of("10.1.2.3", 22, 60, 0.5))
     assert patience[0] == 0.5
     assert patience == sorted(set(patience))
 
@@ -127,8 +130,8 @@ def test_nobody_there() -> None:
     with socket.socket() as silent:
         # Nobody listens, and nobody else can get the port meanwhile.
         silent.bind(("127.0.0.1", 0))
-        assert banner("127.0.0.1", silent.getsockname()[1], 1) is False
-    assert banner("no-such-host.invalid", 22, 1) is False
+        assert greeting_of("127.0.0.1", silent.getsockname()[1], 1) == ""
+    assert greeting_of("no-such-host.invalid", 22, 1) == ""
 
 
 def test_argv_is_strict_and_free_of_the_users_setup() -> None:

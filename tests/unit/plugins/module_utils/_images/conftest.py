@@ -8,13 +8,13 @@ import http.server
 import json
 import os
 import ssl
-import subprocess
 import threading
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._images import index as index_module
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 SAMPLES = os.path.join(os.path.dirname(__file__), "samples")
@@ -89,20 +89,6 @@ class ImageServer:
         for entry in index["index"].values():
             if entry["datatype"] == "image-downloads":
                 self.files[base + entry["path"]] = read_sample(f"{sample}-{products}.json")
-
-
-def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
-    """Commands as modules run them."""
-    done = subprocess.run(
-        list(argv),
-        input=stdin if stdin is not None else b"",
-        capture_output=True,
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **(env or {})},
-        pass_fds=tuple(pass_fds),
-        check=False,
-    )
-    return Completed(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 @pytest.fixture

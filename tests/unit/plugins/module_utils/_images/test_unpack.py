@@ -17,10 +17,10 @@ import sys
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, MissingRequirement, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._images import unpack
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
-from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.conftest import run
 
 PLAIN = random.Random(2).getrandbits(8 * 300_000).to_bytes(300_000, "big") + bytes(3_000_000) + b"end" + bytes(100_000)
 

@@ -23,6 +23,7 @@ import time
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     ChecksumMismatch,
     ImageError,
@@ -37,7 +38,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.conftest import run
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.faulty_server import FaultyServer
 
 ARCH = "x86_64"
@@ -710,7 +710,7 @@ def test_a_run_that_is_killed_while_it_prepares(data, vault, web, program, tmp_p
         "import os, signal;"
         "from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images import test_vault as t;"
         f"t.run = lambda argv, **k: os.kill(os.getpid(), 9) if {program!r} in argv else real(argv, **k);"
-        "from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.conftest import run as real;"
+        "from ansible_collections.minicloud.local.plugins.module_utils._command import run as real;"
         f"t.ensure_and_tell({data.path!r}, {web.url + FILE!r}, '')"
     )
     done = subprocess.run(

@@ -11,6 +11,7 @@ import subprocess
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import drivers_that_can
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     ChecksumMismatch,
@@ -32,14 +33,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
     parse_image_wish,
     reconcile_image,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import unified
-
-
-def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
-    done = subprocess.run(list(argv), input=stdin or b"", capture_output=True, check=False, pass_fds=tuple(pass_fds))
-    return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture

@@ -920,9 +920,35 @@ class TestRunsAtOnce:
 
     def test_stopped_while_another_run_waits_for_it(self, world):
         world.in_guest = lambda: processes.run(lambda: World.run(world, state="stopped")) and None
-        with pytest.raises(LaunchError, match="ended while it was starting"):
+        with pytest.raises(LaunchError, match="ended while it was starting: another run has stopped it"):
             world.run()
         assert world.scope.read("web").phase == "ready"
+
+    @pytest.mark.parametrize(
+        ("console", "cloud_init", "why"),
+        [
+            ("[ 9.1] reboot: Power down\n", None, "the guest shut itself down, as the end of its console shows"),
+            ("", {"power_state": {"mode": "poweroff"}}, "as it was told to, by power_state"),
+            ("Linux version 6.1\n", None, "the hypervisor's last words"),
+        ],
+    )
+    def test_an_end_has_its_own_reason(self, world, console, cloud_init, why):
+        def end():
+            for name in os.listdir(world.machines):
+                os.unlink(os.path.join(world.machines, name))
+            with open(os.path.join(world.scope.directory("web"), "console.log"), "w") as stream:
+                stream.write(console)
+
+        world.in_guest = end
+        with pytest.raises(LaunchError, match=why) as caught:
+            world.run(cloud_init=cloud_init)
+        assert caught.value.facts["hypervisor_log"] == ["the hypervisor's last words"]
+
+    def test_user_data_that_gives_no_login_is_refused_before_anything_is_made(self, world):
+        with pytest.raises(InvalidOption, match="password that expires at once"):
+            world.run(cloud_init={"password": "x"})
+        assert world.scope.read("web") is None
+        assert world.run(cloud_init={"password": "x"}, wait=False).changed
 
     def test_instances_do_not_wait_for_each_other(self, world):
         def in_guest():

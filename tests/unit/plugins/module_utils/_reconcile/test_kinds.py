@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
@@ -16,7 +17,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish im
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import unified
-from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.conftest import run
 
 ARCH = "x86_64"
 

@@ -23,7 +23,7 @@ class World:
         self.has, self.at, self.by_ssh, self.cable, self.steps = OLD, at, by_ssh, cable, []
         self.runtime = Runtime(None, Reporter())
         monkeypatch.setattr(readdress, "ask_renewal", self.ask)
-        monkeypatch.setattr(readdress, "banner", lambda host, *dummy: self.steps.append(f"greeted at {host}"))
+        monkeypatch.setattr(readdress, "greeting_of", lambda host, *dummy: self.steps.append(f"greeted at {host}"))
         monkeypatch.setattr(Deadline, "pauses", lambda *dummy, **more: iter([0.0] * 3))
 
     def _step(self, name):

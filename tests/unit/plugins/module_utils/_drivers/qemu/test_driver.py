@@ -12,7 +12,6 @@ import pwd
 import shutil
 import socket
 import stat
-import subprocess
 import sys
 import time
 import types
@@ -20,6 +19,7 @@ import types
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _runtime
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import act as qemu_act
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import Identity, identity_for
@@ -121,14 +121,6 @@ while True:
 """
 
 needs_setsid = pytest.mark.skipif(not shutil.which("setsid"), reason="this host has no setsid")
-
-
-def run(argv, *, stdin=None, cwd=None, env=None, pass_fds=()):
-    done = subprocess.run(
-        list(argv), input=stdin, cwd=cwd, env={**os.environ, **(env or {})}, pass_fds=pass_fds,
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
-    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 def an_instance(name="web", **changes):
