@@ -126,17 +126,21 @@ def parse_port(text: str) -> PortForward:
     raise InvalidOption(
         f"port {text!r} is not valid",
         hint="Write [[host_ip:]host_port:]guest_port[/tcp|udp], such as 80, 8080:80, 0.0.0.0:8080:80 or 5353:53/udp;"
-        " ports are 1 to 65535.",
+        " ports are 1 to 65535, and host_ip is an address of the host.",
     )
 
 
 def _normal_ip(text: str) -> str:
-    """An address in its usual form, so that two of the same are equal; empty where it is none."""
+    """An address that a host can have, in its usual form, so that two of the same are equal; empty where it is none."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
-        return socket.inet_ntop(family, socket.inet_pton(family, text))
+        raw = socket.inet_pton(family, text)
     except OSError:
         return ""
+    # Multicast, broadcast and what is reserved; of those that begin with 0 only that which stands for all.
+    if raw[0] >= 224 and len(raw) == 4 or raw[0] == 255 or (raw[0] == 0 and len(raw) == 4 and any(raw)):
+        return ""
+    return socket.inet_ntop(family, raw)
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,7 @@ class Network:
     bridge_type -- how a bridged one uses its parent: bridge or macvtap
     confirm_bridge -- whether the parent's own addresses may move to a bridge
     mtu -- bytes, 0 for the usual; interface -- the bridge of this host that it is
+    host_access -- whether instances reach the services of the host; None: what is usual for the mode
     on_demand -- made because an instance needed it: nothing of it stays on the host when the last one is removed
     phase -- creating, ready or removing
     handles -- as of an instance
@@ -295,11 +300,17 @@ class Network:
     bridge_type: str = "bridge"
     confirm_bridge: bool = False
     mtu: int = 0
+    host_access: bool | None = None
     interface: str = ""
     autostart: bool = False
     on_demand: bool = False
     phase: str = "creating"
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def reaches_host(self) -> bool:
+        """Whether instances reach the services of the host."""
+        return self.mode != "isolated" if self.host_access is None else self.host_access
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""

@@ -108,6 +108,20 @@ options:
     description:
       - The largest packet, in bytes, told to guests by DHCP. Unless given, the usual 1500.
     type: int
+  host_access:
+    description:
+      - Whether instances reach all services of the host that listen on all addresses or on the network's, for
+        O(mode=nat) and O(mode=isolated).
+      - With V(false) they reach of their host DHCP and names of the network, ping, and answers to what the host began.
+        Ports that the host forwards to instances can be reached all the same.
+      - Unless given, V(true) on a network of the mode V(nat), as services for instances often run on their host, and
+        V(false) on one that is V(isolated).
+      - With the driver V(lxd), V(true) on an isolated network opens the host's addresses on the network only. V(false)
+        with O(mode=nat) keeps instances from the addresses that the host has when the task runs, answers no ping, and
+        is not possible in a cluster.
+      - Without root, the drivers V(qemu) and V(libvirt) cannot have it otherwise than is usual for the mode.
+    type: bool
+    version_added: 1.0.0
   autostart:
     description:
       - Whether the network comes back when the host starts, by a unit of systemd. Otherwise it comes back with the next
@@ -147,6 +161,11 @@ EXAMPLES = r"""
   minicloud.local.network:
     name: quarantine
     mode: isolated
+
+- name: Make a network whose instances reach the outside, but none of the host's services
+  minicloud.local.network:
+    name: visitors
+    host_access: false
 
 - name: Attach instances to the network that the host's bridge br0 is on
   minicloud.local.network:
@@ -232,6 +251,11 @@ network:
       type: int
       returned: always
       sample: 0
+    host_access:
+      description: Whether instances reach all services of the host; always V(true) of one that is bridged.
+      type: bool
+      returned: always
+      sample: true
     interface:
       description: The bridge of the host that the instances are attached to.
       type: str
@@ -298,6 +322,7 @@ ARGUMENTS = {
     "bridge_type": {"type": "str", "choices": ["bridge", "macvtap"]},
     "confirm_bridge": {"type": "bool", "default": False},
     "mtu": {"type": "int"},
+    "host_access": {"type": "bool"},
     "autostart": {"type": "bool"},
 }
 

@@ -123,6 +123,11 @@ networks:
       type: int
       returned: always
       sample: 0
+    host_access:
+      description: Whether instances reach all services of the host; always V(true) of one that is bridged.
+      type: bool
+      returned: always
+      sample: true
     interface:
       description: The bridge of the host that the instances are attached to.
       type: str

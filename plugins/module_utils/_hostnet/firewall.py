@@ -8,6 +8,8 @@
 
 A table is replaced as a whole in one transaction, so it is there or not, never half. What it must hold is compared
 with what the kernel listed right after it was put in place: nft writes rules differently from version to version.
+What guests send each other does not pass it: for that there is a second table of the same name, of the family bridge,
+which comes and goes in the same transactions.
 
 An accept in one table does not undo a drop in another. Two others are common on hosts, and both have a place that is
 meant for what we want: Docker drops what is forwarded but lets rules in its chain DOCKER-USER have their say first,
@@ -17,9 +19,12 @@ and firewalld knows zones, of which `trusted` lets pass. What is put there is ta
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
 from ansible_collections.minicloud.local.plugins.module_utils._model import PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 
@@ -35,6 +40,8 @@ class Rules(t.NamedTuple):
 
     interface -- its bridge; nat -- whether guests reach the world; subnet6 -- empty where it has none
     forwards -- ports of the host, each with the address of the guest that it leads to
+    host_access -- whether guests reach all services of the host, not only those of the network
+    taps -- the interfaces by which guests are on the bridge; mac -- of the bridge
     """
 
     interface: str
@@ -42,6 +49,19 @@ class Rules(t.NamedTuple):
     subnet6: str = ""
     nat: bool = True
     forwards: tuple[tuple[PortForward, str], ...] = ()
+    host_access: bool = True
+    taps: tuple[str, ...] = ()
+    mac: str = ""
+
+    @property
+    def gateway(self) -> str:
+        """The host's address."""
+        return subnets.gateway(ipaddress.IPv4Network(self.subnet))
+
+    @property
+    def gateway6(self) -> str:
+        """The host's IPv6 address; empty where there is none."""
+        return subnets.gateway(ipaddress.IPv6Network(self.subnet6)) if self.subnet6 else ""
 
 
 def table_name(interface: str) -> str:
@@ -73,10 +93,14 @@ def table_text(rules: Rules) -> str:
     else:
         # What the host or a forwarded port began may be answered.
         forward.append(f"iifname {bridge} ct state established,related accept")
+    if not rules.host_access:
+        # The host may have other servers of names, which are none of the guests' business.
+        servers = [f"ip daddr {rules.gateway}"]
+        servers += [f"ip6 daddr {{ {rules.gateway6}, fe80::/10 }}"] if rules.subnet6 else []
         input_ += [
             f"iifname {bridge} ct state established,related accept",
-            f"iifname {bridge} udp dport {{ 53, 67, 547 }} accept",
-            f"iifname {bridge} tcp dport 53 accept",
+            f"iifname {bridge} udp dport {{ 67, 547 }} accept",
+            *(f"iifname {bridge} {each} meta l4proto {{ tcp, udp }} th dport 53 accept" for each in servers),
             f"iifname {bridge} meta l4proto {{ icmp, ipv6-icmp }} accept",
             f"iifname {bridge} drop",
         ]
@@ -93,13 +117,68 @@ def table_text(rules: Rules) -> str:
         f"oifname {bridge} ip saddr {rules.subnet} ct status dnat masquerade",
     ]
     chains = [
-        _loopback_chain(bridge),
+        _early_chain(bridge, _sources(f"iifname {bridge}", rules, bool(rules.subnet6))),
         _chain("forward", "filter hook forward priority filter", forward),
         _chain("input", "filter hook input priority filter", input_),
         *_forward_chains(rules.forwards),
         _chain("source", "nat hook postrouting priority srcnat", source),
     ]
     return _table(table_name(rules.interface), chains)
+
+
+def guard_table_text(rules: Rules) -> str:
+    """The table of what a network's guests send into its bridge, in the language of nft; empty where there are none.
+
+    Nobody there is the host but the host: not by its addresses, and not by what only it says, as the server of
+    addresses and the router. That guests pose as each other is not prevented: some have several addresses or MACs.
+    """
+    if not rules.taps:
+        return ""
+    gateways6 = [str(_link_local(rules.mac)), *filter(None, [rules.gateway6])]
+    targets = ", ".join(f"{int(ipaddress.IPv6Address(each)):#034x}" for each in gateways6)
+    guests = [
+        f"ether saddr {rules.mac} drop",
+        f"arp saddr ip {rules.gateway} drop",
+        f"arp saddr ip != {{ 0.0.0.0, {rules.subnet} }} drop",
+        *_sources("", rules, True),
+        f"ip6 saddr {_link_local(rules.mac)} drop",
+        "udp sport 67 udp dport 68 drop",
+        "udp sport 547 udp dport 546 drop",
+        "icmpv6 type { nd-router-advert, nd-redirect } drop",
+        # 64 bits into the message is whose neighbour is told of.
+        f"icmpv6 type nd-neighbor-advert @th,64,128 {{ {targets} }} drop",
+    ]
+    taps = ", ".join(f'"{tap}"' for tap in sorted(set(rules.taps)))
+    lines = "".join(f"    {rule}\n" for rule in guests)
+    chains = [
+        f"  chain guests {{\n{lines}  }}\n",
+        _chain("early", "filter hook prerouting priority -300", [f"iifname {{ {taps} }} jump guests"]),
+    ]
+    return _table(table_name(rules.interface), chains, "bridge")
+
+
+def _sources(match: str, rules: Rules, ipv6: bool) -> list[str]:
+    """What drops packets of guests with sources that are not theirs. match -- that come from guests"""
+    found = [
+        # Who has no address yet asks for one.
+        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+        f"ip saddr != {rules.subnet} drop",
+        f"ip saddr {rules.gateway} drop",
+    ]
+    if ipv6:
+        found += [
+            # Who chooses an address asks whether it is free.
+            "ip6 saddr :: meta l4proto != ipv6-icmp drop",
+            f"ip6 saddr != {{ {', '.join(filter(None, ['::', 'fe80::/10', rules.subnet6]))} }} drop",
+        ]
+        found += [f"ip6 saddr {rules.gateway6} drop"] if rules.gateway6 else []
+    return [f"{match} {each}".strip() for each in found]
+
+
+def _link_local(mac: str) -> ipaddress.IPv6Address:
+    """The link-local address that is made of a MAC."""
+    raw = bytes.fromhex(mac.replace(":", ""))
+    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + bytes([raw[0] ^ 2]) + raw[1:3] + b"\xff\xfe" + raw[3:])
 
 
 def port_table_name(interface: str, directory: str = "") -> str:
@@ -123,20 +202,25 @@ def port_table_text(name: str, interface: str, forwards: t.Sequence[tuple[PortFo
         for port, address in forwards
     ]
     chains = [
-        _loopback_chain(bridge),
+        # Others there have addresses of their own, of which this host knows only that they are not these.
+        _early_chain(bridge, [f"iifname {bridge} ip saddr 127.0.0.0/8 drop", f"iifname {bridge} ip6 saddr ::1 drop"]),
         *_forward_chains(forwards),
         _chain("source", "nat hook postrouting priority srcnat", source),
     ]
     return _table(name, chains)
 
 
-def _table(name: str, chains: t.Sequence[str]) -> str:
-    return f"table inet {name} {{\n{''.join(chains)}}}\n"
+def _table(name: str, chains: t.Sequence[str], family: str = "inet") -> str:
+    return f"table {family} {name} {{\n{''.join(chains)}}}\n"
 
 
-def _loopback_chain(bridge: str) -> str:
-    """Before connection tracking: with route_localnet on the bridge, nobody must reach the host's loopback by it."""
-    return _chain("early", "filter hook prerouting priority raw", [f"iifname {bridge} ip daddr 127.0.0.0/8 drop"])
+def _early_chain(bridge: str, sources: t.Sequence[str]) -> str:
+    """Before connection tracking: with route_localnet on the bridge, nobody must reach the host's loopback by it.
+
+    sources -- rules that drop packets for where they claim to come from
+    """
+    rules = [f"iifname {bridge} ip daddr 127.0.0.0/8 drop", *sources]
+    return _chain("early", "filter hook prerouting priority raw", rules)
 
 
 def _forward_chains(forwards: t.Iterable[tuple[PortForward, str]]) -> list[str]:
@@ -167,7 +251,7 @@ def digest(text: str) -> str:
 class Ruleset(t.NamedTuple):
     """What the kernel has of nftables that concerns us.
 
-    tables -- fingerprints of the tables of this host's networks, by name; firewalld -- its table as text, empty: none
+    tables -- fingerprints of the tables of this host's networks, by name, both of a name in one; firewalld -- its table as text, empty: none
     forwards -- the ports of the host that networks of any data directory forward: table, port, and address of the guest
     strict -- the chains that drop what is forwarded unless told otherwise, and that we have no way of telling
     docker -- the families (ip, ip6) in which Docker has its chain
@@ -183,16 +267,18 @@ class Ruleset(t.NamedTuple):
 def read_ruleset(runtime: Runtime) -> Ruleset:
     """The rules that are in place now."""
     # The rules of others may be many: of those only the chains are read.
-    argv = [nft_program(runtime), "-j", "list ruleset inet; list chains"]
-    entries, others = _listings(runtime.check(argv, "the firewall could not be read"))
+    argv = [nft_program(runtime), "-j", "list ruleset inet; list ruleset bridge; list chains"]
+    entries, bridging, others = _listings(runtime.check(argv, "the firewall could not be read"))
     chains = [entry["chain"] for entry in others if "chain" in entry]
     parts: dict[str, list[t.Any]] = {}
     forwards = []
-    for entry in entries:
+    for entry in [*entries, *bridging]:
         kind, value = next(iter(entry.items()))
         if kind == "metainfo":
             continue
         table = value["name"] if kind == "table" else value["table"]
+        if value["family"] == "bridge" and not table.startswith(_PREFIX):
+            continue
         value.pop("handle", None)
         parts.setdefault(table, []).append(entry)
         if kind == "rule" and table.startswith(_PREFIX) and value["chain"] == "inside":
@@ -206,14 +292,14 @@ def read_ruleset(runtime: Runtime) -> Ruleset:
 
 
 def _listings(text: str) -> list[list[dict[str, t.Any]]]:
-    """What each of two commands has listed."""
+    """What each of three commands has listed."""
     found: list[list[dict[str, t.Any]]] = []
     rest = text.strip()
     while rest:
         listing, end = json.JSONDecoder().raw_decode(rest)
         found.append(listing["nftables"])
         rest = rest[end:].strip()
-    return (found + [[], []])[:2]
+    return (found + [[], [], []])[:3]
 
 
 def _strict_forwarders(chains: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
@@ -242,17 +328,35 @@ def _forward(expressions: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[tuple
             yield PortForward(ip, number, int(each["dnat"]["port"]), protocol), each["dnat"]["addr"]
 
 
-def put_table(runtime: Runtime, name: str, content: str) -> None:
-    """Put a table in place, instead of the one of that name that is there. content -- as of table_text()"""
-    # The first line has the second always find one to remove.
-    text = f"table inet {name} {{}}\ndelete table inet {name}\n{content}"
-    runtime.check([nft_program(runtime), "-f", "-"], "the firewall rules could not be loaded", stdin=text.encode())
+def put_table(runtime: Runtime, name: str, content: str, guard: str = "") -> bool:
+    """Put a table in place, instead of the one of that name that is there. content -- as of table_text()
+
+    guard -- as of guard_table_text(), to go with it; False where this kernel cannot have it
+    """
+    doing = "the firewall rules could not be loaded"
+    try:
+        _load(runtime, _fresh(name) + content + _fresh(name, "bridge") + guard, doing)
+    except CommandFailed:
+        _load(runtime, _fresh(name) + content, doing)
+        return not guard
+    return True
 
 
 def remove_table(runtime: Runtime, name: str) -> None:
-    """Remove a table; all the same if there is none."""
-    text = f"table inet {name} {{}}\ndelete table inet {name}\n"
-    runtime.check([nft_program(runtime), "-f", "-"], "the firewall rules could not be removed", stdin=text.encode())
+    """Remove a table, and the guard of that name; all the same if there is none."""
+    try:
+        _load(runtime, _fresh(name) + _fresh(name, "bridge"), "the firewall rules could not be removed")
+    except CommandFailed:  # a kernel that has no tables of bridges
+        _load(runtime, _fresh(name), "the firewall rules could not be removed")
+
+
+def _fresh(name: str, family: str = "inet") -> str:
+    """What removes a table. The first line has the second always find one to remove."""
+    return f"table {family} {name} {{}}\ndelete table {family} {name}\n"
+
+
+def _load(runtime: Runtime, text: str, doing: str) -> None:
+    runtime.check([nft_program(runtime), "-f", "-"], doing, stdin=text.encode())
 
 
 # Docker

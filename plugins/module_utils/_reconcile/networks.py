@@ -34,10 +34,21 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Options that are compared, in the order of their steps.
-_OPTIONS = ("mode", "parent", "bridge_type", "subnet", "subnet6", "dhcp_range", "domain", "mtu", "autostart")
+_OPTIONS = (
+    "mode",
+    "parent",
+    "bridge_type",
+    "subnet",
+    "subnet6",
+    "dhcp_range",
+    "domain",
+    "mtu",
+    "host_access",
+    "autostart",
+)
 
 # Options that mean nothing where the host only passes on what somebody else's network does.
-_ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain")
+_ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain", "host_access")
 
 
 @dataclass
@@ -54,6 +65,7 @@ class NetworkWish:
     dhcp_range: str | None = None
     domain: str | None = None
     mtu: int | None = None
+    host_access: bool | None = None
     autostart: bool | None = None
     confirm_bridge: bool | None = None
 
@@ -131,9 +143,10 @@ def plan_network(
     steps = []
     for option in _OPTIONS:
         wanted = getattr(wish, option)
-        if wanted is not None and wanted != getattr(current, option):
+        if wanted is not None:
             setattr(after, option, wanted)
-            steps.append(f"set_{option}")
+            if wanted != _value(current, option):
+                steps.append(f"set_{option}")
     if "bridged" in (current.mode, after.mode) and _kind(current) != _kind(after):
         raise InvalidOption(
             f"the network {current.name} cannot become another: it is {_kind(current)}, not {_kind(after)}",
@@ -149,6 +162,11 @@ def plan_network(
     if drift and not steps:
         steps.append("repair")
     return NetworkPlan(steps, after)
+
+
+def _value(network: Network, option: str) -> t.Any:
+    """What an option of a network is; where nobody has ever given it, what that means."""
+    return network.reaches_host if option == "host_access" else getattr(network, option)
 
 
 def _kind(network: Network) -> str:
@@ -173,7 +191,8 @@ def _check_mode(network: Network, wish: NetworkWish) -> None:
         if getattr(wish, option) is not None:
             raise InvalidOption(
                 f"{option} is given for the network {network.name}, which is bridged",
-                f"addresses and names there are given by the network that {network.parent} is on",
+                f"who reaches whom there, and by which addresses and names, is up to the network that"
+                f" {network.parent} is on",
                 f"Leave {option} out.",
             )
 
@@ -385,6 +404,7 @@ def network_view(
         "parent": network.parent,
         "bridge_type": network.bridge_type if network.mode == "bridged" else "",
         "mtu": network.mtu,
+        "host_access": network.reaches_host,
         "interface": network.interface,
         "autostart": network.autostart,
         "created": network.created,
@@ -398,4 +418,4 @@ def comparable(network: Network | None) -> dict[str, t.Any]:
     """A network for a diff: what a task can ask for."""
     if network is None or network.phase == "removing":
         return {"state": ABSENT}
-    return {"state": "present", "name": key_of(network.name), **{each: getattr(network, each) for each in _OPTIONS}}
+    return {"state": "present", "name": key_of(network.name), **{each: _value(network, each) for each in _OPTIONS}}

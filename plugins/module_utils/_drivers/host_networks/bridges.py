@@ -375,7 +375,16 @@ class HostNetworks(Networks):
         forwards = tuple(
             (port, host.addresses[0]) for host in hosts for port in host.forwards if host.addresses and port.host_port
         )
-        return firewall.Rules(network.interface, network.subnet, network.subnet6, network.mode == "nat", forwards)
+        return firewall.Rules(
+            network.interface,
+            network.subnet,
+            network.subnet6,
+            network.mode == "nat",
+            forwards,
+            network.reaches_host,
+            tuple(links.tap_name(network.interface, host.mac) for host in hosts),
+            links.bridge_mac(network.interface),
+        )
 
     def _firewall_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
         found = []
@@ -386,19 +395,24 @@ class HostNetworks(Networks):
             found.append("The firewall rules are missing.")
         elif listing != notes.get("listing"):
             found.append("The firewall rules were changed.")
-        elif notes.get("rules") != firewall.digest(firewall.table_text(self._rules(network, hosts))):
+        elif notes.get("rules") != _digest(self._rules(network, hosts)):
             found.append("The firewall rules are not those that the network is to have now.")
         return found + firewall.obstacles(ruleset, self._look_docker(), network.interface)
 
     def _apply_firewall(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
         rules = self._rules(network, hosts)
-        firewall.put_table(self.runtime, firewall.table_name(network.interface), firewall.table_text(rules))
+        name = firewall.table_name(network.interface)
+        if not firewall.put_table(self.runtime, name, firewall.table_text(rules), firewall.guard_table_text(rules)):
+            self.runtime.report.warn(
+                f"The kernel of this host cannot filter what instances on the network {network.name} send each other:"
+                " they can pose as the network's gateway. Load the kernel module nf_tables_bridge."
+            )
         self.runtime.report.step("rules")
         firewall.grant_passage(self.runtime, self._look_ruleset(), self._look_docker(), network.interface)
         self._docker = None
         self._ruleset = None
-        notes["rules"] = firewall.digest(firewall.table_text(rules))
-        notes["listing"] = self._look_ruleset().tables.get(firewall.table_name(network.interface), "")
+        notes["rules"] = _digest(rules)
+        notes["listing"] = self._look_ruleset().tables.get(name, "")
         self._note(network, notes)
 
     def _ports(self, network: Network) -> GuestPorts:
@@ -504,6 +518,10 @@ class HostNetworks(Networks):
     def _note(self, network: Network, notes: dict[str, t.Any]) -> None:
         make_dir(self.scope.networks.directory(network.name))
         write_record(self._notes_path(network), notes)
+
+
+def _digest(rules: firewall.Rules) -> str:
+    return firewall.digest(firewall.table_text(rules) + firewall.guard_table_text(rules))
 
 
 def _not_on_bridge(tap: str) -> str:

@@ -73,6 +73,14 @@ class SegmentNetworks(Networks):
                 "networks of an ordinary user have IPv4 addresses only",
                 "Run as root (become: true), or leave the option out.",
             )
+        if network.reaches_host != (network.mode == "nat"):
+            way = "the user-mode network of QEMU, their way out, leads to all services of the host"
+            raise MissingRequirement(
+                f"the {network.mode} network {network.name} cannot have host_access:"
+                f" {'true' if network.reaches_host else 'false'}",
+                way if network.mode == "nat" else "without root the host is not on it",
+                "Run as root (become: true), take the other mode, or leave the option out.",
+            )
         self.runtime.program("setsid", "util-linux", "to run the hub of a network in the background")
 
     def settle(self, network: Network, others: t.Sequence[Network]) -> None:

@@ -67,30 +67,41 @@ def config_of(network: Network, data_dir: str) -> dict[str, str]:
         {
             "security.acls": network.interface,
             "security.acls.default.ingress.action": "drop",
-            "security.acls.default.egress.action": "allow" if network.mode == "nat" else "drop",
+            "security.acls.default.egress.action": "drop",
         }
     )
     return {**config, NETWORK: network.name, DATA_DIR: data_dir}
 
 
-def rules_of(network: Network, data_dir: str) -> dict[str, t.Any]:
+def rules_of(network: Network, data_dir: str, host: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """The rules of a network, LXD's access control list of the same name: who may reach guests, and whom they may.
 
-    Answers pass, and so does what guests need of DHCP and names. The host is in the subnet with them.
+    Answers pass, and so does what guests need of DHCP and names; nothing passes from addresses of others. The host is in
+    the subnet with them. host -- its addresses, where guests are not to reach them
     """
     inside = [each for each in (network.subnet, network.subnet6) if each]
+    gateways = [subnets.gateway(ipaddress.ip_network(each)) for each in inside]
     if network.subnet6:
         inside.append("fe80::/10")
+    sources = ",".join(inside)
     egress = []
-    if network.mode == "isolated":
+    if network.mode == "nat":
+        if not network.reaches_host:
+            # LXD has what it drops come before what it allows.
+            egress.append({"action": "drop", "destination": ",".join(host)})
+        egress.append({"action": "allow", "source": sources})
+    else:
         if network.subnet:
-            egress.append({"protocol": "icmp4", "destination": network.subnet})
+            egress.append({"action": "allow", "protocol": "icmp4", "destination": network.subnet, "source": sources})
         if network.subnet6:
-            egress.append({"protocol": "icmp6", "destination": f"{network.subnet6},fe80::/10"})
+            where = f"{network.subnet6},fe80::/10"
+            egress.append({"action": "allow", "protocol": "icmp6", "destination": where, "source": sources})
+        if network.reaches_host:
+            egress.append({"action": "allow", "source": sources, "destination": ",".join(gateways)})
     return {
         "config": {NETWORK: network.name, DATA_DIR: data_dir},
-        "ingress": [{"action": "allow", "source": ",".join(inside), "state": "enabled"}],
-        "egress": [{"action": "allow", **rule, "state": "enabled"} for rule in egress],
+        "ingress": [{"action": "allow", "source": sources, "state": "enabled"}],
+        "egress": [{**rule, "state": "enabled"} for rule in egress],
     }
 
 
@@ -125,7 +136,12 @@ class LxdNetworks(Networks):
                 f"the driver lxd has no networks of the mode {network.mode}", hint=f"It has: {', '.join(_MODES)}."
             )
         if network.mode != "bridged":
-            self.look.server()
+            if self.look.server()["environment"].get("server_clustered") and self._avoids_host(network):
+                raise NotSupported(
+                    f"the network {network.name} cannot have host_access: false",
+                    "each member of the cluster has addresses of its own, and LXD has the same rules for all",
+                    "Take the mode isolated, or leave the option out.",
+                )
         elif self._host:
             self._host.require(network)
         else:
@@ -174,11 +190,7 @@ class LxdNetworks(Networks):
                 owner = f"the network {other.name} of the scope {other.scope}"
                 found.append(subnets.Taken(ipaddress.IPv4Network(other.subnet), owner))
         for name in set(names) - {network.interface}:
-            try:
-                addresses = self.look.api.get(f"networks/{name}/state", **_WHERE).get("addresses") or []
-            except HypervisorError:
-                continue  # one that is not finished
-            for entry in addresses:
+            for entry in self._addresses(name):
                 if entry.get("family") == "inet":
                     where = ipaddress.IPv4Interface(f"{entry['address']}/{entry['netmask']}").network
                     found.append(subnets.Taken(where, f"the subnet of the interface {name}"))
@@ -190,6 +202,30 @@ class LxdNetworks(Networks):
                     by = f"the route of {route.device}" if route.device else "a route of this host"
                     found.append(subnets.Taken(ipaddress.IPv4Network(route.destination), by))
         return found
+
+    def _addresses(self, interface: str) -> list[dict[str, str]]:
+        """The addresses of an interface of the host of LXD, as LXD tells them."""
+        try:
+            return self.look.api.get(f"networks/{interface}/state", **_WHERE).get("addresses") or []
+        except HypervisorError:
+            return []  # one that is not finished, or has gone
+
+    @staticmethod
+    def _avoids_host(network: Network) -> bool:
+        """Whether guests reach everybody but the host."""
+        return network.mode == "nat" and not network.reaches_host
+
+    def _wanted_rules(self, network: Network) -> dict[str, t.Any]:
+        """See rules_of()."""
+        if not self._avoids_host(network):
+            return rules_of(network, self.data_dir)
+        found = {subnets.gateway(ipaddress.ip_network(each)) for each in (network.subnet, network.subnet6) if each}
+        for entry in self.look.api.get("networks", recursion="1", **_WHERE):
+            for each in self._addresses(entry["name"]):
+                address = ipaddress.ip_address(each["address"])
+                if not address.is_loopback and not address.is_link_local:
+                    found.add(str(address))
+        return rules_of(network, self.data_dir, [*sorted(found), *(["fe80::/10"] if network.subnet6 else [])])
 
     def _is_ours(self, network: Network, config: t.Mapping[str, str]) -> bool:
         return config.get(NETWORK) == network.name and config.get(DATA_DIR) == self.data_dir
@@ -234,7 +270,7 @@ class LxdNetworks(Networks):
             return None
 
     def _rules_differ(self, network: Network, there: t.Mapping[str, t.Any] | None) -> bool:
-        wanted = rules_of(network, self.data_dir)
+        wanted = self._wanted_rules(network)
         # LXD leaves out what is empty.
         return there is None or any(
             [{key: value for key, value in rule.items() if value} for rule in there.get(key) or []] != wanted[key]
@@ -285,7 +321,7 @@ class LxdNetworks(Networks):
         call = self.client.call
         doing = f"LXD could not be given the rules of the network {network.interface}"
         self.look.runtime.report.step("lxd_rules")
-        rules = {"description": "", **rules_of(network, self.data_dir)}
+        rules = {"description": "", **self._wanted_rules(network)}
         if there is None:
             call("post", "network-acls", doing, json={"name": network.interface, **rules}, project="")
         else:

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -448,7 +449,22 @@ def passages(test: Test) -> None:
     sh(ASTRAY, GUEST)
     check(reach(GUEST, "127.0.0.1", 91) == "", "a guest reaches the host's loopback address")
 
-    test.network(mode="isolated")
+    check(test.network(host_access=False).actions == ["set_host_access"], "the host was closed otherwise")
+    check(not test.network(host_access=False).changed, "it is closed again and again")
+    test.network(name="other", host_access=False)
+    passed({
+        **{each: expected[each] for each in ("guest to outside", "host to guest", "open port from outside")},
+        "guest to a closed host": (GUEST, "10.74.0.1", 90, ""),
+        "guest to another address of a closed host": (GUEST, HOST_IP, 90, ""),
+        "open port from a guest of a closed host": (OTHER, HOST_IP, 8081, "10.74.0.1"),
+    })  # fmt: skip
+    check(in_namespace(GUEST, lambda: query("10.74.0.1", "web.minicloud")) == "10.74.0.64", "no names on a closed host")
+    test.network(mode="isolated", host_access=True)
+    passed({
+        "isolated guest to an open host": (GUEST, "10.74.0.1", 90, "10.74.0.64"),
+        "isolated guest to the outside of an open host": (GUEST, OUTSIDE_IP, 80, ""),
+    })  # fmt: skip
+    test.network(host_access=False)
     passed({
         "isolated guest to outside": (GUEST, OUTSIDE_IP, 80, ""),
         "isolated guest to a service of the host": (GUEST, "10.74.0.1", 90, ""),
@@ -456,7 +472,7 @@ def passages(test: Test) -> None:
         "host to isolated guest": (HOST, "10.74.0.64", 80, "10.74.0.1"),
         "port of an isolated guest": (HOST, "127.0.0.1", 8080, "10.74.0.1"),
     })  # fmt: skip
-    test.network(mode="nat")
+    test.network(mode="nat", host_access=True)
 
     # Docker comes.
     sh(f"nft -f - <<'END'\n{DOCKER}END")
@@ -492,16 +508,157 @@ def passages(test: Test) -> None:
     print("passages: as they should be", flush=True)
 
 
+def impostors(test: Test) -> None:
+    """What guests send as somebody else, to their host and to each other."""
+    macs = {GUEST: "52:54:00:00:00:01", OTHER: "52:54:00:00:00:02"}
+    test.network(subnet="10.74.0.0/24", subnet6="fd00:74::/64")
+    for (namespace, mac), address in zip(macs.items(), ("10.74.0.64", "10.74.0.65")):
+        test.instance(namespace[7:], address, mac, running=True)
+    test.network()
+    bridge = test.record().interface
+    for (namespace, mac), address in zip(macs.items(), ("10.74.0.64/24", "10.74.0.65/24")):
+        guest(namespace, bridge, address, "10.74.0.1", mac)
+    host = links.bridge_mac(bridge)
+    router = sh(f"ip -6 -o addr show dev {bridge} scope link").split()[3].partition("/")[0]
+    own6, other6 = "fd00:74::64", "fd00:74::65"
+    everybody = "ff:ff:ff:ff:ff:ff"
+    for each, forged in (
+        ("10.74.0.64", False), ("127.0.0.1", True), ("127.9.9.9", True), ("10.74.0.1", True), ("10.99.0.1", True),
+        ("192.0.2.2", True), ("0.0.0.0", True), (own6, False), ("::1", True), ("fd00:74::1", True),
+        ("fd00:99::1", True), (router, True), ("::", True),
+    ):  # fmt: skip
+        there = "fd00:74::1" if ":" in each else "10.74.0.1"
+        frame = udp_frame(macs[GUEST], host, each, there, 4444, 4444)
+        reached = heard_by_socket(HOST, there, 4444, lambda frame=frame: send_frame(GUEST, frame))
+        check(reached != forged, f"the host {'hears' if forged else 'does not hear'} a guest as {each}")
+    frames = {
+        "its own ARP": (arp_frame(macs[GUEST], "10.74.0.64"), True),
+        "ARP of who asks whether an address is free": (arp_frame(macs[GUEST], "0.0.0.0"), True),
+        "ARP as the host": (arp_frame(macs[GUEST], "10.74.0.1"), False),
+        "ARP of elsewhere": (arp_frame(macs[GUEST], "10.99.0.1"), False),
+        "the host's MAC": (udp_frame(host, macs[OTHER], "10.74.0.64", "10.74.0.65", 9, 9), False),
+        "its own packet": (udp_frame(macs[GUEST], macs[OTHER], "10.74.0.64", "10.74.0.65", 9, 9), True),
+        "the host's packet": (udp_frame(macs[GUEST], macs[OTHER], "10.74.0.1", "10.74.0.65", 9, 9), False),
+        "a packet of 127.0.0.1": (udp_frame(macs[GUEST], macs[OTHER], "127.0.0.1", "10.74.0.65", 9, 9), False),
+        "a question for an address": (udp_frame(macs[GUEST], everybody, "0.0.0.0", "255.255.255.255", 68, 67), True),
+        "an offer of addresses": (udp_frame(macs[GUEST], everybody, "10.74.0.64", "255.255.255.255", 67, 68), False),
+        "an offer of IPv6 addresses": (udp_frame(macs[GUEST], macs[OTHER], "fe80::64", other6, 547, 546), False),
+        "its own IPv6 packet": (udp_frame(macs[GUEST], macs[OTHER], own6, other6, 9, 9), True),
+        "the router's packet": (udp_frame(macs[GUEST], macs[OTHER], router, other6, 9, 9), False),
+        "a router's advertisement": (icmp6_frame(macs[GUEST], "fe80::64", "ff02::1", 134), False),
+        "a redirection": (icmp6_frame(macs[GUEST], "fe80::64", other6, 137), False),
+        "its own neighbour's advertisement": (icmp6_frame(macs[GUEST], own6, "ff02::1", 136, own6), True),
+        "the host's neighbour's advertisement": (icmp6_frame(macs[GUEST], own6, "ff02::1", 136, "fd00:74::1"), False),
+        "the router's neighbour's advertisement": (icmp6_frame(macs[GUEST], own6, "ff02::1", 136, router), False),
+        "the question whether an address is free": (icmp6_frame(macs[GUEST], "::", "ff02::1:ff00:64", 135, own6), True),
+    }
+    arrived = heard_on_link(OTHER, [frame for frame, dummy in frames.values()], lambda frame: send_frame(GUEST, frame))
+    for what, (frame, passes) in frames.items():
+        check((frame in arrived) == passes, f"{what} of a guest {'does not come' if passes else 'comes'} to another")
+    # An older version of the rules is replaced, and what somebody takes away is put back.
+    for command in (f"nft delete table bridge minicloud_{bridge}", f"nft flush chain inet minicloud_{bridge} early"):
+        sh(command)
+        check(test.network().actions == ["repair"], f"not repaired after {command}")
+        check(test.drift() == [], f"after the repair there is {test.drift()}")
+    for name in (GUEST, OTHER):
+        sh(f"ip netns delete {name}")
+        test.scope.remove(name[7:])
+    test.network()
+    check("minicloud" not in sh("nft list tables bridge"), "rules of guests that are gone are there still")
+    test.network(state="absent")
+    print(f"impostors: {len(frames)} kinds of frames", flush=True)
+
+
+def checksum(content: bytes) -> int:
+    content += b"\0" * (len(content) % 2)
+    total = sum(struct.unpack(f"!{len(content) // 2}H", content))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def frame_of(source: str, to: str, kind: int, content: bytes) -> bytes:
+    return b"".join(bytes.fromhex(mac.replace(":", "")) for mac in (to, source)) + struct.pack("!H", kind) + content
+
+
+def packet(source: str, to: str, protocol: int, content: bytes, checksum_at: int) -> tuple[int, bytes]:
+    """An IP packet, and its Ethernet type. checksum_at -- where its content has its checksum"""
+    if ":" not in source:
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(content), 1, 0, 64, protocol, 0)
+        head += socket.inet_aton(source) + socket.inet_aton(to)
+        return 0x0800, head[:10] + struct.pack("!H", checksum(head)) + head[12:] + content
+    ends = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to)
+    total = checksum(ends + struct.pack("!IHBB", len(content), 0, 0, protocol) + content)
+    content = content[:checksum_at] + struct.pack("!H", total) + content[checksum_at + 2 :]
+    return 0x86DD, struct.pack("!IHBB", 0x60000000, len(content), protocol, 255) + ends + content
+
+
+def udp_frame(mac: str, to_mac: str, source: str, to: str, source_port: int, port: int) -> bytes:
+    content = struct.pack("!HHHH", source_port, port, 8 + 16, 0) + b"minicloud-frame!"
+    return frame_of(mac, to_mac, *packet(source, to, 17, content, 6))
+
+
+def icmp6_frame(mac: str, source: str, to: str, kind: int, target: str = "::") -> bytes:
+    content = struct.pack("!BBHI", kind, 0, 0, 0) + socket.inet_pton(socket.AF_INET6, target) + bytes(16)
+    to_mac = "33:33" + "".join(f":{each:02x}" for each in socket.inet_pton(socket.AF_INET6, to)[-4:])
+    return frame_of(mac, to_mac, *packet(source, to, 58, content, 2))
+
+
+def arp_frame(mac: str, source: str) -> bytes:
+    own = bytes.fromhex(mac.replace(":", ""))
+    content = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + own + socket.inet_aton(source)
+    return frame_of(mac, "ff:ff:ff:ff:ff:ff", 0x0806, content + own + socket.inet_aton("10.74.0.65"))
+
+
+def send_frame(namespace: str, frame: bytes) -> None:
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+            out.bind(("eth0", 0))
+            out.send(frame)
+
+    in_namespace(namespace, send)
+
+
+def heard_by_socket(namespace: str, ip: str, port: int, send: t.Callable[[], None]) -> bool:
+    """Whether a UDP server hears what is sent."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with in_namespace(namespace, lambda: socket.socket(family, socket.SOCK_DGRAM)) as server:
+        server.bind((ip, port))
+        server.settimeout(0.3)
+        send()
+        with contextlib.suppress(socket.timeout):
+            return bool(server.recv(100))
+    return False
+
+
+def heard_on_link(namespace: str, frames: t.Sequence[bytes], send: t.Callable[[bytes], None]) -> set[bytes]:
+    """Those frames that come to the interface of a guest."""
+    heard = set()
+    kind = socket.htons(3)  # all there are
+    with in_namespace(namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, kind)) as tap:
+        tap.bind(("eth0", 3))
+        tap.settimeout(0.5)
+        for frame in frames:
+            send(frame)
+        with contextlib.suppress(socket.timeout):
+            while True:
+                heard.add(tap.recv(2000))
+    return heard
+
+
 def passed(expected: t.Mapping[str, tuple[str, str, int, str]]) -> None:
     for what, (namespace, ip, port, who) in expected.items():
         seen = reach(namespace, ip, port, 2 if who else 0.5)
         check(seen == who, f"{what}: it is {seen!r} instead of {who!r}")
 
 
-def guest(namespace: str, bridge: str, address: str, gateway: str) -> None:
+def guest(namespace: str, bridge: str, address: str, gateway: str, mac: str = "") -> None:
+    """A guest with that address on the bridge. mac -- with which it is known to the network"""
+    name = links.tap_name(bridge, mac) if mac else f"mcv-{namespace[7:]}"
+    with_mac = f" address {mac}" if mac else ""
     sh(f"ip netns add {namespace}")
-    sh(f"ip link add mcv-{namespace[7:]} type veth peer name eth0 netns {namespace}")
-    sh(f"ip link set mcv-{namespace[7:]} master {bridge} up")
+    sh(f"ip link add {name} type veth peer name eth0{with_mac} netns {namespace}")
+    sh(f"ip link set {name} master {bridge} up")
     sh(
         f"ip link set lo up; ip addr add {address} dev eth0; ip link set eth0 up; ip route add default via {gateway}",
         namespace,
@@ -612,7 +769,7 @@ def main() -> None:
             setns(handle.fileno())
         test = Test(sys.argv[1])
         wanted = sys.argv[2:]
-        for part in (life, refusals, repairs, taken_port, killed_runs, passages, bridged, many, cycles):
+        for part in (life, refusals, repairs, taken_port, killed_runs, passages, impostors, bridged, many, cycles):
             if not wanted or part.__name__ in wanted:
                 print(f"== {part.__name__}", flush=True)
                 part(test)

@@ -14,7 +14,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Port
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 BRIDGE = "mcb01234567"
-LOOK = "nft -j list ruleset inet; list chains"
+LOOK = "nft -j list ruleset inet; list ruleset bridge; list chains"
 SUBNET = "10.20.30.0/24"
 
 
@@ -74,7 +74,7 @@ def test_guests_of_a_nat_network_get_out_and_only_answers_come_in():
 
 
 def test_guests_of_an_isolated_network_do_not():
-    rules = Rules(BRIDGE, SUBNET, nat=False)
+    rules = Rules(BRIDGE, SUBNET, nat=False, host_access=False)
     assert f'iifname "{BRIDGE}" ip saddr {SUBNET} accept' not in chain(rules, "forward")
     assert f'iifname "{BRIDGE}" ct state established,related accept' in chain(rules, "forward")
     assert chain(rules, "input")[-1] == f'iifname "{BRIDGE}" drop'
@@ -82,7 +82,7 @@ def test_guests_of_an_isolated_network_do_not():
 
 
 def test_ipv6_has_rules_only_where_the_network_has_it():
-    assert "ip6" not in firewall.table_text(Rules(BRIDGE, SUBNET))
+    assert "ip6 " not in firewall.table_text(Rules(BRIDGE, SUBNET))
     with_ipv6 = firewall.table_text(Rules(BRIDGE, SUBNET, "fd12::/64"))
     assert "ip6 saddr fd12::/64 accept" in with_ipv6 and "ip6 daddr != { fd12::/64, ff00::/8 } masquerade" in with_ipv6
 
@@ -101,7 +101,64 @@ def test_a_port_of_the_loopback_address_is_not_forwarded_from_outside():
 
 
 def test_loopback_addresses_are_never_reached_from_the_network():
-    assert chain(Rules(BRIDGE, SUBNET), "early") == [f'iifname "{BRIDGE}" ip daddr 127.0.0.0/8 drop']
+    assert chain(Rules(BRIDGE, SUBNET), "early")[0] == f'iifname "{BRIDGE}" ip daddr 127.0.0.0/8 drop'
+
+
+def test_guests_send_from_addresses_of_their_network_alone():
+    assert chain(Rules(BRIDGE, SUBNET, "fd12::/64"), "early")[1:] == [
+        f'iifname "{BRIDGE}" {each}'
+        for each in (
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            f"ip saddr != {SUBNET} drop",
+            "ip saddr 10.20.30.1 drop",
+            "ip6 saddr :: meta l4proto != ipv6-icmp drop",
+            "ip6 saddr != { ::, fe80::/10, fd12::/64 } drop",
+            "ip6 saddr fd12::1 drop",
+        )
+    ]
+
+
+def test_a_host_that_is_closed_to_guests_gives_addresses_and_names():
+    assert chain(Rules(BRIDGE, SUBNET, "fd12::/64", host_access=False), "input") == [
+        f'iifname "{BRIDGE}" {each}'
+        for each in (
+            "ct state established,related accept",
+            "udp dport { 67, 547 } accept",
+            "ip daddr 10.20.30.1 meta l4proto { tcp, udp } th dport 53 accept",
+            "ip6 daddr { fd12::1, fe80::/10 } meta l4proto { tcp, udp } th dport 53 accept",
+            "meta l4proto { icmp, ipv6-icmp } accept",
+            "drop",
+        )
+    ]
+    # They get out all the same, and where they do not get out they may reach the host.
+    assert chain(Rules(BRIDGE, SUBNET, host_access=False), "forward") == chain(Rules(BRIDGE, SUBNET), "forward")
+    assert chain(Rules(BRIDGE, SUBNET, nat=False), "input") == []
+
+
+def test_guests_do_not_pose_as_their_host_to_each_other():
+    rules = Rules(BRIDGE, SUBNET, "fd12::/64", taps=("mct2", "mct1", "mct2"), mac="52:55:01:23:45:67")
+    text = firewall.guard_table_text(rules)
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == f"table bridge minicloud_{BRIDGE} {{"
+    assert 'iifname { "mct1", "mct2" } jump guests' in lines
+    assert lines[2 : lines.index("}")] == [
+        "ether saddr 52:55:01:23:45:67 drop",
+        "arp saddr ip 10.20.30.1 drop",
+        f"arp saddr ip != {{ 0.0.0.0, {SUBNET} }} drop",
+        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+        f"ip saddr != {SUBNET} drop",
+        "ip saddr 10.20.30.1 drop",
+        "ip6 saddr :: meta l4proto != ipv6-icmp drop",
+        "ip6 saddr != { ::, fe80::/10, fd12::/64 } drop",
+        "ip6 saddr fd12::1 drop",
+        "ip6 saddr fe80::5055:1ff:fe23:4567 drop",
+        "udp sport 67 udp dport 68 drop",
+        "udp sport 547 udp dport 546 drop",
+        "icmpv6 type { nd-router-advert, nd-redirect } drop",
+        "icmpv6 type nd-neighbor-advert @th,64,128"
+        " { 0xfe80000000000000505501fffe234567, 0xfd120000000000000000000000000001 } drop",
+    ]
+    assert firewall.guard_table_text(Rules(BRIDGE, SUBNET)) == ""
 
 
 def test_ports_to_a_bridge_of_others_lead_there_from_this_host_and_nobody_reaches_its_loopback():
@@ -109,7 +166,8 @@ def test_ports_to_a_bridge_of_others_lead_there_from_this_host_and_nobody_reache
     text = firewall.port_table_text("minicloud_ports_x_y", "br0", forwards)
     lines = [line.strip() for line in text.splitlines()]
     assert lines[0] == "table inet minicloud_ports_x_y {"
-    assert 'iifname "br0" ip daddr 127.0.0.0/8 drop' in lines
+    for each in ("ip daddr 127.0.0.0/8", "ip saddr 127.0.0.0/8", "ip6 saddr ::1"):
+        assert f'iifname "br0" {each} drop' in lines
     loopback = "meta nfproto ipv4 ip daddr 127.0.0.1 tcp dport 8080 dnat ip to 192.0.2.50:80"
     anywhere = "meta nfproto ipv4 fib daddr type local udp dport 53 dnat ip to 192.0.2.50:5353"
     assert (lines.count(loopback), lines.count(anywhere)) == (1, 2)
@@ -139,7 +197,8 @@ def test_what_the_kernel_has_is_read(monkeypatch):
         rule("firewalld", "filter_FORWARD", {"match": {"right": BRIDGE}}),
         {"table": {"family": "inet", "name": "other", "handle": 5}},
     )
-    commands = Commands(monkeypatch, {LOOK: Completed(0, text, "")})
+    bridges = listing({"table": {"family": "bridge", "name": "firewalld", "handle": 6}})
+    commands = Commands(monkeypatch, {LOOK: Completed(0, text + bridges + listing(), "")})
     found = firewall.read_ruleset(commands.runtime)
     assert list(found.tables) == [ours]
     assert found.forwards == (
@@ -153,12 +212,15 @@ def test_what_the_kernel_has_is_read(monkeypatch):
 def test_the_fingerprint_of_a_table_is_of_its_rules_and_not_of_their_numbers(monkeypatch):
     name = firewall.table_name(BRIDGE)
 
-    def fingerprint(*rules):
-        commands = Commands(monkeypatch, {LOOK: Completed(0, listing(*rules), "")})
+    def fingerprint(*rules, bridge=()):
+        text = listing(*rules) + listing(*bridge) + listing()
+        commands = Commands(monkeypatch, {LOOK: Completed(0, text, "")})
         return firewall.read_ruleset(commands.runtime).tables[name]
 
     assert fingerprint(rule(name, "forward", LOCAL, handle=1)) == fingerprint(rule(name, "forward", LOCAL, handle=2))
     assert fingerprint(rule(name, "forward", LOCAL)) != fingerprint(rule(name, "forward", daddr("127.0.0.1")))
+    guard = {"table": {"family": "bridge", "name": name}}
+    assert fingerprint(rule(name, "forward", LOCAL)) != fingerprint(rule(name, "forward", LOCAL), bridge=[guard])
 
 
 def test_without_firewalld_there_is_nobody_to_trust_anything(monkeypatch):
@@ -173,6 +235,25 @@ def test_a_table_is_replaced_in_one_go(monkeypatch):
     ((argv, text),) = commands.asked
     assert argv == "nft -f -"
     assert text.startswith(f"table inet minicloud_{BRIDGE} {{}}\ndelete table inet minicloud_{BRIDGE}\ntable inet")
+    assert text.endswith(f"table bridge minicloud_{BRIDGE} {{}}\ndelete table bridge minicloud_{BRIDGE}\n")
+
+
+def test_a_kernel_that_does_not_look_into_bridges_has_the_other_rules(monkeypatch):
+    commands = Commands(monkeypatch, {})
+
+    def run(argv, *, stdin=None, **dummy):
+        refuses = b"table bridge" in stdin
+        commands.asked.append(stdin.decode())
+        return Completed(1, "", "Operation not supported") if refuses else Completed(0, "", "")
+
+    runtime = Runtime(run)
+    name = firewall.table_name(BRIDGE)
+    guarded = Rules(BRIDGE, SUBNET, taps=("mct1",), mac="52:55:01:23:45:67")
+    assert not firewall.put_table(runtime, name, firewall.table_text(guarded), firewall.guard_table_text(guarded))
+    assert f"table inet {name} {{\n  chain early" in commands.asked[-1]
+    assert firewall.put_table(runtime, name, firewall.table_text(guarded))
+    firewall.remove_table(runtime, name)
+    assert commands.asked[-1] == f"table inet {name} {{}}\ndelete table inet {name}\n"
 
 
 class TestDocker:
@@ -230,14 +311,14 @@ class TestDocker:
 )  # fmt: skip
 def test_who_drops_what_is_forwarded_is_named(monkeypatch, policy, hook, family, reported):
     entry = {"chain": {"family": family, "table": "mine", "name": "strict", "hook": hook, "policy": policy}}
-    commands = Commands(monkeypatch, {LOOK: Completed(0, listing() + "\n" + listing(entry), "")})
+    commands = Commands(monkeypatch, {LOOK: Completed(0, "\n".join([listing(), listing(), listing(entry)]), "")})
     assert firewall.read_ruleset(commands.runtime).strict == ((f"strict of the table {family} mine",) * reported)
 
 
 def test_docker_is_not_reported_for_it_has_a_place_for_our_rules(monkeypatch):
     chains = [{"name": "FORWARD", "hook": "forward", "policy": "drop"}, {"name": "DOCKER-USER"}]
     entries = [{"chain": {"family": "ip", "table": "filter", **each}} for each in chains]
-    commands = Commands(monkeypatch, {LOOK: Completed(0, listing() + listing(*entries), "")})
+    commands = Commands(monkeypatch, {LOOK: Completed(0, listing() + listing() + listing(*entries), "")})
     found = firewall.read_ruleset(commands.runtime)
     assert (found.strict, found.docker) == ((), {"ip"})
 

@@ -69,6 +69,23 @@ def test_only_what_differs_is_changed_and_the_range_follows_the_subnet():
     assert kept.after.dhcp_range == "10.9.0.5-10.9.0.9"
 
 
+def test_the_host_is_open_as_is_usual_for_the_mode_unless_somebody_says_otherwise():
+    nat, isolated = a_network(), a_network(mode="isolated")
+    assert (nat.reaches_host, isolated.reaches_host) == (True, False)
+    for current, usual in ((nat, True), (isolated, False)):
+        assert plan(current, host_access=usual).steps == []
+        changed = plan(current, host_access=not usual)
+        assert changed.steps == ["set_host_access"]
+        assert changed.after.reaches_host is not usual
+        assert plan(changed.after).steps == plan(changed.after, host_access=not usual).steps == []
+        assert comparable(current)["host_access"] is usual
+    assert not plan(nat, mode="isolated").after.reaches_host
+    kept = plan(nat, mode="isolated", host_access=True)
+    assert kept.steps == ["set_mode"]
+    assert kept.after.reaches_host
+    assert not plan(None, host_access=False).after.reaches_host
+
+
 def test_drift_is_repaired():
     assert plan(a_network(), drift=["The rules are missing."]).steps == ["repair"]
     assert plan(a_network(), drift=["The rules are missing."], mtu=1400).steps == ["set_mtu"]
@@ -95,6 +112,7 @@ def test_it_is_removed_unless_somebody_is_on_it():
         (None, {"parent": "eth0"}, "parent is given"),
         (None, {"bridge_type": "macvtap"}, "bridge_type is given"),
         (None, {"mode": "bridged", "parent": "eth0", "subnet": "10.1.2.0/24"}, "subnet is given"),
+        (None, {"mode": "bridged", "parent": "eth0", "host_access": True}, "host_access is given"),
         (a_network(), {"mode": "bridged", "parent": "eth0"}, "cannot become another"),
         (a_network(mode="bridged", parent="eth0"), {"parent": "eth1"}, "cannot become another"),
         (a_network(mode="bridged", parent="eth0"), {"bridge_type": "macvtap"}, "cannot become another"),

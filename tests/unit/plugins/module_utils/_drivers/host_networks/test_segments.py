@@ -104,7 +104,16 @@ class TestSettle:
         with pytest.raises(InUse):
             networks.settle(a_network(subnet=network.subnet), [a_network(name="x", subnet=network.subnet)])
 
-    @pytest.mark.parametrize("changes", [{"mode": "bridged"}, {"subnet6": "fd00::/64"}], ids=["bridged", "subnet6"])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"mode": "bridged"},
+            {"subnet6": "fd00::/64"},
+            {"host_access": False},
+            {"mode": "isolated", "host_access": True},
+        ],
+        ids=["bridged", "subnet6", "closed", "isolated"],
+    )
     def test_what_takes_root_is_refused(self, networks, changes):
         with pytest.raises(MissingRequirement, match="become"):
             networks.settle(a_network(**changes), [])

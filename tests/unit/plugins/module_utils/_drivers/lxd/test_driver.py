@@ -671,13 +671,13 @@ class TestNetworks:
             "dns.mode": "managed",
             "security.acls": "mc7",
             "security.acls.default.ingress.action": "drop",
-            "security.acls.default.egress.action": "allow",
+            "security.acls.default.egress.action": "drop",
             "user.minicloud.network": "lab",
             "user.minicloud.data_dir": data.path,
         }
         rules = lxd.objects["network-acls"]["mc7"]
         assert rules["ingress"] == [{"action": "allow", "source": "10.7.0.0/24", "state": "enabled"}]
-        assert rules["egress"] == []
+        assert rules["egress"] == [{"action": "allow", "source": "10.7.0.0/24", "state": "enabled"}]
         networks.remove(network)
         networks.remove(network)
         assert lxd.objects["networks"] == lxd.objects["network-acls"] == {}
@@ -701,6 +701,10 @@ class TestNetworks:
             ("icmp4", "10.7.0.0/24"),
             ("icmp6", "fd07::/64,fe80::/10"),
         ]
+        assert {rule["source"] for rule in rules["egress"]} == {"10.7.0.0/24,fd07::/64,fe80::/10"}
+        network.host_access = True
+        networks.apply(network, [])
+        assert rules["egress"][2]["destination"] == "10.7.0.1,fd07::1"
         del lxd.objects["networks"]["mc7"]
         assert networks.is_up(network)
         assert not networks.has(network)
@@ -850,6 +854,30 @@ class TestNetworks:
         lxd.objects["networks"]["mc7"]["config"]["user.minicloud.network"] = "other"
         driver.networks().remove(network)
         assert "mc7" in lxd.objects["networks"]
+
+    def test_a_host_that_is_closed(self, driver, lxd, network):
+        networks = driver.networks()
+        networks.apply(network, [])
+        addresses = {"eth7": ["192.0.2.7/24", "2001:db8::7/64", "fe80::7/64"], "lo": ["127.0.0.1/8", "::1/128"]}
+        for name, there in addresses.items():
+            lxd.objects["networks"][name] = {"name": name, "managed": False, "addresses": there}
+        network.host_access = False
+        assert networks.drift(network, []) != []
+        networks.apply(network, [])
+        assert networks.drift(network, []) == []
+        assert lxd.objects["network-acls"]["mc7"]["egress"] == [
+            {"action": "drop", "destination": "10.7.0.1,192.0.2.7,2001:db8::7", "state": "enabled"},
+            {"action": "allow", "source": "10.7.0.0/24", "state": "enabled"},
+        ]
+        addresses["eth7"].append("192.0.2.8/24")
+        assert networks.drift(network, []) != []
+
+    def test_in_a_cluster_no_host_is_closed(self, driver, lxd, network):
+        lxd.server["environment"]["server_clustered"] = True
+        driver.networks().require(network)
+        network.host_access = False
+        with pytest.raises(NotSupported, match="host_access: false"):
+            driver.networks().require(network)
 
     def test_in_a_cluster_a_run_that_was_killed_is_finished(self, driver, lxd, network):
         lxd.server["environment"]["server_clustered"] = True
