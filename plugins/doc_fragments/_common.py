@@ -29,8 +29,9 @@ options:
       - What only one driver needs, by key. A key that the driver does not know is refused.
       - 'V(qemu): C(accelerator) is V(auto) (default), V(kvm) or V(tcg). With V(auto), instances use the
         hypervisor of the host where it really works, else they are emulated, and a warning says why.'
-      - 'V(qemu): C(run_as) is the unprivileged user that QEMU runs as when root starts it. The default is the first of
-        V(minicloud), V(libvirt-qemu), V(qemu) and V(nobody) that exists. QEMU never runs as root.'
+      - 'V(qemu): C(run_as) is the unprivileged user that QEMU runs as when root starts it. The default is V(minicloud),
+        whom the role P(minicloud.local.host#role) makes, or where there is no such user, the number of one that no user
+        of the host has. QEMU never runs as root.'
       - 'V(libvirt): C(uri) is where libvirt is reached. The default is V(qemu:///system) for root, V(qemu:///session)
         for others. With the name of a host it leads to libvirt there by the network; both hosts then share
         O(data_dir), and the task runs as an ordinary user. The guide about drivers tells more.'

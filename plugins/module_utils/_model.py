@@ -138,7 +138,7 @@ def _normal_ip(text: str) -> str:
     except OSError:
         return ""
     # Multicast, broadcast and what is reserved; of those that begin with 0 only that which stands for all.
-    if raw[0] >= 224 and len(raw) == 4 or raw[0] == 255 or (raw[0] == 0 and len(raw) == 4 and any(raw)):
+    if (raw[0] >= 224 and len(raw) == 4) or raw[0] == 255 or (raw[0] == 0 and len(raw) == 4 and any(raw)):
         return ""
     return socket.inet_ntop(family, raw)
 

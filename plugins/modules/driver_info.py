@@ -115,7 +115,7 @@ drivers:
       returned: always
       sample:
         program: /usr/bin/qemu-system-x86_64
-        run_as: libvirt-qemu
+        run_as: minicloud
 error:
   description: The kind of error, such as V(InvalidOption).
   type: str

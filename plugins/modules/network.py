@@ -121,7 +121,6 @@ options:
         is not possible in a cluster.
       - Without root, the drivers V(qemu) and V(libvirt) cannot have it otherwise than is usual for the mode.
     type: bool
-    version_added: 1.0.0
   autostart:
     description:
       - Whether the network comes back when the host starts, by a unit of systemd. Otherwise it comes back with the next

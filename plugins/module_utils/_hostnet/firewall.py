@@ -251,7 +251,8 @@ def digest(text: str) -> str:
 class Ruleset(t.NamedTuple):
     """What the kernel has of nftables that concerns us.
 
-    tables -- fingerprints of the tables of this host's networks, by name, both of a name in one; firewalld -- its table as text, empty: none
+    tables -- fingerprints of the tables of this host's networks, by name, those of the same name in one
+    firewalld -- its table as text, empty: none
     forwards -- the ports of the host that networks of any data directory forward: table, port, and address of the guest
     strict -- the chains that drop what is forwarded unless told otherwise, and that we have no way of telling
     docker -- the families (ip, ip6) in which Docker has its chain

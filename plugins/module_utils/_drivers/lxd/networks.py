@@ -76,8 +76,8 @@ def config_of(network: Network, data_dir: str) -> dict[str, str]:
 def rules_of(network: Network, data_dir: str, host: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """The rules of a network, LXD's access control list of the same name: who may reach guests, and whom they may.
 
-    Answers pass, and so does what guests need of DHCP and names; nothing passes from addresses of others. The host is in
-    the subnet with them. host -- its addresses, where guests are not to reach them
+    Answers pass, and so does what guests need of DHCP and names; nothing passes from addresses of others. The host is
+    in the subnet with them. host -- its addresses, where guests are not to reach them
     """
     inside = [each for each in (network.subnet, network.subnet6) if each]
     gateways = [subnets.gateway(ipaddress.ip_network(each)) for each in inside]

@@ -34,6 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
+    MissingRequirement,
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
@@ -54,8 +55,12 @@ _PID, _LOG = "qemu.pid", "qemu.log"
 # Seconds in which a machine that cannot go on pauses again.
 _SECOND_THOUGHTS = 1.0
 
-# Whom QEMU runs as when root starts it, first that exists.
-_USERS = ("minicloud", "libvirt-qemu", "qemu", "nobody")
+# Whom QEMU runs as when root starts it. The users that libvirt or others have for QEMU own guests of theirs.
+_USER = "minicloud"
+
+# Where there is no such user, QEMU runs as the first of these that is not in use. Neither distributions nor systemd
+# give these numbers to anybody, so no file belongs to them.
+_SPARE_IDS = range(60578, 61184)
 
 _LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null > qemu.log 2>&1'
 
@@ -86,9 +91,7 @@ class QemuActs(FamilyActs):
         }
         identity = self._identity()
         if identity.switch:
-            import pwd
-
-            found["run_as"] = pwd.getpwuid(identity.uid).pw_name
+            found["run_as"] = _name_of(identity.uid)
         return found
 
     def require(self, arch: str, firmware: str = "", instance_type: str = "vm") -> None:
@@ -405,24 +408,69 @@ class Identity(t.NamedTuple):
 
 
 def identity_for(run_as: str) -> Identity:
-    """Whom QEMU runs as: the user of this run, or when that is root an unprivileged one."""
+    """Whom QEMU runs as: the user of this run, or when that is root an unprivileged one, which owns nothing."""
     if os.geteuid() != 0:
         return Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()), False)
     import pwd
 
-    for name in (run_as,) if run_as else _USERS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if entry.pw_uid == 0:
-            break
-        # Access to /dev/kvm is a matter of its group.
-        groups: tuple[int, ...] = ()
-        with contextlib.suppress(OSError):
-            groups = (os.stat("/dev/kvm").st_gid,)
-        return Identity(entry.pw_uid, entry.pw_gid, groups if groups != (0,) else (), True)
+    # Access to /dev/kvm is a matter of its group.
+    groups: tuple[int, ...] = ()
+    with contextlib.suppress(OSError):
+        groups = (os.stat("/dev/kvm").st_gid,)
+    groups = groups if groups != (0,) else ()
+    try:
+        entry = pwd.getpwnam(run_as or _USER)
+    except KeyError:
+        if not run_as:
+            number = _spare_id()
+            return Identity(number, number, groups, True)
+    else:
+        if entry.pw_uid != 0:
+            return Identity(entry.pw_uid, entry.pw_gid, groups, True)
     raise InvalidOption(
-        f"driver_options.run_as {run_as or 'nobody'!r} is not an unprivileged user of this host",
+        f"driver_options.run_as {run_as or _USER!r} is not an unprivileged user of this host",
         hint="QEMU never runs as root: name a user that exists, or create one.",
     )
+
+
+def _spare_id() -> int:
+    """The number of a user and of a group that this host does not have, the same as long as it has neither."""
+    import grp
+    import pwd
+
+    lent = [*_lent("/etc/subuid"), *_lent("/etc/subgid")]
+    for number in _SPARE_IDS:
+        if not any(number in each for each in lent):
+            with contextlib.suppress(KeyError):
+                pwd.getpwuid(number)
+                continue
+            with contextlib.suppress(KeyError):
+                grp.getgrgid(number)
+                continue
+            return number
+    raise MissingRequirement(
+        "there is no user that QEMU can run as",
+        f"the users {_SPARE_IDS[0]} to {_SPARE_IDS[-1]} are all somebody's on this host",
+        f"Make a system user {_USER}, as the role minicloud.local.host does, or set driver_options.run_as.",
+    )
+
+
+def _lent(path: str) -> list[range]:
+    """The numbers that users may give away, to containers for example. Lines: NAME:FIRST:COUNT."""
+    found = []
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):
+                dummy, first, count = line.split(":")
+                found.append(range(int(first), int(first) + int(count)))
+    return found
+
+
+def _name_of(uid: int) -> str:
+    """The name of a user; the number of one that has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -141,6 +141,7 @@ def test_guests_do_not_pose_as_their_host_to_each_other():
     lines = [line.strip() for line in text.splitlines()]
     assert lines[0] == f"table bridge minicloud_{BRIDGE} {{"
     assert 'iifname { "mct1", "mct2" } jump guests' in lines
+    targets = ("0xfe80000000000000505501fffe234567", "0xfd120000000000000000000000000001")
     assert lines[2 : lines.index("}")] == [
         "ether saddr 52:55:01:23:45:67 drop",
         "arp saddr ip 10.20.30.1 drop",
@@ -155,8 +156,7 @@ def test_guests_do_not_pose_as_their_host_to_each_other():
         "udp sport 67 udp dport 68 drop",
         "udp sport 547 udp dport 546 drop",
         "icmpv6 type { nd-router-advert, nd-redirect } drop",
-        "icmpv6 type nd-neighbor-advert @th,64,128"
-        " { 0xfe80000000000000505501fffe234567, 0xfd120000000000000000000000000001 } drop",
+        f"icmpv6 type nd-neighbor-advert @th,64,128 {{ {', '.join(targets)} }} drop",
     ]
     assert firewall.guard_table_text(Rules(BRIDGE, SUBNET)) == ""
 

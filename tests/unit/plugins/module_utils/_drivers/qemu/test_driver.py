@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import grp
 import json
 import os
 import pwd
@@ -875,17 +876,31 @@ class TestProbe:
             driver.acts.probe()
 
 
+LENT = qemu_act._lent
+
+
 class TestIdentity:
-    USERS = {"nobody": 65534, "qemu": 107, "toor": 0}
+    USERS = {"nobody": 65534, "libvirt-qemu": 107, "qemu": 108, "toor": 0}
 
     @pytest.fixture(autouse=True)
-    def host(self, monkeypatch):
-        def getpwnam(name):
-            return types.SimpleNamespace(pw_uid=self.USERS[name], pw_gid=self.USERS[name])
+    def users(self, monkeypatch):
+        """The users that the host has, each with a group of that number."""
+        users = dict(self.USERS)
 
-        monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+        def of_name(name):
+            return types.SimpleNamespace(pw_uid=users[name], pw_gid=users[name])
+
+        def of_number(number):
+            if number not in users.values():
+                raise KeyError(number)
+
+        monkeypatch.setattr(pwd, "getpwnam", of_name)
+        monkeypatch.setattr(pwd, "getpwuid", of_number)
+        monkeypatch.setattr(grp, "getgrgid", of_number)
+        monkeypatch.setattr(qemu_act, "_lent", lambda path: [])
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         self.kvm_group(monkeypatch, 36)
+        return users
 
     def kvm_group(self, monkeypatch, gid):
         def stat(path):
@@ -904,11 +919,32 @@ class TestIdentity:
         assert identity == Identity(1000, 1001, (1001, 36), False)
         assert identity.prefix(None, an_instance()) == []
 
-    def test_root_becomes_the_first_user_there_is_for_it(self):
-        assert identity_for("") == Identity(107, 107, (36,), True)
+    def test_root_becomes_the_user_that_is_there_for_it_and_no_other(self, users):
+        users["minicloud"] = 990
+        assert identity_for("") == Identity(990, 990, (36,), True)
+        users["minicloud"] = 0
+        with pytest.raises(InvalidOption, match="'minicloud' is not an unprivileged user"):
+            identity_for("")
+
+    def test_without_that_user_root_becomes_nobody_that_there_is(self, users, monkeypatch):
+        assert identity_for("") == identity_for("") == Identity(60578, 60578, (36,), True)
+        assert qemu_act._name_of(60578) == "60578"
+        users["somebody"] = 60578
+        assert identity_for("").uid == 60579
+        monkeypatch.setattr(qemu_act, "_lent", lambda path: [range(60500, 60600)])
+        assert identity_for("").uid == 60600
+        monkeypatch.setattr(qemu_act, "_lent", lambda path: [range(60500, 70000)])
+        with pytest.raises(MissingRequirement, match="Make a system user minicloud"):
+            identity_for("")
 
     def test_root_becomes_whom_it_is_told(self):
         assert identity_for("nobody") == Identity(65534, 65534, (36,), True)
+
+    def test_numbers_that_users_may_give_away(self, tmp_path):
+        path = tmp_path / "subuid"
+        path.write_text("anna:100000:65536\nbroken\n::\nben:60578:10\n", encoding="utf-8")
+        assert LENT(str(path)) == [range(100000, 165536), range(60578, 60588)]
+        assert LENT(str(tmp_path / "missing")) == []
 
     @pytest.mark.parametrize("gid", [None, 0])
     def test_no_group_where_kvm_has_none(self, monkeypatch, gid):
