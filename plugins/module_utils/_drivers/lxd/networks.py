@@ -79,11 +79,10 @@ def rules_of(network: Network, data_dir: str, host: t.Sequence[str] = ()) -> dic
     Answers pass, and so does what guests need of DHCP and names; nothing passes from addresses of others. The host is
     in the subnet with them. host -- its addresses, where guests are not to reach them
     """
-    inside = [each for each in (network.subnet, network.subnet6) if each]
-    gateways = [subnets.gateway(ipaddress.ip_network(each)) for each in inside]
-    if network.subnet6:
-        inside.append("fe80::/10")
-    sources = ",".join(inside)
+    # Of each family, for LXD takes no rule from addresses of both to those of one.
+    families = [("icmp4", network.subnet, network.subnet)] if network.subnet else []
+    families += [("icmp6", network.subnet6, f"{network.subnet6},fe80::/10")] if network.subnet6 else []
+    sources = ",".join(inside for dummy, dummy, inside in families)
     egress = []
     if network.mode == "nat":
         if not network.reaches_host:
@@ -91,13 +90,11 @@ def rules_of(network: Network, data_dir: str, host: t.Sequence[str] = ()) -> dic
             egress.append({"action": "drop", "destination": ",".join(host)})
         egress.append({"action": "allow", "source": sources})
     else:
-        if network.subnet:
-            egress.append({"action": "allow", "protocol": "icmp4", "destination": network.subnet, "source": sources})
-        if network.subnet6:
-            where = f"{network.subnet6},fe80::/10"
-            egress.append({"action": "allow", "protocol": "icmp6", "destination": where, "source": sources})
-        if network.reaches_host:
-            egress.append({"action": "allow", "source": sources, "destination": ",".join(gateways)})
+        for ping, subnet, inside in families:
+            egress.append({"action": "allow", "protocol": ping, "destination": inside, "source": inside})
+            if network.reaches_host:
+                gateway = subnets.gateway(ipaddress.ip_network(subnet))
+                egress.append({"action": "allow", "destination": gateway, "source": inside})
     return {
         "config": {NETWORK: network.name, DATA_DIR: data_dir},
         "ingress": [{"action": "allow", "source": sources, "state": "enabled"}],

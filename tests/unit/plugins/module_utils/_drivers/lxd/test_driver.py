@@ -701,10 +701,13 @@ class TestNetworks:
             ("icmp4", "10.7.0.0/24"),
             ("icmp6", "fd07::/64,fe80::/10"),
         ]
-        assert {rule["source"] for rule in rules["egress"]} == {"10.7.0.0/24,fd07::/64,fe80::/10"}
+        assert [rule["source"] for rule in rules["egress"]] == ["10.7.0.0/24", "fd07::/64,fe80::/10"]
         network.host_access = True
         networks.apply(network, [])
-        assert rules["egress"][2]["destination"] == "10.7.0.1,fd07::1"
+        assert [(rule["destination"], rule["source"]) for rule in rules["egress"][1::2]] == [
+            ("10.7.0.1", "10.7.0.0/24"),
+            ("fd07::1", "fd07::/64,fe80::/10"),
+        ]
         del lxd.objects["networks"]["mc7"]
         assert networks.is_up(network)
         assert not networks.has(network)
