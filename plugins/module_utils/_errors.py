@@ -27,6 +27,11 @@ class MinicloudError(Exception):
         self.hint = hint
         self.facts = facts
 
+    @property
+    def kind(self) -> str:
+        """What the key `error` of a failed task's result says: one of KINDS."""
+        return next(cls.__name__ for cls in type(self).__mro__ if cls.__name__ in KINDS)
+
     def __str__(self) -> str:
         text = self.what
         if self.why:
@@ -80,8 +85,20 @@ class ChecksumMismatch(ImageError):
     """An image's content is not what its checksum promises."""
 
 
+class BadSignature(ImageError):
+    """The list of an image host is not signed by whom it should be, or was changed since."""
+
+
+class Unreachable(ImageError):
+    """An image host could not be asked, and nothing that can be used instead is here."""
+
+
 class NoSpace(MinicloudError):
     """A file system is full, or too small for what was asked."""
+
+
+class HostError(MinicloudError):
+    """The operating system refused, or failed at, something with a file or a process."""
 
 
 class HypervisorError(MinicloudError):
@@ -102,3 +119,15 @@ class LaunchError(MinicloudError):
     def __init__(self, stage: str, what: str, why: str = "", hint: str = "", **facts: t.Any) -> None:
         super().__init__(what, why, hint, stage=stage, **facts)
         self.stage = stage
+
+
+# All that `error` can be in a failed task's result. What is raised is one of these, or a special case of one that only
+# the code distinguishes.
+KINDS = frozenset(
+    cls.__name__
+    for cls in (
+        *(InvalidOption, NotSupported, RestartRequired, MissingRequirement, NotFound, InUse, Busy, RecordError),
+        *(CommandFailed, ImageError, ChecksumMismatch, BadSignature, Unreachable, NoSpace, HostError),
+        *(HypervisorError, SwitchIncomplete, LaunchError),
+    )
+)

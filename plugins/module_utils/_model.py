@@ -31,6 +31,11 @@ BRIDGED_TO = "bridged-"
 # Less boots no cloud image; what users of Multipass know.
 MIN_MEMORY = 64 * MIB
 MIN_DISK = 64 * MIB
+# More than any hypervisor has.
+MAX_SIZE = 1024 * TIB
+MAX_CPUS = 4096
+# A month: longer waits are mistakes, and some clocks bear no more.
+MAX_TIMEOUT = 30 * 24 * 3600
 
 # The kinds of images, and what each type of instance is made from.
 DISK, CONTAINER = "disk", "container"
@@ -85,6 +90,23 @@ def parse_size(value: str | int, what: str) -> int:
     return int(number) * factor if "." not in number else int(float(number) * factor)
 
 
+def likely_size(value: str | int) -> str:
+    """What whoever wrote so few bytes may have meant, as a sentence: 512 as 512M, 20 as 20G; empty where none."""
+    text = str(value).strip()
+    if not re.match(r"[0-9]{1,6}(?:\.[0-9]+)?\Z", text) or not float(text):
+        return ""
+    return f"A number without a unit is bytes: did you mean {text}{'G' if float(text) < 64 else 'M'}?"
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise InvalidOption if nobody can wait for so long."""
+    if not 0 < seconds <= MAX_TIMEOUT:  # nan is neither
+        raise InvalidOption(
+            f"timeout {seconds:g} is not a time to wait",
+            hint=f"Give seconds, more than 0 and at most {MAX_TIMEOUT} (30 days).",
+        )
+
+
 def format_size(size: int) -> str:
     """A size for people: the largest unit that leaves a number of at least one, at most two decimals."""
     for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
@@ -122,12 +144,25 @@ def parse_port(text: str) -> PortForward:
         ip = _normal_ip((match["ip"] or "127.0.0.1").strip("[]"))
         forward = PortForward(ip, int(match["host"] or 0), int(match["guest"]), match["protocol"] or "tcp")
         if ip and forward.host_port < 65536 and 0 < forward.guest_port < 65536:
+            _check_listenable(ip, text)
             return forward
     raise InvalidOption(
         f"port {text!r} is not valid",
         hint="Write [[host_ip:]host_port:]guest_port[/tcp|udp], such as 80, 8080:80, 0.0.0.0:8080:80 or 5353:53/udp;"
         " ports are 1 to 65535, and host_ip is an address of the host.",
     )
+
+
+def _check_listenable(ip: str, text: str) -> None:
+    """Raise for an address on which no host listens: one of many hosts, or of none."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    first, *rest = socket.inet_pton(family, ip)
+    if (first >= 0xE0 if len(rest) == 3 else first == 0xFF) or (len(rest) == 3 and first == 0 and any(rest)):
+        raise InvalidOption(
+            f"port {text!r} is not valid",
+            f"{ip} is not the address of a host",
+            "Give an address of this host, 127.0.0.1 for itself alone, or 0.0.0.0 for all that it has.",
+        )
 
 
 def _normal_ip(text: str) -> str:

@@ -17,6 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._options import check_options, normal_options
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runner, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, explained
 
@@ -97,6 +98,27 @@ class ModuleContext(t.NamedTuple):
     check_mode: bool
 
 
+class _Module(AnsibleModule):
+    """Looks at the options as the task has them, before Ansible converts them to the types of the argument spec.
+
+    mistake -- what is wrong with them; there are none then
+    """
+
+    params: dict[str, t.Any]
+    argument_spec: dict[str, t.Any]
+    mistake: MinicloudError | None = None
+
+    def _load_params(self) -> None:
+        super()._load_params()
+        self.params = normal_options(self.params)
+        try:
+            check_options(self.params, self.argument_spec)
+        except MinicloudError as exc:
+            self.mistake = exc
+            self.argument_spec = {}
+            self.params = {name: value for name, value in self.params.items() if name.startswith("_ansible_")}
+
+
 def run_module(
     body: t.Callable[[ModuleContext], dict[str, t.Any]], arguments: dict[str, t.Any], subject: str, **kwargs: t.Any
 ) -> None:
@@ -105,7 +127,9 @@ def run_module(
     arguments -- the module's own options; subject -- the option that names what it works on, for the activity log;
     kwargs -- further arguments of AnsibleModule
     """
-    module = AnsibleModule(argument_spec={**common_arguments(), **arguments}, supports_check_mode=True, **kwargs)
+    module = _Module(argument_spec={**common_arguments(), **arguments}, supports_check_mode=True, **kwargs)
+    if module.mistake:
+        module.fail_json(**failure(module.mistake))
 
     result, warnings = perform(body, module.params, run, subject, module.check_mode)
     for text in warnings:
@@ -129,12 +153,20 @@ def perform(
 
     body, subject -- as of run_module()
     """
-    data = DataDirectory(params["data_dir"])
+    try:
+        data = DataDirectory(params["data_dir"])
+    except MinicloudError as exc:
+        return failure(exc), []
     reporter = ActivityReporter(data, str(params.get(subject) or subject))
     try:
         data.require_own()
         with explained("the task failed"):
             result = body(ModuleContext(params, Runtime(run, reporter), data, check_mode))
     except MinicloudError as exc:
-        result = {"failed": True, "msg": str(exc), "error": type(exc).__name__, **exc.facts}
+        result = failure(exc)
     return result, reporter.warnings
+
+
+def failure(error: MinicloudError) -> dict[str, t.Any]:
+    """The result of a task that has failed."""
+    return {"failed": True, "msg": str(error), "error": error.kind, **error.facts}

@@ -80,11 +80,12 @@ class Reporter:
 
 
 class Runtime:
-    """The surroundings of one run."""
+    """The surroundings of one run. foretells -- whether it only tells what would be done (check mode)"""
 
     def __init__(self, runner: Runner, reporter: Reporter | None = None) -> None:
         self.run = runner
         self.report = reporter or Reporter()
+        self.foretells = False
 
     def begin_changes(self) -> None:
         """To be called before anything is changed, foretold or waited for: some surroundings are for looking only."""
@@ -118,6 +119,21 @@ def find_program(name: str) -> str | None:
     """The path of a program, looked up in PATH and in the system's own directories."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_PATH])
     return shutil.which(name, path=path)
+
+
+def user_name() -> str:
+    """The name of the user who runs this, or MissingRequirement where the system knows none: ssh, for one, needs it."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError as exc:
+        raise MissingRequirement(
+            f"the user with the number {os.geteuid()} has no name on this host",
+            "ssh and others refuse to run for a user without an entry in /etc/passwd",
+            "Run the task as a user that has one, or make an entry: useradd --uid NUMBER NAME; in a container, a line"
+            " NAME:x:NUMBER:NUMBER::/tmp:/bin/sh in /etc/passwd.",
+        ) from exc
 
 
 class Deadline:

@@ -23,8 +23,8 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     Busy,
+    HostError,
     InvalidOption,
-    MinicloudError,
     MissingRequirement,
     NoSpace,
     RecordError,
@@ -47,6 +47,12 @@ def default_data_dir() -> str:
     if os.geteuid() == 0:
         return SYSTEM_PATH
     base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    if not os.path.isabs(base):
+        raise MissingRequirement(
+            f"the user with the number {os.geteuid()} has no home directory",
+            "neither HOME nor /etc/passwd tells one",
+            "Set data_dir, or one of the environment variables MINICLOUD_DATA_DIR and HOME.",
+        )
     return os.path.join(base, "minicloud")
 
 
@@ -64,7 +70,7 @@ def explained(doing: str) -> t.Iterator[None]:
             raise MissingRequirement(
                 doing, why, "Run as the user that the data directory belongs to, or choose another data_dir."
             ) from exc
-        raise MinicloudError(doing, why) from exc
+        raise HostError(doing, why) from exc
 
 
 def make_dir(path: str) -> str:

@@ -52,7 +52,9 @@ options:
     description:
       - What to make the disk from. Used when the instance is made, and V(lts) then unless given. A different one later
         is reported as a warning, and acted on only with O(recreate=true).
-      - A name of an image host such as V(24.04), V(noble), V(lts), V(daily:26.04) or V(images:debian/13/cloud).
+      - A name of an image host such as V(24.04), V(noble), V(lts), V(daily:26.04) or V(images:debian/13/cloud). Names
+        as V(ubuntu:24.04), V(debian:12), V(debian/12), V(bookworm) and V(fedora:42) are known, too.
+      - Write versions in quotes. YAML reads V(24.10) without them as the number 24.1.
       - V(bootstrap:bookworm) or V(bootstrap:trixie) to have the image built from Debian's packages on this host.
       - A URL (V(https://…)), a C(file://) URL or a path to a disk image (qcow2, raw, vmdk, vhdx or vdi; also compressed
         with xz, gzip, zstd or bzip2).
@@ -71,7 +73,8 @@ options:
     type: int
   memory:
     description:
-      - Memory, such as V(512M), V(1.5G), V(2GiB) or plain bytes; units are powers of 1024.
+      - Memory, such as V(512M), V(1.5G), V(2GiB) or plain bytes; units are powers of 1024. A number without a unit is
+        bytes.
       - A new instance has V(1G) unless given.
     type: str
   disk:
@@ -93,7 +96,10 @@ options:
     description: The login user. By default the image's own.
     type: str
   ssh_authorized_keys:
-    description: Public keys that may log in, besides the data directory's own.
+    description:
+      - Public keys that may log in, besides the data directory's own.
+      - Each is a line as in C(authorized_keys), with options if need be, or the lines of a file of such keys. Anything
+        else, such as a private key or the path of a file, is refused.
     type: list
     elements: str
   cloud_init:
@@ -124,6 +130,7 @@ options:
         forwarded ports and the way out, and is not in the result.
       - Which networks the interfaces are on, and their MACs, can be changed only while the instance is stopped. The
         interfaces of a new instance are configured by cloud-init at its first boot; one that comes later is not.
+      - A plain name is short for an entry with O(networks[].name) alone. An empty list is the same as none.
     type: list
     elements: dict
     suboptions:
@@ -149,7 +156,9 @@ options:
           - Unless given, the network chooses one and keeps it for the instance.
         type: str
       mac:
-        description: The interface's hardware address. One that nobody else has is chosen unless given.
+        description:
+          - The interface's hardware address. One that nobody else has is chosen unless given.
+          - Write it in quotes, as YAML reads some addresses as numbers without them.
         type: str
       mode:
         description:
@@ -166,6 +175,7 @@ options:
   ports:
     description:
       - Ports of the host that lead to ports of the guest, each as C([[host_ip:]host_port:]guest_port[/tcp|udp]).
+      - Write them in quotes. YAML reads V(22:22) without them as the number 1342.
       - Without C(host_ip) only this host can use the forward (V(127.0.0.1)); V(0.0.0.0) opens it to others.
       - Without C(host_port) a free one is chosen, returned, and kept.
       - The list is complete; a forward that is not in it is taken away. Changes take effect while the instance runs.

@@ -154,7 +154,7 @@ EXAMPLES = r"""
     name: web
     networks:
       - name: lab
-        address: 10.20.30.10
+        address: "10.20.30.10"
 
 - name: Make a network whose instances cannot reach the outside
   minicloud.local.network:

@@ -15,6 +15,7 @@ wrong in an unforeseen way, is left to the module, from the beginning.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -25,7 +26,14 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
-from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, common_arguments, perform
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._module import (
+    ModuleContext,
+    common_arguments,
+    failure,
+    perform,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._options import check_options, normal_options
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -65,8 +73,13 @@ class InPlace(ActionBase):
         """The module's result, or None where the module has to find it."""
         if not self._is_here():
             return None
-        validator = ArgumentSpecValidator({**common_arguments(), **self.module_arguments})
-        checked = validator.validate(dict(self._task.args))
+        spec = {**common_arguments(), **self.module_arguments}
+        given = normal_options(as_module_gets(dict(self._task.args)))
+        try:
+            check_options(given, spec)
+        except MinicloudError as exc:
+            return failure(exc)
+        checked = ArgumentSpecValidator(spec).validate(given)
         if checked.error_messages:
             return None
         params = dict(checked.validated_parameters)
@@ -113,6 +126,21 @@ class InPlace(ActionBase):
 
     def _act(self, params: dict[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
         return perform(type(self).module_body, params, run, self.module_subject, self._task.check_mode)
+
+
+def as_module_gets(value: t.Any) -> t.Any:
+    """What becomes of a value on the way to a module, which is JSON: keys are text, and so are dates."""
+    if isinstance(value, t.Mapping):
+        return {_key(key): as_module_gets(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [as_module_gets(each) for each in value]
+    return value.isoformat() if isinstance(value, (datetime.date, datetime.time)) else value
+
+
+def _key(key: t.Any) -> str:
+    if isinstance(key, (bool, int, float, type(None))):
+        return json.dumps(key)
+    return key if isinstance(key, str) else str(key)
 
 
 def in_own_process(work: t.Callable[[], t.Any]) -> t.Any:

@@ -19,6 +19,7 @@ PREFIX = "ansible_collections.minicloud.local.plugins."
 ROOMS = (
     "module_utils/_errors.py",
     "module_utils/_json.py",
+    "module_utils/_options.py",
     "module_utils/_runtime.py",
     "module_utils/_command.py",
     "module_utils/_model.py",

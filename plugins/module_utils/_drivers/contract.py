@@ -104,6 +104,13 @@ class Looks(abc.ABC):
                 f"driver_options has the key {unknown[0]!r}, which the driver {self.name} does not know",
                 hint=f"It knows: {', '.join(names) or 'none'}.",
             )
+        for key, value in self.options.items():
+            # Whether to verify is told by true and false, too.
+            if not isinstance(value, (str, type(None))) and not (key == "verify" and isinstance(value, bool)):
+                raise InvalidOption(
+                    f"driver_options.{key} is {value!r}, and text is meant",
+                    hint="Put it in quotes, as it is to be read.",
+                )
 
     def handle(self) -> dict[str, str]:
         """The driver_options that lead to where this driver makes things, for the records of what it makes."""

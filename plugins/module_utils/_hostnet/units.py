@@ -16,7 +16,7 @@ import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     SYSTEM_PATH,
     DataDirectory,
@@ -141,7 +141,7 @@ class Unit:
                 f" run this command: {shlex.join(self.command())}"
             )
         if not self.system and not systemd.lingers():
-            user = _user_name()
+            user = user_name()
             return (
                 f"The instances of {user} start when {user} logs in, and not with the host: have root run"
                 f" loginctl enable-linger {user} once."
@@ -218,12 +218,6 @@ def _python() -> str:
         if sys.prefix == sys.base_prefix and os.path.samefile(_PYTHON, sys.executable):
             return _PYTHON
     return sys.executable
-
-
-def _user_name() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _escaped(text: str) -> str:

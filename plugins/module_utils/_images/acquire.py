@@ -134,6 +134,8 @@ class Acquisition:
         if self._is_enough(image, entry):
             return None
         source = self._source()
+        if reference.host == "file":
+            self._stamp_of(source.location)
         sha256 = source.sha256.lower()
         if self._promise and self._promise.algorithm == "sha256":
             sha256 = self._expected(self._promise)
@@ -414,8 +416,9 @@ class Acquisition:
             actual=actual,
         )
 
-    def _begin_import(self, path: str) -> str:
-        """The stamp of a file that is to be imported."""
+    @staticmethod
+    def _stamp_of(path: str) -> str:
+        """The stamp of a file that is to be imported; NotFound where there is none."""
         stamp = file_stamp(path)
         if not stamp or not os.path.isfile(path):
             raise NotFound(
@@ -423,6 +426,10 @@ class Acquisition:
                 "it is not a file" if stamp else "there is no such file on this host",
                 "Check the path; it is one of the host that runs the instances.",
             )
+        return stamp
+
+    def _begin_import(self, path: str) -> str:
+        stamp = self._stamp_of(path)
         if self._vault.known(self._reference, self._arch, self.kind) and not self._refresh:
             self._report.step(f"the file {path} has changed since it was last imported")
         self._report.step("import_image")

@@ -12,6 +12,7 @@ import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import checked_url
 
 LENGTHS = {"sha256": 64, "sha512": 128}
 
@@ -41,7 +42,7 @@ def parse_checksum(text: str) -> Promise | None:
     algorithm, value = algorithm.lower(), value.strip()
     if colon and algorithm in LENGTHS:
         if value.lower().startswith(("https://", "http://")):
-            return Promise(algorithm, value)
+            return Promise(algorithm, checked_url(value, "checksum"))
         if _HEX.match(value) and len(value) == LENGTHS[algorithm]:
             return Promise(algorithm, value.lower())
         raise InvalidOption(
@@ -63,7 +64,8 @@ def find_in_list(text: str, filename: str, algorithm: str, url: str) -> str:
     """
     length = LENGTHS[algorithm]
     found: dict[str, str] = {}
-    lines = [line.strip() for line in text.splitlines()]
+    # Some editors put a byte order mark before the text.
+    lines = [line.strip() for line in text.lstrip("\ufeff").splitlines()]
     for line in lines:
         bsd = _BSD.match(line)
         gnu = _GNU.match(line)

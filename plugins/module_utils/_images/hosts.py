@@ -35,14 +35,13 @@ import os
 import re
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption, Unreachable
 from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
 from ansible_collections.minicloud.local.plugins.module_utils._images.index import (
     MANIFEST,
     SIMPLESTREAMS,
     Host,
     Index,
-    Unreachable,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import (
     Build,
@@ -54,6 +53,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
     Part,
     Reference,
     Source,
+    checked_url,
+    familiar,
+    meant,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -123,16 +125,22 @@ class ImageHosts:
 
         The name is a version (24.04), a release (noble), an alias (lts, debian/13), any of these followed by @SERIAL
         for a build that is not the newest, or at least eight digits of a hash. What release: does not have is looked
-        for in daily:. With REFRESH the host is asked even if its index is fresh.
+        for in daily:. A name that no host has is taken for what people mean by it: `debian:12` or `bookworm` for
+        images:debian/12, `ubuntu:24.04` for 24.04. With REFRESH the host is asked even if its index is fresh.
         """
         if kind not in (DISK, CONTAINER):
             raise ValueError(f"no such kind of image: {kind}")
+        known = familiar(reference)
+        if known and reference.host not in self.hosts:
+            return self.resolve(known, arch, kind, refresh)._replace(reference=reference)
         index = self._index(reference.host)
         products = index.products(arch, refresh)
         try:
             product, build = simplestreams.pick(products, reference.name, kind, reference.host)
         except UnknownName as exc:
             found = self._from_fallback(reference, arch, kind, refresh)
+            if found is None and known and reference.host == DEFAULT_HOST:
+                return self.resolve(known, arch, kind, refresh)._replace(reference=reference)
             if found is None:
                 raise self._unknown(reference, index, products, arch, exc) from exc
             index, product, build = found
@@ -150,15 +158,20 @@ class ImageHosts:
         What its publisher no longer supports is left out unless UNSUPPORTED.
         """
         host, name = _host_and_name(reference)
+        known = familiar(Reference(host, name)) if host and host not in self.hosts else None
+        host, name = known or (host, name)
         offers = self._offers(host or DEFAULT_HOST, name, arch, unsupported, refresh)
         if not host and FALLBACK_HOST in self.hosts and not (name and offers):
-            known = {(offer.os, offer.release) for offer in offers}
+            there = {(offer.os, offer.release) for offer in offers}
             try:
                 more = self._offers(FALLBACK_HOST, name, arch, unsupported, refresh)
             except Unreachable as exc:
                 self._runtime.report.warn(str(exc))
                 more = []
-            offers += [offer for offer in more if (offer.os, offer.release) not in known]
+            offers += [offer for offer in more if (offer.os, offer.release) not in there]
+        elsewhere = familiar(Reference(DEFAULT_HOST, name)) if not host and not offers else None
+        if elsewhere and elsewhere.host in self.hosts:
+            return self._offers(*elsewhere, arch, unsupported, refresh)
         return offers
 
     def _offers(self, host: str, name: str, arch: str, unsupported: bool, refresh: bool) -> list[Offer]:
@@ -195,11 +208,12 @@ class ImageHosts:
             if host is None:
                 import difflib
 
-                near = difflib.get_close_matches(name, self.hosts, 1)
+                hosts = sorted([*self.hosts, "bootstrap"])
+                near = [f"{near}:" for near in difflib.get_close_matches(name, hosts, 1)] or meant(name)
                 raise InvalidOption(
                     f"the image host {name!r} is not known",
-                    f"there are {', '.join(sorted(self.hosts))}",
-                    f"Did you mean {near[0]}:?" if near else f"Add it to {SETTING}, or use one of these.",
+                    f"there are {', '.join(f'{host}:' for host in hosts)}",
+                    f"Did you mean {' or '.join(near)}?" if near else f"Add it to {SETTING}, or use one of these.",
                 )
             self._indexes[name] = Index(host, self._data, self._runtime)
         return self._indexes[name]
@@ -242,6 +256,10 @@ class ImageHosts:
                 arches=others,
             )
         suggestions = simplestreams.similar(products, reference.name)
+        if host == DEFAULT_HOST:
+            suggestions = [*suggestions, *meant(reference.name)]
+        else:
+            suggestions = [f"{host}:{name}" for name in suggestions]
         hint = f"Did you mean {', '.join(suggestions)}? {listing}" if suggestions else listing
         return ImageError(
             exc.what, f"nothing that it has for {arch} has this name or hash", hint, suggestions=suggestions
@@ -326,8 +344,8 @@ def _truth(what: str, value: t.Any) -> bool:
 
 
 def _check_url(what: str, url: str, allow_http: bool) -> None:
-    scheme, separator, rest = url.partition("://")
-    if not separator or not rest.partition("/")[0] or scheme.lower() not in ("http", "https") or re.search(r"\s", url):
+    scheme = checked_url(url, what).partition("://")[0]
+    if scheme.lower() not in ("http", "https"):
         raise InvalidOption(f"{what} {url!r} is not a URL", hint="Write https://SERVER/PATH.")
     if scheme.lower() == "http" and not allow_http:
         raise InvalidOption(

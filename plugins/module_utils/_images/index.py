@@ -21,7 +21,7 @@ import os
 import time
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, RecordError, Unreachable
 from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import Product
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
@@ -89,10 +89,6 @@ class Host(t.NamedTuple):
             location = f"{(self.mirror or self.url).rstrip('/')}/{quote(path.lstrip('/'), safe='/:@+,;=~%')}"
         check_scheme(location, self.allow_http, self.name)
         return location
-
-
-class Unreachable(ImageError):
-    """A host did not answer, or not with what was asked for."""
 
 
 class Index:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
@@ -19,6 +20,33 @@ _ENDINGS = (
     *(".qcow2", ".img", ".raw", ".vmdk", ".vhdx", ".vdi", ".xz", ".gz", ".zst", ".bz2"),
     *(".squashfs", ".tar", ".tgz"),
 )
+
+
+# Operating systems as people call them, and as the image host `images` does.
+_SYSTEMS = {
+    **{
+        name: name
+        for name in (
+            *("almalinux", "alpine", "amazonlinux", "archlinux", "centos", "debian", "devuan", "fedora", "gentoo"),
+            *("kali", "mint", "nixos", "openeuler", "opensuse", "oracle", "rockylinux", "slackware", "ubuntu"),
+            *("voidlinux",),
+        )
+    },
+    "alma": "almalinux",
+    "amazon": "amazonlinux",
+    "arch": "archlinux",
+    "oraclelinux": "oracle",
+    "rocky": "rockylinux",
+    "suse": "opensuse",
+    "void": "voidlinux",
+}
+# LXD's names of the hosts of Ubuntu's images.
+_UBUNTU = {"ubuntu": "release", "ubuntu-daily": "daily", "ubuntu-minimal": "minimal"}
+_DEBIAN = ("stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid")
+# An operating system and its release in one word: debian-12, ubuntu24.04, ubuntu-noble.
+_TOGETHER = re.compile(r"(?P<system>[A-Za-z]+)(?:[-_ ](?P<release>[A-Za-z0-9.]+)|(?P<version>[0-9.]+))\Z")
+
+_MAX_URL = 8000
 
 
 class Reference(t.NamedTuple):
@@ -46,36 +74,111 @@ class Reference(t.NamedTuple):
 def parse_reference(text: str) -> Reference:
     """What `24.04`, `daily:26.04`, `https://…`, `file:///…` or a path means. InvalidOption where it means nothing."""
     text = text.strip()
+    if not text.isprintable():
+        raise InvalidOption(f"image {text!r} has a character in it that cannot be shown", hint="Write it without.")
     if "://" in text:
         scheme = text.split("://", 1)[0].lower()
         if scheme in ("http", "https"):
-            return Reference("url", text)
+            return Reference("url", checked_url(text, "image"))
         if scheme == "file":
             return Reference("file", _path_of(text))
         raise InvalidOption(f"image {text!r} has a scheme that is not known", hint="Use https://, http:// or file://.")
     if text.startswith(("/", "./", "../", "~")):
         return Reference("file", os.path.abspath(os.path.expanduser(text)))
     host, colon, name = text.rpartition(":")
+    host, name = host.strip(), name.strip()
     if not name or (colon and not host) or ":" in host:
         raise InvalidOption(
             f"image {text!r} is not valid",
             hint="Write a name such as 24.04, HOST:NAME such as daily:26.04 or bootstrap:bookworm, a URL, or a path.",
         )
     if not host and ("/" in name or name.lower().endswith(_ENDINGS)):
+        system, dummy, release = name.partition("/")
+        if system.lower() in _SYSTEMS and release and not name.lower().endswith(_ENDINGS):
+            return _of_system(system, release)
         raise InvalidOption(
             f"image {text!r} is not the name of an image",
             hint=f"Write ./{text} for a file, or HOST:NAME for another host.",
         )
-    return Reference(host or DEFAULT_HOST, name)
+    return Reference(host.lower() or DEFAULT_HOST, name)
+
+
+def familiar(reference: Reference) -> Reference | None:
+    """What is meant by a name that image hosts do not have and people know: `ubuntu:24.04`, `debian:12`, `bookworm`.
+
+    Of an operating system alone it is the name that begins those of its releases.
+
+    None where it is no such name.
+    """
+    host, name = reference.host.lower(), reference.name
+    if host in _UBUNTU or host in _SYSTEMS:
+        return _of_system(host, name)
+    if host != DEFAULT_HOST:
+        return None
+    if name.lower() in _DEBIAN:
+        return Reference("images", f"debian/{name.lower()}")
+    if name.lower() in _SYSTEMS:
+        return Reference("images", _SYSTEMS[name.lower()])
+    match = _TOGETHER.match(name)
+    if match and match["system"].lower() in _SYSTEMS:
+        return _of_system(match["system"], match["release"] or match["version"])
+    return None
+
+
+def _of_system(system: str, release: str) -> Reference:
+    system = system.lower()
+    if system in _UBUNTU:
+        return Reference(_UBUNTU[system], release)
+    return Reference("images", f"{_SYSTEMS[system]}/{release}")
+
+
+def meant(text: str) -> list[str]:
+    """Names of images that whoever wrote TEXT, which no image host knows, may have meant."""
+    import difflib
+
+    known = {**{name: f"images:debian/{name}" for name in _DEBIAN}, **{name: f"images:{name}/" for name in _SYSTEMS}}
+    known = {**known, **{name: f"images:{system}/" for name, system in _SYSTEMS.items()}}
+    near = difflib.get_close_matches(text.lower().partition("/")[0], known, 2, 0.75)
+    return list(dict.fromkeys(known[name] for name in near))
+
+
+def checked_url(url: str, what: str) -> str:
+    """URL if it is one of a server, else InvalidOption; WHAT -- what it was given as"""
+    from urllib.parse import urlsplit
+
+    why = ""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            why = "it names no server"
+        else:
+            # What is asked of it later: raises where there is no such port or name.
+            dummy = parts.port
+            parts.hostname.encode("idna")
+    except ValueError as exc:
+        why = str(exc)
+    if any(character.isspace() for character in url):
+        why = "it has white space in it, which is written as %20"
+    elif not url.isprintable():
+        why = "it has characters in it that cannot be shown"
+    elif len(url) > _MAX_URL:
+        why = f"it has more than {_MAX_URL} characters"
+    if why:
+        raise InvalidOption(f"{what} {url[:200]!r} is not a URL", why, "Write https://SERVER/PATH.")
+    return url
 
 
 def _path_of(url: str) -> str:
     from urllib.parse import unquote, urlsplit
 
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise InvalidOption(f"image {url!r} is not a file of this host", hint="Write file:///PATH, or just the path.")
-    return os.path.abspath(unquote(parts.path))
+    try:
+        parts = urlsplit(url)
+        path = os.path.abspath(unquote(parts.path, errors="strict"))
+        if parts.netloc in ("", "localhost") and parts.path.startswith("/") and path.isprintable():
+            return path
+    except ValueError:
+        pass
+    raise InvalidOption(f"image {url!r} is not a file of this host", hint="Write file:///PATH, or just the path.")
 
 
 class Part(t.NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._errors import BadSignature, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, remove_path
 
@@ -20,10 +20,6 @@ UBUNTU_KEYRINGS = (
     "/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg",
     "/etc/apt/trusted.gpg.d/ubuntu-cloudimage-keyring.gpg",
 )
-
-
-class BadSignature(ImageError):
-    """An index is not signed by a key of the keyring, or was changed after it was signed."""
 
 
 def installed_keyring(candidates: t.Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._model import check_timeout
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import (
     Side,
     Switch,
@@ -42,8 +42,7 @@ def switch_driver(
     check_mode: bool = False,
 ) -> SwitchOutcome:
     """Make a driver the active one, and tell what was done."""
-    if not wish.timeout > 0:  # nan is neither
-        raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
+    check_timeout(wish.timeout)
     switch = Switch(wish, runtime, data, options)
     if options:
         switch.check_options()

@@ -53,7 +53,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 if t.TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Applier:
             if "create" in plan.steps and "wait_ready" in plan.steps:
                 seed.check_login(self.seed)
         if "start" in plan.steps or "create" in plan.steps:
+            user_name()
             after, driver = plan.after, self._acting(plan)
             driver.acts.require(after.arch, after.image.get("firmware", ""), after.instance_type)
             self._check_memory(after, driver)

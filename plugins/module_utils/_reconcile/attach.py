@@ -50,6 +50,14 @@ class Attachment:
             if nic.network == USER_NETWORK:
                 continue
             networks = self._networks(nic)
+            if nic.mac:
+                self._check_mac(instance, nic.mac)
+            if self.runtime.foretells and self._is_missing(nic):
+                self.runtime.report.warn(
+                    f"There is no network {nic.network} yet. Unless a task before this one makes it, with"
+                    " minicloud.local.network, the real run refuses it."
+                )
+                continue
             network = self._read(nic)
             networks.require(network or self._new(nic))
             if network is None and bridged_parent(nic.network):
@@ -71,8 +79,6 @@ class Attachment:
                     f"the network {nic.network} gets its subnet when it is made, which is now",
                     "Make the network first, with minicloud.local.network and the subnet that you want.",
                 )
-            if nic.mac:
-                self._check_mac(instance, nic.mac)
 
     def settle(self, instance: Instance) -> Instance:
         """The record of an instance with an address for each interface that has none, stored."""
@@ -136,14 +142,18 @@ class Attachment:
 
     def _read(self, nic: Nic) -> Network | None:
         """The record of an interface's network; None only of one that is still to be made because it is needed."""
-        network = self.scope.networks.read(nic.network)
-        if network is None and key_of(nic.network) != DEFAULT_NETWORK and not bridged_parent(nic.network):
+        if self._is_missing(nic):
             known = ", ".join(each.name for each in self.scope.networks.all()[0]) or "none yet"
             raise InvalidOption(
                 f"there is no network {nic.network!r}",
                 hint=f"Make it with minicloud.local.network, or name one that is there: {known}.",
             )
-        return network
+        return self.scope.networks.read(nic.network)
+
+    def _is_missing(self, nic: Nic) -> bool:
+        """Whether an interface's network is neither there nor made because it is needed."""
+        made = key_of(nic.network) == DEFAULT_NETWORK or bridged_parent(nic.network)
+        return not made and self.scope.networks.read(nic.network) is None
 
     def _new(self, nic: Nic) -> Network:
         """A network that is made because an instance needs it."""

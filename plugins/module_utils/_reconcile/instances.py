@@ -67,6 +67,7 @@ def reconcile_instance(
     check_mode: bool = False,
 ) -> Outcome:
     """Bring one instance to what is wished, and tell what was done."""
+    runtime.foretells = check_mode
     task = _Task(wish, runtime, data, Crew(load(driver_name, runtime, data, driver_options)))
     task.check_capabilities()
     task.look()

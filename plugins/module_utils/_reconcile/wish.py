@@ -16,6 +16,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Inv
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_IMAGE,
+    MAX_CPUS,
+    MAX_SIZE,
     MIB,
     MIN_DISK,
     MIN_MEMORY,
@@ -23,6 +25,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Nic,
     PortForward,
     check_name,
+    check_timeout,
+    likely_size,
     normal_arch,
     parse_port,
     parse_size,
@@ -111,8 +115,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
         )
     if params.get("arch") is not None:
         wish.arch = normal_arch(params["arch"])
-    if not wish.timeout > 0:  # nan is neither
-        raise InvalidOption(f"timeout {wish.timeout:g} is not a time to wait", hint="Give seconds, more than 0.")
+    check_timeout(wish.timeout)
     _parse_sizes(wish, params)
     _parse_interfaces(wish, params)
     _parse_documents(wish, params)
@@ -124,13 +127,20 @@ def _parse_sizes(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
         if params.get(option) is not None:
             size = parse_size(params[option], option)
             if size < least:
-                raise InvalidOption(f"{option} {params[option]!r} is too small", hint=f"The least is {least >> 20}M.")
+                hint = f"The least is {least >> 20}M."
+                raise InvalidOption(
+                    f"{option} {params[option]!r} is too small", hint=f"{hint} {likely_size(params[option])}".strip()
+                )
+            if size > MAX_SIZE:
+                raise InvalidOption(f"{option} {params[option]!r} is too much", hint=f"The most is {MAX_SIZE >> 40}T.")
             # A disk consists of whole sectors, and QEMU counts memory in MiB.
             setattr(wish, option, -(-size // MIB) * MIB)
     if params.get("cpus") is not None:
         wish.cpus = params["cpus"]
         if params["cpus"] < 1:
             raise InvalidOption(f"cpus {params['cpus']} is too few", hint="An instance needs at least 1.")
+        if params["cpus"] > MAX_CPUS:
+            raise InvalidOption("cpus is too many", hint=f"The most is {MAX_CPUS}.")
 
 
 def _parse_interfaces(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
@@ -181,6 +191,9 @@ def _parse_documents(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
         if document:
             setattr(wish, option, document)
             wish.origin[option] = fingerprint(params[option])
-    if any(key.strip() for key in params.get("ssh_authorized_keys") or ()):
-        wish.ssh_authorized_keys = params["ssh_authorized_keys"]
+    if params.get("ssh_authorized_keys"):
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.public_keys import parse_keys
+
+        wish.ssh_authorized_keys = parse_keys(params["ssh_authorized_keys"]) or None
+    if wish.ssh_authorized_keys:
         wish.origin["ssh_authorized_keys"] = fingerprint(params["ssh_authorized_keys"])

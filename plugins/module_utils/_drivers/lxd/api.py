@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import checked_url
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 DEFAULT_PROJECT = "minicloud"
@@ -86,10 +87,7 @@ def place_of(options: t.Mapping[str, t.Any]) -> Place:
         )
     if not place.is_remote:
         return place._replace(cert="", key="", verify="true")
-    try:
-        place.host  # noqa: B018
-    except ValueError as exc:
-        raise InvalidOption(f"driver_options.endpoint {endpoint!r} has no port that can be meant") from exc
+    checked_url(endpoint, "driver_options.endpoint")
     if not place.cert or not place.key:
         raise InvalidOption(
             "driver_options.endpoint is remote, and the client certificate is missing",

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 import typing as t
 from urllib.parse import quote
@@ -39,11 +40,11 @@ class LxdClient:
         try:
             import pylxd
         except ImportError as exc:
-            from ansible.module_utils.basic import missing_required_lib
-
             raise MissingRequirement(
-                missing_required_lib("pylxd", reason="to make and change instances of LXD"),
-                str(exc),
+                f"the Python library pylxd is missing for {sys.executable} on {platform.node()}",
+                f"{exc}; it is needed to make and change instances of LXD",
+                "Install the package python3-pylxd (Debian, Ubuntu) or pylxd (pip) for that Python, or set"
+                " ansible_python_interpreter to one that has it.",
                 missing_library="pylxd",
             ) from exc
         return pylxd

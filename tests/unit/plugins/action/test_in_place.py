@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import os
 import signal
@@ -106,6 +107,35 @@ def test_what_needs_no_change_is_told_at_once(controller, args):
     assert result["instance"]["state"] == "running"
     assert result["invocation"]["module_args"]["timeout"] == 300
     assert "diff" not in result
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"image": 24.1}, "24.10"),
+        ({"ports": [1342]}, "22:22"),
+        ({"name": "a\0"}, "NUL"),
+        ({"cpus": True}, "cpus is true"),
+        ({"cpus": float("inf")}, "cpus is inf"),
+        ({"cloud_init": "\ufeff#cloud-config"}, "byte order mark"),
+    ],
+    ids=str,
+)
+def test_what_yaml_made_of_text_is_refused_here(controller, args, words):
+    result = controller.run("instance", {"name": "web", **args})
+    assert controller.started == []
+    assert (result["failed"], result["error"]) == (True, "InvalidOption")
+    assert words in result["msg"]
+
+
+def test_options_are_those_that_a_module_gets(controller):
+    record = controller.data.scope("qemu").read("web")
+    record.tags = {"1": "2026-12-31", "role": "web"}
+    controller.data.scope("qemu").write(record)
+    tags = {1: datetime.date(2026, 12, 31), "role": "web"}
+    assert controller.run("instance", {"name": "web", "tags": tags})["changed"] is False
+    assert controller.run("instance", {"name": "web", "networks": ["user"]})["changed"] is False
+    assert controller.started == []
 
 
 def test_what_is_absent_already(controller):

@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import inspect
+import pathlib
+import re
 
 import pytest
 
@@ -56,3 +60,50 @@ def test_all_errors_have_one_root_and_say_what_they_are_for():
     assert MinicloudError in classes
     assert [c for c in classes if not issubclass(c, MinicloudError)] == []
     assert [c for c in classes if not (c.__doc__ or "").strip()] == []
+
+
+COLLECTION = pathlib.Path(__file__).parents[4]
+
+# What only the code itself gets to see: other code catches it, or it is a mistake.
+INTERNAL = {*vars(builtins), "AnsibleParserError", "NotReadable", "JsonError"}
+
+
+class TestKinds:
+    def test_are_those_that_the_guide_promises(self):
+        text = (COLLECTION / "docs/docsite/rst/guide_errors.rst").read_text(encoding="utf-8")
+        assert sorted(re.findall(r"\* - ``([A-Z]\w+)``", text)) == sorted(_errors.KINDS)
+
+    def test_are_all_that_other_documents_name(self):
+        named = set()
+        for path in (COLLECTION / "docs/docsite/rst").glob("*.rst"):
+            named.update(re.findall(r"\* - ``([A-Z][a-z]+[A-Z]\w+)``", path.read_text(encoding="utf-8")))
+        for path in (COLLECTION / "plugins/modules").glob("*.py"):
+            for line in re.findall(r"The kind of error.*", path.read_text(encoding="utf-8")):
+                named.update(re.findall(r"V\((\w+)\)", line))
+        assert len(named) > 10
+        assert named <= _errors.KINDS
+
+    def test_are_all_that_is_raised(self):
+        parents, raised = {}, {}
+        for path in sorted((COLLECTION / "plugins").rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    parents[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                    function = node.exc.func
+                    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+                    raised.setdefault(name, f"{path}:{node.lineno}")
+
+        def is_kind(name):
+            return name in _errors.KINDS | INTERNAL or any(is_kind(parent) for parent in parents.get(name, ()))
+
+        classes = {name: where for name, where in raised.items() if name[:1].isupper()}
+        assert len(classes) > 15
+        assert {name: where for name, where in classes.items() if not is_kind(name)} == {}
+
+    def test_of_a_special_case_is_that_of_its_parent(self):
+        class NotThere(_errors.HypervisorError):
+            pass
+
+        assert NotThere("it is gone").kind == "HypervisorError"
+        assert LaunchError("boot", "it does not boot").kind == "LaunchError"

@@ -66,6 +66,21 @@ class TestModules:
     def test_check_mode_is_told(self, task):
         assert task(lambda context: {"changed": context.check_mode}, check=True)["changed"] is True
 
+    @pytest.mark.parametrize(
+        ("params", "words"),
+        [
+            ({"name": True}, "name is true, and text is meant"),
+            ({"name": "a\0b"}, "name has a NUL character in it"),
+            ({"data_dir": 5}, "data_dir is the number 5"),
+            ({"data_dir": "/\0"}, "data_dir has a NUL character in it"),
+            ({"driver_options": {"uri": "\ufeff", "a": "\0"}}, "driver_options has a NUL character in it"),
+        ],
+    )
+    def test_options_are_looked_at_before_they_are_converted(self, task, params, words):
+        result = task(lambda context: pytest.fail("It ran."), **params)
+        assert (result["status"], result["failed"], result["error"]) == (1, True, "InvalidOption")
+        assert words in result["msg"]
+
     @pytest.mark.parametrize("wanted", [True, False])
     def test_a_diff_is_given_to_who_wants_it(self, task, wanted):
         result = task(lambda context: {"changed": True, "diff": {"before": {}, "after": {"a": 1}}}, diff=wanted)

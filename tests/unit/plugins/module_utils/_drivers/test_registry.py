@@ -90,6 +90,21 @@ def test_a_missing_capability_names_the_drivers_that_have_it(monkeypatch):
         registry.require_capability("a", "dive", "diving")
 
 
+@pytest.mark.parametrize(
+    ("driver", "options"),
+    [
+        ("qemu", {"accelerator": False}),
+        ("qemu", {"run_as": 1000}),
+        ("libvirt", {"uri": ["qemu:///system"]}),
+        ("lxd", {"project": 5}),
+        ("lxd", {"verify": 1}),
+    ],
+)
+def test_an_option_of_a_driver_is_text(data, driver, options):
+    with pytest.raises(InvalidOption, match=f"driver_options.{next(iter(options))} is .*, and text is meant"):
+        registry.load(driver, Runtime(None), data, options)
+
+
 def test_an_option_that_a_driver_does_not_know_is_refused_with_those_it_knows(data):
     with pytest.raises(InvalidOption) as caught:
         registry.load("qemu", Runtime(None), data, {"accelerator": "tcg", "colour": "red"})

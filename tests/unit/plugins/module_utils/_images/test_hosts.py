@@ -113,9 +113,65 @@ def test_hosts_from_the_settings(data, runtime, local):
 def test_unknown_host(hosts, server):
     with pytest.raises(InvalidOption, match=r"'image' is not known.*Did you mean images:"):
         found(hosts, "image:debian/13")
-    with pytest.raises(InvalidOption, match="there are daily, images, minimal, release"):
-        found(hosts, "ubuntu:24.04")
+    with pytest.raises(InvalidOption, match="there are bootstrap:, daily:, images:, minimal:, release:"):
+        found(hosts, "quay:24.04")
+    with pytest.raises(InvalidOption, match="Did you mean bootstrap:"):
+        found(hosts, "bootstap:bookworm")
+    with pytest.raises(InvalidOption, match="Did you mean images:fedora/"):
+        found(hosts, "fedroa:44")
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("text", "release", "host"),
+    [
+        ("ubuntu:24.04", "noble", "release"),
+        ("Ubuntu:noble", "noble", "release"),
+        ("ubuntu/24.04", "noble", "release"),
+        ("ubuntu-22.04", "jammy", "release"),
+        ("ubuntu24.04", "noble", "release"),
+        ("ubuntu-noble", "noble", "release"),
+        ("ubuntu-daily:26.04", "resolute", "daily"),
+        ("debian:13", "trixie", "images"),
+        ("debian:trixie", "trixie", "images"),
+        ("debian/13", "trixie", "images"),
+        ("debian-13", "trixie", "images"),
+        ("debian13", "trixie", "images"),
+        ("trixie", "trixie", "images"),
+        ("fedora:44", "44", "images"),
+        ("fedora/44/cloud", "44", "images"),
+        ("alpine:3.22", "3.22", "images"),
+        ("arch", "current", "images"),
+        ("archlinux", "current", "images"),
+    ],
+)
+def test_names_as_people_know_them(hosts, server, text, release, host):
+    source = found(hosts, text)
+    assert source.release == release
+    assert source.location.startswith(f"{server.url}{host.replace('release', 'releases')}/")
+    # The name stays the one that was asked for, but for what can mean nothing else.
+    assert source.reference == parse_reference(text)
+
+
+def test_a_host_of_your_own_may_be_called_like_a_system(data, runtime, local):
+    hosts = ImageHosts(data, runtime, {**local, "ubuntu": local["images"]})
+    assert found(hosts, "ubuntu:debian/13").os == "debian"
+    with pytest.raises(ImageError, match=r"the image host ubuntu has no image '24.04'"):
+        found(hosts, "ubuntu:24.04")
+
+
+def test_a_system_without_its_release_is_answered_with_those_that_there_are(hosts):
+    with pytest.raises(ImageError, match="Did you mean images:debian/13, images:debian/13/cloud"):
+        found(hosts, "debian")
+    with pytest.raises(ImageError, match=r"Did you mean .*images:alpine/3.22"):
+        found(hosts, "alpine:3")
+    with pytest.raises(ImageError, match="Did you mean images:debian/bookworm"):
+        found(hosts, "bookwrom")
+
+
+@pytest.mark.parametrize("query", ["debian:13", "trixie", "debian-13", "images:debian/13"])
+def test_query_of_a_name_as_people_know_it(hosts, query):
+    assert {offer.release for offer in hosts.query(query, "x86_64")} == {"trixie"}
 
 
 # What names mean

@@ -13,12 +13,16 @@ import time
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    BadSignature,
+    ImageError,
+    MissingRequirement,
+    Unreachable,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images import index as index_module
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
-from ansible_collections.minicloud.local.plugins.module_utils._images.index import Host, Index, Unreachable
+from ansible_collections.minicloud.local.plugins.module_utils._images.index import Host, Index
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._images.trust import BadSignature
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 INDEX = "/releases/streams/v1/index.json"

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
+import random
+from urllib.parse import urlsplit
 
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, familiar, parse_reference
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
         ("/srv/../srv/a.img", "file", "/srv/a.img"),
         ("./a.img", "file", os.path.abspath("a.img")),
         ("~/a.img", "file", os.path.expanduser("~/a.img")),
+        ("debian/12", "images", "debian/12"),
+        ("Rocky/9", "images", "rockylinux/9"),
+        ("ubuntu/24.04", "release", "24.04"),
+        ("Daily:26.04", "daily", "26.04"),
+        ("HTTPS://Example.org/A.img", "url", "HTTPS://Example.org/A.img"),
+        ("https://[::1]:8443/a.img", "url", "https://[::1]:8443/a.img"),
     ],
 )
 def test_what_users_write(text: str, host: str, name: str) -> None:
@@ -42,12 +50,72 @@ def test_what_users_write(text: str, host: str, name: str) -> None:
         ("file://elsewhere/a.img", "file:///PATH"),
         ("a.qcow2", "Write ./a.qcow2"),
         ("images/a", "Write ./images/a"),
+        ("debian/12.qcow2", "Write ./debian/12.qcow2"),
+        ("a\0b", "character"),
+        ("a\nb", "character"),
+        ("/srv/a\udc80.img", "character"),
+        ("https://[::1", "Write https://SERVER/PATH"),
+        ("https://", "it names no server"),
+        ("https:///a.img", "it names no server"),
+        ("https://host:port/a", "Write https://SERVER/PATH"),
+        ("https://host:65536/a", "Write https://SERVER/PATH"),
+        ("https://a..b/c", "Write https://SERVER/PATH"),
+        (f"https://{'a' * 64}/c", "Write https://SERVER/PATH"),
+        ("https://host/a b", "%20"),
+        (f"https://host/{'a' * 8000}", "more than 8000 characters"),
+        ("file://[::1/a", "file:///PATH"),
+        ("file:///a%00b", "file:///PATH"),
+        ("file:///a%ff", "file:///PATH"),
+        ("file://", "file:///PATH"),
     ],
 )
 def test_what_means_nothing(text: str, hint: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         parse_reference(text)
     assert hint in str(caught.value)
+
+
+def test_nothing_but_a_refusal_comes_of_any_text() -> None:
+    source = random.Random(2)
+    pieces = [
+        *("https://", "HTTP://", "file://", "file:///", "://", ":", "/", "//", "@", "[", "]", "::1", "%00", "%ff", "%"),
+        *(
+            "..",
+            "~",
+            "~root",
+            "\0",
+            "\ufeff",
+            "\udc80",
+            " ",
+            "\n",
+            "é",
+            "中",
+            "a",
+            "24.04",
+            "debian",
+            "images",
+            "ubuntu",
+        ),
+        *("x" * 300, ".qcow2", "65536", "-1", "?", "#", "&", "sha256:", "0", "bookworm"),
+    ]
+    taken = 0
+    for dummy in range(20_000):
+        text = "".join(source.choices(pieces, k=source.randrange(1, 7)))
+        try:
+            reference = parse_reference(text)
+        except InvalidOption:
+            continue
+        taken += 1
+        assert reference.host
+        assert reference.name.isprintable()
+        assert str(reference).isprintable()
+        familiar(reference)
+        if reference.host == "file":
+            assert os.path.isabs(reference.name)
+            os.path.exists(reference.name)
+        if reference.host == "url":
+            assert urlsplit(reference.name).hostname
+    assert taken > 1000
 
 
 def test_as_text_a_reference_has_no_password() -> None:

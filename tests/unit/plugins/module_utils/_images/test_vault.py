@@ -384,6 +384,14 @@ def test_without_image_hosts(vault):
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_file_that_is_not_there_is_foretold(vault, tmp_path):
+    for path in (tmp_path / "missing.img", tmp_path):
+        for ask in (vault.forecast, vault.ensure):
+            with pytest.raises(NotFound, match=f"the image {path} was not found"):
+                ask(parse_reference(str(path)), ARCH)
+    assert half_made(vault) == []
+
+
 @pytest.mark.parametrize("options", [(), ("-c",)])
 def test_a_file_is_imported_once(vault, tmp_path, options):
     path = tmp_path / "debian-12-generic-amd64.qcow2"

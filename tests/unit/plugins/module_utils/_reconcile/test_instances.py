@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import threading
 
 import pytest
@@ -26,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, power
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
@@ -209,6 +211,33 @@ class TestRuns:
         with pytest.raises(NotSupported, match="instance_type: container"):
             world.run(instance_type="container")
         assert world.files() == []
+
+    def test_a_network_that_is_not_there_yet_is_a_warning_in_check_mode(self, world, monkeypatch):
+        """An earlier task of the same run may be one that would make it."""
+        monkeypatch.setattr(Attachment, "_networks", lambda attachment, nic: None)
+        nics = [{"name": "user"}, {"name": "lab", "address": "10.9.9.9", "mac": "52:54:00:00:00:09"}]
+        predicted = world.run(check=True, networks=nics)
+        assert predicted.actions == ["ensure_network", "create", "start", "wait_ready"]
+        assert [nic["name"] for nic in predicted.view["networks"]] == ["user", "lab"]
+        (warning,) = world.reporter.warnings
+        assert warning.startswith("There is no network lab yet. Unless a task before this one makes it")
+        with pytest.raises(InvalidOption, match="there is no network 'lab'"):
+            world.run(networks=nics)
+        assert world.files() == []
+
+    def test_who_runs_it_has_a_name(self, world, monkeypatch):
+        def unknown(uid):
+            raise KeyError(uid)
+
+        world.run(state="stopped")
+        before = world.files()
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        for check in (True, False):
+            for params in ({"name": "other"}, {"state": "running"}):
+                with pytest.raises(MissingRequirement, match=r"has no name on this host.*useradd --uid"):
+                    world.run(check=check, **params)
+        assert world.files() == before
+        assert not world.run(state="stopped").changed
 
     def test_a_network_more_than_once(self, world, monkeypatch):
         monkeypatch.setitem(registry.ABOUT, "qemu", registry.ABOUT["qemu"]._replace(capabilities={"vm": ("vm",)}))

@@ -13,6 +13,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import GIB,
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import World
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILeeIWv+Izm9KelGUy3s5ER77I6p5YM9XoZ11F0cWwn"
+
 # What is in the records of earlier versions where an option was given and empty.
 OF_NOTHING = hashlib.sha256(b"").hexdigest()
 
@@ -49,7 +51,7 @@ class TestWish:
             ({"cloud_init": {"a": 1, "b": 2}}, {"cloud_init": {"b": 2, "a": 1}}, True),
             ({"cloud_init": {"a": 1}}, {"cloud_init": {"a": 2}}, False),
             ({"cloud_init": "#!/bin/sh\n"}, {"vendor_data": "#!/bin/sh\n"}, False),
-            ({"ssh_authorized_keys": ["a", "b"]}, {"ssh_authorized_keys": ["a"]}, False),
+            ({"ssh_authorized_keys": [KEY, f"{KEY} b"]}, {"ssh_authorized_keys": [KEY]}, False),
         ],
     )
     def test_the_origin_tells_apart_what_differs(self, one, other, same):

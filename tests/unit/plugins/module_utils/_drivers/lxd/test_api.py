@@ -196,7 +196,10 @@ class TestPlaces:
         [
             ({"endpoint": "lab:8443"}, "is not an LXD server"),
             ({"endpoint": "http://lab:8443"}, "is not an LXD server"),
-            ({"endpoint": "https://lab:port"}, "no port that can be meant"),
+            ({"endpoint": "https://lab:port"}, "driver_options.endpoint 'https://lab:port' is not a URL"),
+            ({"endpoint": "https://lab:99999"}, "is not a URL"),
+            ({"endpoint": "https://[::1"}, "is not a URL"),
+            ({"endpoint": "https://a..b:8443"}, "is not a URL"),
             ({"endpoint": "https://lab"}, "the client certificate is missing.*lxc config trust add"),
             ({"endpoint": "https://lab", "cert": "/no/cert", "key": "/no/key"}, "cert '/no/cert' cannot be read"),
         ],

@@ -637,8 +637,10 @@ class TestRequirements:
 
         monkeypatch.delitem(sys.modules, "pylxd", raising=False)
         monkeypatch.setattr(builtins, "__import__", refuse)
-        with pytest.raises(MissingRequirement, match=r"Failed to import the required Python library \(pylxd\) on"):
+        with pytest.raises(MissingRequirement, match="the Python library pylxd is missing for") as caught:
             driver.client.require_library()
+        assert "Install the package python3-pylxd (Debian, Ubuntu) or pylxd (pip)" in caught.value.hint
+        assert caught.value.facts == {"missing_library": "pylxd"}
 
     def test_an_option_that_it_does_not_know(self, make_driver):
         with pytest.raises(InvalidOption, match="accelerator"):
