@@ -121,7 +121,8 @@ options:
   prune_older_than:
     description:
       - With O(state=absent) and without O(name), remove all images that no instance uses and that nobody has asked for
-        during this time, such as V(14d), V(12h), V(2w) or seconds.
+        during this time, such as V(14d), V(12h), V(2w) or V(90s). A number without a unit is seconds. Below an hour it
+        is refused, except for V(0).
     type: str
   image_hosts:
     description:

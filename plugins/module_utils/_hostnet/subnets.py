@@ -51,7 +51,10 @@ def parse_subnet(text: str, option: str = "subnet") -> Subnet:
             f"{option} {text!r} has no size that a network can have",
             hint=f"Give a prefix from /{_LARGEST} to /{_SMALLEST}, such as 10.20.30.0/24.",
         )
-    if subnet.is_multicast or subnet.is_loopback or subnet.is_link_local or subnet.network_address.is_reserved:
+    usual = not (
+        subnet.is_multicast or subnet.is_loopback or subnet.is_link_local or subnet.network_address.is_reserved
+    )
+    if not usual or subnet.network_address.packed[0] == 0:
         raise InvalidOption(
             f"{option} {text!r} cannot be used for hosts", hint="Take a private subnet, such as 10.20.30.0/24."
         )
@@ -66,7 +69,10 @@ def parse_subnet6(text: str, option: str = "subnet6") -> Subnet6:
         raise InvalidOption(
             f"{option} {text!r} is not an IPv6 subnet", str(exc), "Write it like fd12:3456:789a::/64."
         ) from exc
-    if subnet.prefixlen != 64 or subnet.is_multicast or subnet.is_link_local or subnet.is_loopback:
+    usual = not (
+        subnet.is_multicast or subnet.is_link_local or subnet.is_loopback or subnet.network_address.is_reserved
+    )
+    if subnet.prefixlen != 64 or not usual:
         raise InvalidOption(
             f"{option} {text!r} cannot be used for a network",
             "guests give themselves addresses in a /64 of unique local or global addresses",

@@ -51,6 +51,8 @@ PRESENT, LATEST = "present", "latest"
 BUILD_SECONDS = 24 * 3600
 
 _AGE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*\Z", re.IGNORECASE)
+# A smaller number without a unit is more likely to be meant as days.
+_LEAST_PLAIN_AGE = 3600
 _AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -103,7 +105,14 @@ def parse_age(text: str) -> float:
         raise InvalidOption(
             f"prune_older_than {text!r} is not a time", hint="Write a number with s, m, h, d or w, such as 14d."
         )
-    return float(match[1]) * _AGE_UNITS[match[2].lower()]
+    number, unit = float(match[1]), match[2].lower()
+    if not unit and 0 < number < _LEAST_PLAIN_AGE:
+        raise InvalidOption(
+            f"prune_older_than {text!r} is so many seconds",
+            "that would remove nearly all images",
+            f"Did you mean {match[1]}d? Write {match[1]}s for seconds.",
+        )
+    return number * _AGE_UNITS[unit]
 
 
 def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:

@@ -47,6 +47,9 @@ _OPTIONS = (
     "autostart",
 )
 
+# Those of which a network has some value, whatever a task says. Without subnet6 it has none.
+_NEVER_EMPTY = ("mode", "parent", "bridge_type", "subnet", "dhcp_range", "domain")
+
 # Options that mean nothing where the host only passes on what somebody else's network does.
 _ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain", "host_access")
 
@@ -99,6 +102,9 @@ def parse_network(params: t.Mapping[str, t.Any]) -> NetworkWish:
     for option in ("state", "confirm_bridge", *_OPTIONS):
         if params.get(option) is not None:
             setattr(wish, option, params[option])
+    for option in _NEVER_EMPTY:
+        # Nothing, in whatever spelling, is no opinion.
+        setattr(wish, option, getattr(wish, option) or None)
     if wish.subnet:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet.subnets import parse_subnet
 

@@ -28,7 +28,7 @@ def test_subnets_that_can_be_used(text):
 @pytest.mark.parametrize(
     "text",
     ["", "nat", "10.20.30.1/24", "10.20.30.0", "10.20.30.0/30", "0.0.0.0/0", "224.0.0.0/24", "127.0.0.0/16",
-     "169.254.7.0/24", "fd00::/64", "10.20.30.0/33", "240.0.0.0/24"],
+     "169.254.7.0/24", "fd00::/64", "10.20.30.0/33", "240.0.0.0/24", "0.0.0.0/24"],
 )  # fmt: skip
 def test_subnets_that_cannot(text):
     with pytest.raises(InvalidOption, match="subnet"):
@@ -37,7 +37,7 @@ def test_subnets_that_cannot(text):
 
 def test_ipv6_subnets():
     assert str(subnets.parse_subnet6("fd12:3456:789a:0::/64")) == "fd12:3456:789a::/64"
-    for text in ("fd00::/48", "fe80::/64", "ff00::/64", "10.0.0.0/24", "fd00::1/64", "::1/128"):
+    for text in ("fd00::/48", "fe80::/64", "::/64", "ff00::/64", "10.0.0.0/24", "fd00::1/64", "::1/128"):
         with pytest.raises(InvalidOption):
             subnets.parse_subnet6(text)
 

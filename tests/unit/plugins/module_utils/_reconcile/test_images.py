@@ -206,7 +206,11 @@ def test_what_cannot_be_meant(params, error, runtime, data):
 
 
 def test_ages():
-    assert [parse_age(text) for text in ("90", "1m", "1.5h", "14d", "2 w")] == [90, 60, 5400, 1209600, 1209600]
+    assert [parse_age(text) for text in ("90s", "7200", "0", "1.5h", "14d", "2 w")] == [
+        90, 7200, 0, 5400, 1209600, 1209600,
+    ]  # fmt: skip
+    with pytest.raises(InvalidOption, match=r"Did you mean 14d\? Write 14s for seconds"):
+        parse_age("14")
 
 
 def test_what_can_be_built_is_offered(runtime, data):

@@ -48,6 +48,13 @@ def test_options_that_cannot_be_meant(params):
         parse_network(params)
 
 
+def test_nothing_is_no_opinion():
+    empty = {"subnet": "", "dhcp_range": "", "domain": "", "parent": ""}
+    assert parse_network({"name": "lab", **empty}) == parse_network({"name": "lab"})
+    # Without IPv6 there is something to take away.
+    assert parse_network({"name": "lab", "subnet6": ""}).subnet6 == ""
+
+
 def test_it_is_made_as_wished():
     made = plan(None, mode="isolated", subnet="10.9.0.0/24")
     assert made.steps == ["create"]
