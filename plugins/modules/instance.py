@@ -353,9 +353,10 @@ RETURN = r"""
 actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
-    - C(fetch_image), C(ensure_network), C(create), C(start), C(wait_ready), C(stop), C(stay_stopped), C(set_cpus),
-      C(set_memory), C(grow_disk), C(set_networks), C(set_ports), C(set_tags), C(set_autostart), C(reconfigure),
-      C(repair_networks), C(repair_autostart), C(delete), C(remove_leftovers).
+    - C(fetch_image), C(ensure_network), C(create), C(start), C(resume), C(wait_ready), C(stop), C(await_stop),
+      C(stay_stopped), C(set_cpus), C(set_memory), C(grow_disk), C(set_networks), C(set_ports), C(set_tags),
+      C(set_autostart), C(reconfigure), C(repair_networks), C(repair_autostart), C(keep), C(delete) and
+      C(remove_leftovers).
   type: list
   elements: str
   returned: success

@@ -158,7 +158,9 @@ class Drawing:
                 thick = ' stroke-width="4"' if "=" in found[0] else ""
                 yield f'<path d="M{x} {y}H{right}"{thick}/>'
         for column in range(self.width):
-            runs = re.finditer(r"[|+v^]{2,}|\|", "".join(self._drawn_at(r, column) for r in range(len(self.rows))))
+            runs = re.finditer(
+                r"[|+v^](?:(?!(?<=\+)\+)[|+v^])+|\|", "".join(self._drawn_at(r, column) for r in range(len(self.rows)))
+            )
             for found in runs:
                 (x, y), (dummy, bottom) = place(found.start(), column), place(found.end() - 1, column)
                 # A junction ends in itself, a line at whatever it meets.

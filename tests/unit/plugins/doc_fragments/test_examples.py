@@ -18,6 +18,8 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.minicloud.local.plugins.module_utils._module import common_arguments
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import plan
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 from ansible_collections.minicloud.local.plugins.modules import instance
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 4))
@@ -81,6 +83,14 @@ def test_example(text):
 def test_one_that_is_wrong(options):
     with pytest.raises(AssertionError):
         check(options, {**common_arguments(), **instance.ARGUMENTS})
+
+
+def test_every_step_of_an_instance_is_in_the_documentation_of_its_result():
+    actions = yaml.safe_load(instance.RETURN)["actions"]["description"]
+    documented = set(re.findall(r"C\((\w+)\)", " ".join(actions)))
+    ways = {step for row in plan.WAYS.values() for way in row.values() for step in way.split()}
+    planned = ways - {plan.CHANGES, plan.REFUSED} - (set(plan.PARTS) - set(Applier.METHODS))
+    assert planned | set(Applier.METHODS) | plan.RECONFIGURING <= documented
 
 
 def check(options: dict[str, t.Any], arguments: dict[str, t.Any]) -> None:
