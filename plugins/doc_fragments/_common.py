@@ -41,10 +41,10 @@ options:
       - 'V(lxd): C(cert) and C(key) are the files of the client certificate for a server on the network, which has to
         trust it (C(lxc config trust add)). C(verify) is the file of the server''s own certificate, the only one that is
         then accepted; or V(true) (default) for one that this host trusts anyway, or V(false) for any.'
-      - 'V(lxd): C(project) is the LXD project that instances are made in (default V(minicloud)); it is made if need be,
-        and what is outside it stays untouched. C(storage_pool) is the pool that new instances get their disk from. The
-        default is the one that the project has; the first time one named V(minicloud) is made, with zfs or btrfs where
-        LXD can.'
+      - 'V(lxd): C(project) is the LXD project that instances are made in (default V(minicloud), which is made if need
+        be; any other has to be there), and what is outside it stays untouched. C(storage_pool) is the pool that new
+        instances get their disk from; it has to be there. The default is the one that the project has; the first time
+        one named V(minicloud) is made, with zfs or btrfs where LXD can.'
       - 'V(lxd): C(target) is the member of a cluster that new instances are placed on. The default is LXD''s choice.'
       - 'V(lxd): The host ports of O(minicloud.local.instance#module:ports) are those of the server that runs the
         instance. On a server on the network instances are reached by ssh through a port of that server.'

@@ -17,6 +17,7 @@ a driver has or has not: where it has one, it has the capabilities that the part
 from __future__ import annotations
 
 import abc
+import platform
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
@@ -31,6 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Observed,
     PortForward,
     Snapshot,
+    normal_arch,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
@@ -128,6 +130,10 @@ class Looks(abc.ABC):
     def interfaces(self, instance: Instance) -> list[Nic]:
         """The interfaces that the guest sees: those of its record, and before them one of the driver's own, if any."""
         return instance.nics
+
+    def host_arch(self) -> str:
+        """The architecture of the host that runs the instances, in the kernel's words."""
+        return normal_arch(platform.machine())
 
     def memory(self) -> tuple[int, int]:
         """Bytes of memory that the other host has in all, and that are available there now; 0 where that is unknown."""

@@ -99,5 +99,5 @@ def read_current(wish: Wish, driver: Driver) -> Instance | None:
 
 
 def surroundings(driver: Driver, host_arch: str) -> Surroundings:
-    """What a plan for an instance of a driver depends on besides the instance."""
+    """What a plan for an instance of a driver depends on besides the instance; see Surroundings."""
     return Surroundings(host_arch, driver.name, driver.default_network, driver.scope.networks.names())

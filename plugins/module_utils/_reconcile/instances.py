@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import contextlib
-import platform
+import functools
 import typing as t
 from dataclasses import replace
 
@@ -30,7 +30,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
     key_of,
-    normal_arch,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import look, surroundings
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
@@ -94,7 +93,11 @@ class _Task:
         self.runtime = runtime
         self.data = data
         self.crew = crew
-        self.host_arch = normal_arch(platform.machine())
+
+    @functools.cached_property
+    def host_arch(self) -> str:
+        """The architecture of the host that the driver makes instances on."""
+        return self.crew.wanted.host_arch()
 
     def check_capabilities(self) -> None:
         """Raise NotSupported for what the driver can do for no instance at all."""
@@ -117,9 +120,11 @@ class _Task:
     def make_plan(self) -> None:
         """Plan the way from there."""
         driver = self.crew.wanted
-        around = surroundings(driver, self.host_arch)
+        # What is there already is as it is: another host need not be asked.
+        there = self.found.arch if self.found and not self.wish.recreate else ""
+        around = surroundings(driver, there or self.host_arch)
         _choose_networks(self.wish, self.found, driver, around)
-        self.image = _cached_image(self.wish, self.found, self.runtime, self.data, self.host_arch)
+        self.image = _cached_image(self.wish, self.found, self.runtime, self.data, around.host_arch)
         self.plan = make_plan(self.wish, self.current, self.observed, self.image, around)
         for part in filter(None, map(PARTS.get, self.plan.steps)):
             require_capability(driver.name, part, f"state: {self.wish.state}")

@@ -89,6 +89,8 @@ class Surroundings(t.NamedTuple):
 # the instance's data above all; restarting -- stopped by a run that did not come to start it again; stopping -- up, and
 # told to stop by a run that did not see it do so
 LEFTOVERS, REMOVING, RESTARTING, STOPPING = "leftovers", "removing", "restarting", "stopping"
+# moved -- somebody has given it another name or place at the hypervisor
+MOVED = "moved"
 
 # In the tables below: where the steps stand that carry out what the task changes, such as set_cpus; and that the task
 # is refused.
@@ -124,6 +126,15 @@ WAYS: dict[str, dict[str, str]] = {
         SUSPENDED: "REFUSED",
         DELETED: "REFUSED",
         ABSENT: "delete",
+    },
+    MOVED: {
+        RUNNING: "REFUSED",
+        "present": "REFUSED",
+        STOPPED: "REFUSED",
+        "restarted": "REFUSED",
+        SUSPENDED: "REFUSED",
+        DELETED: "REFUSED",
+        ABSENT: "REFUSED",
     },
     STOPPED: {
         RUNNING: "CHANGES start",
@@ -232,6 +243,14 @@ def make_plan(
     way = WAYS[row][wish.state]
     if current is None or observed is None or row == LEFTOVERS:
         return _creation(wish, image, around, row)
+    if row == MOVED:
+        if wish.state != ABSENT or not wish.force:
+            raise InUse(
+                f"{current.name} is not where it was made",
+                observed.reason,
+                "Move it back there; or forget it here, which leaves it alone there: state: absent with force: true.",
+            )
+        way = "delete"
     if way == "delete":
         return Plan(["delete"], None, ABSENT)
     drift = _drift(wish, current, image)
@@ -255,7 +274,7 @@ def situation(current: Instance | None, observed: Observed | None) -> str:
         return ABSENT
     # What was removed at the hypervisor has no data left: what the task asks for is made anew.
     if observed is None or observed.state == ABSENT:
-        return LEFTOVERS
+        return MOVED if observed and observed.reason else LEFTOVERS
     if observed.state in UP and current.stopping:
         return STOPPING
     if observed.state == STOPPED and current.restarting:
@@ -363,8 +382,8 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
     starts, goes_down = "start" in way, bool({"stop", "await_stop"}.intersection(way))
     if starts or goes_down:
         after.ready, after.owner, after.stopping = False, "", ""
-    elif observed.drift and state == STOPPED and not changes:
-        # Nothing else puts it right.
+    elif len(observed.drift) > bool(observed.disk) and state == STOPPED and not changes:
+        # Nothing else puts it right. A disk that somebody has grown stays so.
         way.append("reconfigure")
     after.restarting = starts and (goes_down or current.restarting)
     if observed.severed and state == RUNNING and not starts:
@@ -382,7 +401,7 @@ def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed)
     for option in ("cpus", "memory", "disk", "autostart", "tags"):
         wanted, actual = getattr(wish, option), getattr(after, option)
         # A disk that somebody else has grown stays so.
-        if wanted is None or (option == "disk" and wanted == current.disk):
+        if wanted is None or (option == "disk" and wanted == current.disk and option not in observed.differs):
             continue
         if option == "disk" and wanted < actual:
             raise InvalidOption(

@@ -182,11 +182,20 @@ class LibvirtActs(FamilyActs):
         self.runtime.report.step("defined")
 
     def reconfigure(self, instance: Instance) -> None:
-        """Define the domain of a stopped instance as its record says now; a running one stays as it is."""
+        """Define the domain of a stopped instance as its record says now; of a running one put right what can be."""
         domain = self._domain(instance)
         known = domain is not None or self.look.name in instance.handles
         if known and (domain is None or not self.look.is_active(domain)):
-            self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
+            domain = self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
+        elif domain is not None:
+            with self.look.explained(f"the processors of {instance.name} could not be put right"):
+                found = parse_domain(domain.XMLDesc())
+                if found.defined and found.shape.cpus != found.defined.cpus == instance.cpus:
+                    domain.setVcpusFlags(instance.cpus, self.library.VIR_DOMAIN_AFFECT_LIVE)
+        if domain is not None:
+            with self.look.explained(f"libvirt could not be kept from starting {instance.name} by itself"):
+                if domain.autostart():
+                    domain.setAutostart(0)
 
     def _define(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> t.Any:
         """Have a domain that is as the record says, whatever there is, and return it.

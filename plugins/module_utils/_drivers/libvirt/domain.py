@@ -90,6 +90,12 @@ def drift(domain: Domain, instance: Instance) -> tuple[str, ...]:
     return tuple(f"{text}: somebody has changed its domain" for text in found)
 
 
+def differing(domain: Domain) -> tuple[str, ...]:
+    """The options of a task among what somebody has changed in a domain of ours."""
+    actual, defined = domain.shape, domain.defined or domain.shape
+    return tuple(option for option in ("cpus", "memory") if getattr(actual, option) != getattr(defined, option))
+
+
 def offers_kvm(capabilities: t.Any, arch: str) -> bool:
     """Whether libvirt would run machines of an architecture with KVM."""
     return capabilities.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
     Domain,
+    differing,
     drift,
     foreign,
     parse_domain,
@@ -41,6 +42,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
     key_of,
+    normal_arch,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
@@ -83,11 +85,21 @@ class LibvirtLooks(FamilyLooks):
         # of a millisecond each, and no hypervisor is asked, as it would be for bulk statistics.
         with self.explained("the domains of libvirt cannot be listed"):
             domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
-            halted = self._halted()
-            seen = [
-                self._observe(instance, domains.get(instance.uuid), halted.get(instance.uuid)) for instance in instances
-            ]
+            halted, starting = self._halted(), self._with_autostart()
+            seen = []
+            for instance in instances:
+                each = self._observe(instance, domains.get(instance.uuid), halted.get(instance.uuid))
+                if instance.uuid in starting:
+                    # What starts with the host is started by us; libvirt alone lacks the files.
+                    text = "libvirt is to start it with its host (virsh autostart), for which it lacks its files"
+                    each = each._replace(drift=(*each.drift, text), differs=(*each.differs, "autostart"))
+                seen.append(each)
         return self.located(instances, seen)
+
+    def _with_autostart(self) -> set[str]:
+        """The uuids of the domains that libvirt starts by itself: one call for all."""
+        flags = self.library().VIR_CONNECT_LIST_DOMAINS_AUTOSTART
+        return {domain.UUIDString() for domain in self.connection().listAllDomains(flags)}
 
     def _halted(self) -> dict[str, str]:
         """Why domains that are up do nothing, by uuid: one call for all, and one for each such domain."""
@@ -130,13 +142,13 @@ class LibvirtLooks(FamilyLooks):
         if not self.is_ours(found, instance):
             return Observed(STOPPED, drift=(foreign(found),))
         if domain.ID() < 0:
-            return Observed(STOPPED, drift=drift(found, instance))
+            return Observed(STOPPED, drift=drift(found, instance), differs=differing(found))
         changes = drift(found, instance)
         if not domain.isPersistent():
             changes += ("its domain was undefined while it runs",)
         if halted is not None:
-            return Observed(PAUSED, drift=changes, reason=halted)
-        return Observed(RUNNING, drift=changes)
+            return Observed(PAUSED, drift=changes, reason=halted, differs=differing(found))
+        return Observed(RUNNING, drift=changes, differs=differing(found))
 
     def _described(self, domain: t.Any) -> Domain | None:
         """A domain as it is now; None if it has just gone."""
@@ -152,6 +164,12 @@ class LibvirtLooks(FamilyLooks):
         with self.explained(f"whether {instance.name} runs cannot be told"):
             domain = self.domain(instance)
             return domain is not None and self.is_active(domain)
+
+    def host_arch(self) -> str:
+        if not self.host:
+            return super().host_arch()
+        with self.explained("libvirt does not tell the architecture of its host"):
+            return normal_arch(str(self.connection().getInfo()[0]))
 
     def memory(self) -> tuple[int, int]:
         with self.explained("libvirt does not tell how much memory its host has"):

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
@@ -99,6 +100,7 @@ class LxdActs(Acts):
                 " virtualisation, run modprobe vhost_vsock, and start LXD anew.",
             )
         self._check_target(environment)
+        self.pools.check()
         self.client.require_library()
 
     def _check_target(self, environment: t.Mapping[str, t.Any]) -> None:
@@ -180,6 +182,8 @@ class LxdActs(Acts):
             ssh = f"{f'[{host}]' if ':' in host else host}:{instance.ssh_port}"
         wanted = lxd_config.config_of(instance, self.scope.data.path)
         guest = self._guest_now(instance) if there["status"] == "Running" else ""
+        # What somebody has grown is not made smaller again.
+        instance = replace(instance, disk=max(instance.disk, lxd_config.root_size(there["devices"])))
         devices = lxd_config.devices_of(instance, pool, self._nic_places(instance), ssh, guest)
         after = lxd_config.updated(there["config"], there["devices"], wanted, devices)
         if after == (there["config"], there["devices"]):

@@ -36,6 +36,15 @@ _META_KEY = "user.meta-data"
 
 _ADDRESS = re.compile(r"(tcp|udp):(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]+)\Z")
 
+_YES = ("true", "1", "yes", "on")
+_SIZE = re.compile(r"([0-9]{1,18})(|B|[kMGTPE]B|[KMGTPE]iB)\Z", re.ASCII)
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("kMGTPE", 1)},
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGTPE", 1)},
+}
+
 Config = dict[str, str]
 Devices = dict[str, dict[str, str]]
 
@@ -59,9 +68,7 @@ def config_of(instance: Instance, data_dir: str) -> Config:
         f"{OURS}image": instance.image.get("name", ""),
         f"{OURS}image_hash": instance.image.get("hash", ""),
     }
-    for name, value in instance.tags.items():
-        config[f"{TAG}{name}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return {key: value for key, value in config.items() if value}
+    return {key: value for key, value in {**config, **_tags(instance)}.items() if value}
 
 
 def seed_config(seed: t.Mapping[str, bytes]) -> Config:
@@ -165,16 +172,47 @@ def updated(
 
 def drift_of(
     instance: Instance, config: t.Mapping[str, str], devices: t.Mapping[str, t.Mapping[str, str]]
-) -> list[str]:
-    """What somebody has changed with LXD itself, as sentences without a full stop."""
-    found = []
+) -> dict[str, str]:
+    """What somebody has changed with LXD itself, as sentences without a full stop, by the option that it is about."""
+    found = {}
     cpus = config.get("limits.cpu", "")
     if cpus != str(instance.cpus):
-        found.append(f"its cpus were changed in LXD to {cpus or 'all'}, from {instance.cpus}")
+        found["cpus"] = f"its cpus were changed in LXD to {cpus or 'all'}, from {instance.cpus}"
     memory = config.get("limits.memory", "")
-    if memory != f"{instance.memory >> 20}MiB":
-        found.append(f"its memory was changed in LXD to {memory or 'all'}, from {format_size(instance.memory)}")
+    if size_of(memory) != instance.memory >> 20 << 20:
+        found["memory"] = f"its memory was changed in LXD to {memory or 'all'}, from {format_size(instance.memory)}"
+    size = root_size(devices)
+    if size and size != instance.disk >> 20 << 20:
+        text = f"its disk was changed in LXD to {format_size(size)}, from {format_size(instance.disk)}"
+        found["disk"] = f"{text}, and stays so" if size > instance.disk else text
+    if (config.get("boot.autostart", "") in _YES) != instance.autostart:
+        found["autostart"] = f"its autostart was changed in LXD, from {str(instance.autostart).lower()}"
+    if {key: value for key, value in config.items() if key.startswith(TAG)} != _tags(instance):
+        found["tags"] = "its tags were changed in LXD"
+    wanted = {port_name(port): port_device(port, "")["listen"] for port in instance.ports}
+    actual = {name: device.get("listen", "") for name, device in devices.items() if name.startswith(_PORT)}
     missing = [str(port) for port in instance.ports if port_name(port) not in devices]
     if missing:
-        found.append(f"its port forwards were taken away in LXD: {', '.join(missing)}")
+        found["ports"] = f"its port forwards were taken away in LXD: {', '.join(missing)}"
+    elif actual != wanted:
+        found["ports"] = "its port forwards were changed in LXD"
     return found
+
+
+def _tags(instance: Instance) -> Config:
+    return {
+        f"{TAG}{name}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for name, value in instance.tags.items()
+        if value != ""
+    }
+
+
+def root_size(devices: t.Mapping[str, t.Mapping[str, str]]) -> int:
+    """The size of an instance's own root disk, bytes; 0 where it has none, or one without a limit."""
+    return size_of(devices.get(ROOT, {}).get("size", ""))
+
+
+def size_of(text: str) -> int:
+    """Bytes from a size as LXD writes it, such as 512MiB or 1GB; 0 for none, and for what is no size of its."""
+    match = _SIZE.match(text)
+    return int(match[1]) * _UNITS[match[2]] if match else 0

@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api i
     untrusted,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
     MissingRequirement,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -36,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     STOPPED,
     Instance,
     Observed,
+    normal_arch,
 )
 
 if t.TYPE_CHECKING:
@@ -87,6 +89,16 @@ class LxdLooks(Looks):
             )
         return server
 
+    def host_arch(self) -> str:
+        if not self.place.is_remote:
+            return super().host_arch()
+        return normal_arch(str(self.server()["environment"]["kernel_architecture"]))
+
+    def memory(self) -> tuple[int, int]:
+        told = self.api.get("resources")["memory"]
+        total = int(told.get("total") or 0)
+        return total, max(0, total - int(told.get("used") or 0))
+
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
         records: dict[str, dict[str, t.Any]] = {}
         with contextlib.suppress(NotThere):
@@ -95,7 +107,33 @@ class LxdLooks(Looks):
             elif instances:
                 records = self.all_records()
         self.seen.update(records)
-        return [_observed(instance, records.get(instance.name)) for instance in instances]
+        found = [_observed(instance, records.get(instance.name)) for instance in instances]
+        if not any(each.state == ABSENT for each in found):
+            return found
+        everywhere = self._everywhere() if len(instances) == 1 else records.values()
+        return [
+            self._moved(instance, everywhere) or each if each.state == ABSENT else each
+            for instance, each in zip(instances, found)
+        ]
+
+    def _everywhere(self) -> list[dict[str, t.Any]]:
+        """What LXD knows of all instances of all projects that we may see."""
+        try:
+            found: list[dict[str, t.Any]] = self.api.get(
+                "instances", recursion="1", project="", **{"all-projects": "true"}
+            )
+        except HypervisorError:  # an older one, or one that lets us see our own project only
+            found = self.api.get("instances", recursion="1")
+        return found
+
+    def _moved(self, instance: Instance, records: t.Iterable[t.Mapping[str, t.Any]]) -> Observed | None:
+        """What is seen of an instance that has another name, or is in another project, than its record says."""
+        for record in records:
+            if _is_ours(instance, record):
+                project = record.get("project") or self.place.project
+                where = f"LXD has it as {record['name']} in the project {project}"
+                return Observed(ABSENT, drift=(f"{where}, where somebody has moved it",), reason=where)
+        return None
 
     def all_records(self) -> dict[str, dict[str, t.Any]]:
         """What LXD knows of all instances now, by name; of those that run with their state."""
@@ -193,12 +231,18 @@ def _observed(instance: Instance, record: t.Mapping[str, t.Any] | None) -> Obser
         why = "it was removed from LXD by other means, and another instance has its name there"
         return Observed(ABSENT, drift=(why,))
     drift = lxd_config.drift_of(instance, record["config"], record["devices"])
+    size = lxd_config.root_size(record["devices"])
+    grown = size if size > instance.disk else 0
+    # What was grown is not made smaller again.
+    differs = tuple(option for option in drift if not (option == "disk" and grown))
+    seen = Observed(STOPPED, drift=tuple(drift.values()), differs=differs, disk=grown)
     if not _is_up(record):
-        return Observed(STOPPED, drift=tuple(drift))
+        return seen
     state = PAUSED if record["status"] in ("Frozen", "Freezing") else RUNNING
     by_mac = addresses_of(record.get("state") or {})
     ours = {nic.mac: by_mac.get(nic.mac.lower(), ()) for nic in instance.nics}
-    return Observed(state, tuple(address for found in ours.values() for address in found), ours, tuple(drift))
+    addresses = tuple(address for found in ours.values() for address in found)
+    return seen._replace(state=state, addresses=addresses, by_mac=ours)
 
 
 def addresses_of(state: t.Mapping[str, t.Any]) -> dict[str, tuple[str, ...]]:

@@ -12,11 +12,13 @@ import contextlib
 import os
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import DEFAULT_PROJECT
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import LxdLooks, storage_drivers
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
+    InvalidOption,
     NoSpace,
     NotFound,
 )
@@ -42,19 +44,42 @@ class LxdPools:
         self.runtime = look.runtime
         self.scope = look.scope
 
+    def check(self) -> None:
+        """Raise InvalidOption for a project or a pool that a task names and LXD has not: a typing error makes none."""
+        place = f"LXD at {self.place.endpoint}"
+        for option, name, own, kind in (
+            ("project", self.place.project, DEFAULT_PROJECT, "projects"),
+            ("storage_pool", str(self.look.options.get("storage_pool") or ""), POOL, "storage-pools"),
+        ):
+            if name in ("", own):
+                continue
+            listed = self.client.call(
+                "get", kind, f"the {kind} of {place} could not be listed", query={"recursion": "1"}, project=""
+            )
+            names = sorted(str(each["name"]) for each in listed)
+            if name not in names:
+                raise InvalidOption(
+                    f"driver_options.{option} {name!r} is not there",
+                    f"{place} has {', '.join(names) or 'none'}",
+                    f"Name one of these, or make it first; only {own} is made when it is needed.",
+                )
+
     def prepare(self) -> str:
         """Have the project, a storage pool and the profile; return the pool. Made once, by one run of many."""
         pool = self._profile_pool()
         wanted = str(self.look.options.get("storage_pool") or "")
         if pool and wanted in ("", pool):
             return pool
-        if pool:  # instances of this task go elsewhere
-            self._have_pool(wanted, explicit=True)
+        self.check()
+        if pool and wanted != POOL:  # instances of this task go elsewhere
             return wanted
+        if pool:
+            self._have_pool(POOL)
+            return POOL
         with self.scope.data.lock(f"{self.scope.name}-setup", report=self.runtime.report):
             self._have_project()
             pool = wanted or POOL
-            self._have_pool(pool, explicit=bool(wanted))
+            self._have_pool(pool)
             self.runtime.report.step("lxd_profile")
             doing = f"the default profile of the LXD project {self.place.project} could not be given a root disk"
             profile = self.client.call("get", f"profiles/{PROFILE}", doing)
@@ -78,7 +103,7 @@ class LxdPools:
         with contextlib.suppress(InUse):
             self.client.call("post", "projects", doing, json=body, project="")
 
-    def _have_pool(self, name: str, explicit: bool) -> None:
+    def _have_pool(self, name: str) -> None:
         with contextlib.suppress(NotFound):
             pool = self.client.call(
                 "get", f"storage-pools/{name}", f"the storage pool {name} could not be looked at", project=""
@@ -102,7 +127,8 @@ class LxdPools:
                 self.runtime.report.warn(
                     f"The storage pool {name} of LXD is of the type dir, so that each new instance copies its whole"
                     f" image: this LXD can have neither zfs nor btrfs{why}. Install zfsutils-linux or btrfs-progs,"
-                    " start LXD anew, and name a pool that is made then in driver_options.storage_pool."
+                    " start LXD anew, make a pool of that type (lxc storage create), and name it in"
+                    " driver_options.storage_pool."
                 )
             return
         raise HypervisorError(

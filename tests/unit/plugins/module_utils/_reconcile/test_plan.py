@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply i
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     CHANGES,
     LEFTOVERS,
+    MOVED,
     PARTS,
     REFUSED,
     REMOVING,
@@ -228,7 +229,7 @@ class TestEveryStateInEverySituation:
 
 
 class TestTables:
-    ROWS = (*MODEL_STATES, LEFTOVERS, REMOVING, RESTARTING, STOPPING)
+    ROWS = (*MODEL_STATES, LEFTOVERS, REMOVING, MOVED, RESTARTING, STOPPING)
 
     def test_every_pair_is_there(self):
         assert set(WAYS) == set(self.ROWS)
@@ -280,6 +281,52 @@ class TestRemovalCutOff:
         assert plan.after.phase == "ready"
         plan = plan_for((an_instance(phase="removing"), Observed(RUNNING)), state="present", force=True)
         assert plan.steps == ["keep"]
+
+
+class TestMoved:
+    """Somebody has given it another name at the hypervisor: no twin is made, and nothing there is removed."""
+
+    THERE = (an_instance(), Observed(ABSENT, reason="LXD has it as www in the project minicloud"))
+
+    @pytest.mark.parametrize("state", STATES)
+    @pytest.mark.parametrize("recreate", [True, False])
+    def test_it_is_refused_with_where_it_is(self, state, recreate):
+        with pytest.raises(InUse, match="web is not where it was made: LXD has it as www in the project minicloud"):
+            plan_for(self.THERE, state=state, recreate=recreate, user="ann")
+
+    def test_it_is_forgotten_by_force(self):
+        assert plan_for(self.THERE, state="absent", force=True).steps == ["delete"]
+        with pytest.raises(InUse):
+            plan_for(self.THERE, force=True)
+
+
+class TestChangedByOthers:
+    """What the task names is put right, and needs no restart for that: it was changed while the instance ran."""
+
+    def test_what_the_task_names(self):
+        there = (an_instance(), Observed(RUNNING, differs=("cpus", "memory", "autostart", "tags", "ports")))
+        assert plan_for(there).steps == []
+        wishes = {"cpus": 2, "memory": 2 * GIB, "autostart": False, "tags": {}, "ports": []}
+        steps = ["set_cpus", "set_memory", "set_autostart", "set_tags", "set_ports"]
+        assert plan_for(there, **wishes).steps == steps
+        assert plan_for(there, state="present", **wishes).steps == steps
+        with pytest.raises(RestartRequired):
+            plan_for(there, **{**wishes, "cpus": 4})
+
+    @pytest.mark.parametrize("state", [RUNNING, STOPPED])
+    def test_a_disk_that_was_grown_stays_so(self, state):
+        there = (an_instance(), Observed(state, drift=("its disk is larger",), disk=20 * GIB))
+        assert plan_for(there, state="present", disk=10 * GIB).steps == []
+        assert plan_for(there, state="present").steps == []
+        for smaller in (9 * GIB, 15 * GIB):
+            with pytest.raises(InvalidOption, match=f"from 20 GiB to {smaller // GIB} GiB"):
+                plan_for(there, state="present", disk=smaller)
+        grown = plan_for(there, state="present", disk=30 * GIB, allow_restart=True)
+        assert "grow_disk" in grown.steps and grown.after.disk == 30 * GIB
+
+    def test_a_disk_that_was_made_smaller_is_grown_again(self):
+        there = (an_instance(), Observed(STOPPED, drift=("its disk is smaller",), differs=("disk",)))
+        assert plan_for(there, state="present", disk=10 * GIB).steps == ["grow_disk"]
 
 
 class TestCreation:

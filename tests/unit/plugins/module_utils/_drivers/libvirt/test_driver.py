@@ -50,6 +50,7 @@ class FakeDomain:
 
     def __init__(self, connection, xml):
         self.connection, self.xml, self.active, self.persistent = connection, xml, False, True
+        self.starts = 0  # by itself, with its host
         self.halted = None  # state and detail while it is up and does nothing
         self.groups = {}
 
@@ -102,6 +103,16 @@ class FakeDomain:
         assert self.active and flags == 1
         self.connection.updates.append(xml)
 
+    def autostart(self):
+        return self.starts
+
+    def setAutostart(self, value):
+        self.starts = value
+
+    def setVcpusFlags(self, number, flags):
+        assert self.active and flags == 1
+        edit(self, "vcpu", str(number))
+
     def state(self):
         return self.halted or ([1, 1] if self.active else [5, 1])
 
@@ -138,7 +149,8 @@ class FakeConnection:
         return not self.lost
 
     def listAllDomains(self, flags=0):
-        return [domain for domain in self.domains if not flags or domain.halted]
+        wanted = {0: lambda domain: True, 32 | 128: lambda domain: domain.halted, 1024: lambda domain: domain.starts}
+        return list(filter(wanted[flags], self.domains))
 
     def _find(self, match):
         for domain in self.domains:
@@ -234,6 +246,7 @@ def library(connection, monkeypatch):
     fake.VIR_DOMAIN_UNDEFINE_NVRAM, fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 4, 8
     fake.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16
     fake.VIR_CONNECT_LIST_DOMAINS_PAUSED, fake.VIR_CONNECT_LIST_DOMAINS_OTHER = 32, 128
+    fake.VIR_CONNECT_LIST_DOMAINS_AUTOSTART = 1024
     fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_CRASHED, fake.VIR_DOMAIN_PMSUSPENDED = 3, 6, 7
     fake.VIR_DOMAIN_PAUSED_IOERROR, fake.VIR_DOMAIN_PAUSED_WATCHDOG = 5, 6
     fake.VIR_DOMAIN_PAUSED_SHUTTING_DOWN, fake.VIR_DOMAIN_PAUSED_SNAPSHOT = 8, 9
@@ -350,8 +363,8 @@ class TestLooking:
         calls = []
         monkeypatch.setattr(connection, "listAllDomains", lambda *flags: calls.append(flags) or [])
         assert len(driver.observe([instance] * 5)) == 5
-        # The second tells which of them are paused.
-        assert calls == [(), (32 | 128,)]
+        # The others tell which of them are paused, and which start by themselves.
+        assert calls == [(), (32 | 128,), (1024,)]
 
     def test_one_that_was_never_under_libvirt_misses_nothing(self, driver, instance, connection):
         connection.domains.clear()
@@ -537,6 +550,17 @@ class TestActing:
                 driver.acts.delete(instance)
         assert driver.alive(instance)
         assert connection.domains[0].persistent
+
+    def test_what_somebody_has_changed_of_it_while_it_runs_is_put_right(self, driver, instance, connection):
+        driver.acts.start(instance)
+        (domain,) = connection.domains
+        edit(domain, "vcpu", "1")
+        domain.starts = 1
+        (seen,) = driver.observe([instance])
+        assert set(seen.differs) == {"cpus", "autostart"}
+        driver.acts.reconfigure(instance)
+        (seen,) = driver.observe([instance])
+        assert (seen.differs, seen.drift, domain.starts) == ((), (), 0)
 
     def test_one_that_is_paused_goes_on(self, driver, instance, connection):
         driver.acts.start(instance)

@@ -52,7 +52,9 @@ class FakeLxd:
 
     def get(self, path, **query):
         # Bridges are the default project's, which is there before ours.
+        everywhere = {"project": "", "all-projects": "true"}
         assert (query.get("project") == "default") == path.startswith("network")
+        assert query.get("project", "default") == "default" or everywhere.items() <= query.items()
         self.asked.append(f"{path}?recursion={query['recursion']}" if "recursion" in query else path)
         try:
             found = copy.deepcopy(self._look(path, bool(query.get("recursion"))))
@@ -82,7 +84,7 @@ class FakeLxd:
             )
         found = self.objects[kind]
         if not name:
-            return list(found.values())
+            return [{"name": each, **value} for each, value in found.items()]
         if kind == "networks" and name.endswith("/state"):
             interfaces = map(ipaddress.ip_interface, found[name.partition("/")[0]].get("addresses", ()))
             fields = [(str(each.ip), str(each.network.prefixlen)) for each in interfaces]

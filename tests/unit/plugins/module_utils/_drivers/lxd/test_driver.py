@@ -8,6 +8,7 @@ import builtins
 import dataclasses
 import ipaddress
 import os
+import platform
 import re
 import sys
 from types import SimpleNamespace
@@ -44,6 +45,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Network,
     Nic,
     Observed,
+    normal_arch,
     parse_port,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
@@ -235,6 +237,24 @@ class TestPools:
         driver.acts.create(web, image, SEED)
         assert lxd.objects["instances"]["web"]["devices"]["root"]["pool"] == "theirs"
         assert not any("storage-pools" in change for change in lxd.changes)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"storage_pool": "fsat"}, r"driver_options.storage_pool 'fsat' is not there: .* has fast\."),
+            ({"project": "labb"}, r"driver_options.project 'labb' is not there: .* has default, lab\."),
+        ],
+    )
+    def test_a_name_that_is_not_there_makes_nothing(self, make_driver, lxd, web, image, options, said):
+        lxd.objects["storage-pools"]["fast"] = {"driver": "zfs", "status": "Created"}
+        lxd.objects["projects"].update(default={}, lab={})
+        driver = make_driver(**options)
+        with pytest.raises(InvalidOption, match=said):
+            driver.acts.require("x86_64", "", "container")
+        with pytest.raises(InvalidOption, match=said):
+            driver.acts.create(web, image, SEED)
+        assert lxd.changes == []
+        assert make_driver(project="lab", storage_pool="fast").acts.require("x86_64", "", "container") is None
 
     def test_zfs_comes_first_and_the_next_where_it_fails(self, driver, lxd, web, image, monkeypatch):
         lxd.server["environment"]["storage_supported_drivers"] = [{"name": "dir"}, {"name": "btrfs"}, {"name": "zfs"}]
@@ -443,8 +463,37 @@ class TestChanges:
         driver.acts.resume(made)
         assert driver.observe([made])[0].state == RUNNING
 
+    def test_a_disk_that_somebody_has_grown_is_not_made_smaller(self, driver, lxd, made):
+        root = lxd.objects["instances"]["web"]["devices"]["root"]
+        root["size"] = "900GiB"
+        (seen,) = driver.observe([made])
+        assert seen.disk == 900 * GIB and "disk" not in seen.differs
+        made.autostart = True
+        driver.acts.reconfigure(made)
+        assert lxd.objects["instances"]["web"]["devices"]["root"]["size"] == f"{900 * 1024}MiB"
+        (seen,) = driver.observe([made])
+        assert seen.disk == 900 * GIB and seen.differs == ()
+
 
 class TestObserve:
+    @pytest.mark.parametrize("project", ["minicloud", "other"])
+    def test_one_that_somebody_has_renamed_or_moved_is_found(self, driver, lxd, made, project):
+        lxd.objects["instances"]["www"] = {**lxd.objects["instances"].pop("web"), "name": "www", "project": project}
+        (seen,) = driver.observe([made])
+        assert seen.state == ABSENT
+        assert seen.reason == f"LXD has it as www in the project {project}"
+        driver.acts.delete(made)
+        assert "www" in lxd.objects["instances"]
+
+    def test_one_that_is_gone_is_gone(self, driver, lxd, made):
+        del lxd.objects["instances"]["web"]
+        assert driver.observe([made])[0].reason == ""
+
+    def test_the_host_is_the_servers(self, make_driver, lxd):
+        lxd.server["environment"]["kernel_architecture"] = "aarch64"
+        assert make_driver(endpoint="https://10.9.0.1:8443").host_arch() == "aarch64"
+        assert make_driver().host_arch() == normal_arch(platform.machine())
+
     @pytest.mark.parametrize(
         ("up", "asked"),
         [
@@ -479,7 +528,7 @@ class TestObserve:
         lxd.objects["instances"]["web"].update(state={"network": {"eth0": state, "docker0": {"hwaddr": "x"}}})
         seen = Observed(RUNNING, ("10.1.2.3", "fd00::3"), {MAC: ("10.1.2.3", "fd00::3")})
         assert driver.observe([made]) == [seen]
-        gone = an_instance(name="gone")
+        gone = an_instance(name="gone", uuid="u-9")
         found = driver.observe([gone, made])
         assert [each.state for each in found] == [ABSENT, RUNNING]
         assert "removed from LXD by other means" in found[0].drift[0]
