@@ -38,6 +38,7 @@ _FORMS = "#cloud-config, #! (a script), #include, #cloud-boothook, #part-handler
 # Characters that JSON leaves as they are and YAML does not accept, or takes for the end of a line; and the hyphen of a
 # mail header in some text, for which cloud-init would take the whole for a MIME message.
 _TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|(?<=mime)-(?=version:)", re.IGNORECASE)
+_BOUNDARY = "===============minicloud-user-data=="
 _YAML_KEY = re.compile(r"(?:---\s*\n)?(?:\s*(?:#.*)?\n)*[A-Za-z_][\w.-]*\s*:(?:\s|$)")
 
 
@@ -282,6 +283,89 @@ def to_bytes(value: Given) -> bytes:
     if isinstance(value, str) and value:
         return value.encode()
     return f"{CLOUD_CONFIG}\n{to_json(value or {})}\n".encode()
+
+
+def as_ascii(content: bytes) -> str:
+    """User-data or vendor-data that means the same to cloud-init and has nothing beyond ASCII.
+
+    For ways on which somebody guesses the encoding of text, and guesses wrong. Strings of JSON are escaped, and any
+    other form travels as a MIME message with base64, which cloud-init takes apart first of all.
+    """
+    if content.isascii():
+        return content.decode("ascii")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return _as_message(content, "application/gzip" if content[:2] == b"\x1f\x8b" else "application/octet-stream")
+    kind = form(text)
+    if kind == MIME:
+        return _ascii_message(text)
+    head, newline, body = text.partition("\n")
+    if kind == CLOUD_CONFIG and head.isascii() and _is_json(body):
+        return f"{head}{newline}{escaped(body)}"
+    return _as_message(content, 'text/plain; charset="utf-8"')
+
+
+def escaped(text: str) -> str:
+    """JSON that is read as YAML, with what its strings have beyond ASCII as escapes of YAML.
+
+    JSON itself has none of one piece for characters such as emoji, and YAML takes its two pieces for two characters.
+    """
+    return re.sub(
+        "[^\x00-\x7f]",
+        lambda found: f"\\u{ord(found[0]):04x}" if ord(found[0]) < 0x10000 else f"\\U{ord(found[0]):08x}",
+        text,
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _as_message(content: bytes, kind: str) -> str:
+    """A message of one part, whose kind cloud-init finds by its beginning."""
+    return "\n".join(
+        (
+            f'Content-Type: multipart/mixed; boundary="{_BOUNDARY}"',
+            "MIME-Version: 1.0",
+            "",
+            f"--{_BOUNDARY}",
+            f"Content-Type: {kind}",
+            "Content-Transfer-Encoding: base64",
+            "",
+            f"{_base64(content)}--{_BOUNDARY}--",
+            "",
+        )
+    )
+
+
+def _ascii_message(text: str) -> str:
+    """A message with the same parts, each of which that has more than ASCII is in base64."""
+    import email
+
+    # As bytes: what is not ASCII is kept that way.
+    message = email.message_from_bytes(text.encode())
+    for part in message.walk():
+        part.preamble = part.epilogue = None
+        if part.is_multipart():
+            continue
+        content = part.get_payload(decode=True)
+        if isinstance(content, bytes) and not content.isascii():
+            del part["Content-Transfer-Encoding"]
+            part["Content-Transfer-Encoding"] = "base64"
+            part.set_payload(_base64(content))
+    # A header that has more (a file's name) is encoded in the way of headers.
+    return message.as_string(maxheaderlen=0)
+
+
+def _base64(content: bytes) -> str:
+    import base64
+
+    return base64.encodebytes(content).decode("ascii")
 
 
 def canonical(value: t.Any) -> bytes:

@@ -11,7 +11,8 @@ and dropbear, taken from the packages that apt of this host knows (Debian, amd64
 - reads meta-data, user-data and vendor-data from a disk labelled cidata, or from LXD's keys cloud-init.* and
   user.meta-data: the host name, login keys, the host key, the default user's name (all JSON; YAML as far as one line
   holds name and value; MIME parts in base64);
-- runs user-data that is a script, once an instance; one that fails is what cloud-init would call an error;
+- runs user-data that is a script, or a message with one, once an instance; one that fails is what cloud-init would
+  call an error;
 - brings up with DHCP, and with IPv6 as routers tell, the network interfaces that network-config has, or all where there
   is no network-config;
 - runs an ssh server in which root, debian and the default user are all root;
@@ -115,10 +116,14 @@ for file in user-data vendor-data meta-data; do
     cat /seed/$file; echo
     part /seed/$file
 done > $text
-if [ "$(head -c 2 /seed/user-data 2>/dev/null)" = "#!" ]; then
-    cp /seed/user-data /run/user-script
-    chmod 755 /run/user-script
-fi
+# User-data that is a script, or a message with one.
+part /seed/user-data 2>/dev/null > /run/user-part
+for file in /seed/user-data /run/user-part; do
+    if [ "$(head -c 2 $file 2>/dev/null)" = "#!" ]; then
+        cp $file /run/user-script
+        chmod 755 /run/user-script
+    fi
+done
 value() { sed -n 's/.*"\{0,1\}'"$1"'"\{0,1\} *: *"\{0,1\}\([^",}]*\).*/\1/p' $text | head -n 1; }
 value instance-id > /run/instance-id
 name=$(value local-hostname); echo "${name:-tiny}" > /etc/hostname

@@ -14,6 +14,13 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
+    NotReadable,
+    as_ascii,
+    escaped,
+    load_yaml,
+    to_json,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward, format_size
 
 # The keys of an instance's configuration that tell whose it is and what it is.
@@ -72,23 +79,36 @@ def config_of(instance: Instance, data_dir: str) -> Config:
 
 
 def seed_config(seed: t.Mapping[str, bytes]) -> Config:
-    """The seed as configuration. InvalidOption where it is not text, which is all that LXD can keep."""
+    """The seed as configuration, in ASCII: in the guest, cloud-init guesses the encoding of what LXD hands it.
+
+    InvalidOption for a network-config that cannot be had that way.
+    """
     config = {}
-    for name, key in _SEED_KEYS.items():
+    for name in ("user-data", "vendor-data"):
         if seed.get(name):
-            config[key] = _text(name, seed[name])
-    meta = json.loads(_text("meta-data", seed["meta-data"]))
+            config[_SEED_KEYS[name]] = as_ascii(seed[name])
+    if seed.get("network-config"):
+        config[_SEED_KEYS["network-config"]] = _ascii_settings(seed["network-config"])
+    meta = json.loads(seed["meta-data"])
     # LXD puts lines of its own before these, so that they have to be lines as well; each value is JSON, which is YAML.
-    config[_META_KEY] = "".join(f"{json.dumps(key)}: {json.dumps(value)}\n" for key, value in meta.items())
+    config[_META_KEY] = "".join(f"{_json(key)}: {_json(value)}\n" for key, value in meta.items())
     return config
 
 
-def _text(name: str, content: bytes) -> str:
+def _json(value: t.Any) -> str:
+    return escaped(json.dumps(value, ensure_ascii=False))
+
+
+def _ascii_settings(content: bytes) -> str:
+    if content.isascii():
+        return content.decode("ascii")
     try:
-        return content.decode()
-    except UnicodeDecodeError as exc:
+        return escaped(to_json(load_yaml(content.decode())))
+    except NotReadable as exc:
         raise InvalidOption(
-            f"{name} is not text", "LXD keeps nothing else", "Give it in a form that is, such as MIME with base64."
+            "network_config has characters beyond ASCII, and cannot be read on this host",
+            str(exc.args[0]),
+            "Give it as a mapping, or leave them out.",
         ) from exc
 
 

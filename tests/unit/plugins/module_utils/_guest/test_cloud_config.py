@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import email
+import gzip
 import sys
+import typing as t
 
 import pytest
+import yaml
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._guest import cloud_config
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
     CloudConfig,
     Settings,
+    as_ascii,
     canonical,
     fingerprint,
     form,
@@ -219,3 +224,73 @@ def test_fingerprints() -> None:
 
 def test_yaml_is_not_imported_with_the_module() -> None:
     assert not hasattr(cloud_config, "yaml")
+
+
+ODD = "gr\u00fc\u00dfe \u4e16\u754c \U0001f427"
+
+
+def as_cloud_init_reads(text: str) -> list[tuple[str, bytes]]:
+    """The parts of user-data as cloud-init takes them apart: of each its type as named, and its content."""
+    if "mime-version:" not in text[:4096].lower():
+        return [("text/plain", text.encode())]
+    message = email.message_from_string(text)
+    found = []
+    for part in message.walk():
+        assert not part.defects
+        if not part.is_multipart():
+            found.append((part.get_content_type(), t.cast(bytes, part.get_payload(decode=True))))
+    return found
+
+
+def test_what_is_ascii_stays_as_it_is() -> None:
+    for text in ("#!/bin/sh\nexit 0\n", "#cloud-config\na: 1\n", "Content-Type: text/plain\nMIME-Version: 1.0\n\nx"):
+        assert as_ascii(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"#!/bin/sh\necho '{ODD}'\n",
+        f"#cloud-config\n# {ODD}\nfinal_message: '{ODD}'\n",
+        f"#cloud-config\nfinal_message: {ODD}\r\n",
+        f"## template: jinja\n#cloud-config\n# {ODD}\nhostname: {{{{ v1.local_hostname }}}}\n",
+        f"#cloud-config-archive\n- type: text/cloud-config\n  content: '#{ODD}'\n",
+        f"#include\nhttps://example.org/{ODD}\n",
+        f"#cloud-boothook\n#!/bin/sh\necho {ODD}\n",
+        f"#part-handler\n# {ODD}\n",
+        f"  \n#!/bin/sh\n# {ODD}",
+    ],
+)
+def test_text_beyond_ascii_travels_as_a_message_with_the_same_bytes(text: str) -> None:
+    made = as_ascii(text.encode())
+    assert made.isascii()
+    assert as_cloud_init_reads(made) == [("text/plain", text.encode())]
+
+
+def test_a_mapping_beyond_ascii_stays_cloud_config() -> None:
+    value = {"write_files": [{"path": "/x", "content": ODD}], ODD: "\u2028\x85", "quote": '"\\u00e4\\'}
+    made = as_ascii(to_bytes(value))
+    assert made.isascii()
+    assert made.startswith("#cloud-config\n")
+    assert yaml.safe_load(made) == value
+
+
+def test_a_message_beyond_ascii_keeps_its_parts() -> None:
+    text = (
+        f'Content-Type: multipart/mixed; boundary="B"\nMIME-Version: 1.0\n\n{ODD}\n'
+        f"--B\nContent-Type: text/x-shellscript; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\n#!/bin/sh\n# {ODD}\n"
+        "--B\nContent-Type: text/cloud-config\nMerge-Type: list(append)\n\n#cloud-config\na: 1\n"
+        f"--B--\n{ODD}\n"
+    )
+    made = as_ascii(text.encode())
+    assert made.isascii()
+    assert as_cloud_init_reads(made) == [
+        ("text/x-shellscript", f"#!/bin/sh\n# {ODD}".encode()),
+        ("text/cloud-config", b"#cloud-config\na: 1"),
+    ]
+    assert "Merge-Type: list(append)" in made
+
+
+def test_what_is_no_text_travels_as_well() -> None:
+    content = gzip.compress(b"#!/bin/sh\n")
+    assert as_cloud_init_reads(as_ascii(content)) == [("application/gzip", content)]

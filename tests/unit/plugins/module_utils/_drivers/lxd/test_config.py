@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import email
 import json
 
 import pytest
+import yaml
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import NicPlace
@@ -61,11 +63,11 @@ class TestConfig:
         seed = {
             "meta-data": json.dumps(meta).encode(),
             "user-data": b"#cloud-config\n{}",
-            "vendor-data": "#!/bin/sh\necho \u00fc".encode(),
+            "vendor-data": b"#!/bin/sh\necho u",
         }
         config = lxd_config.seed_config(seed)
         assert config["cloud-init.user-data"] == "#cloud-config\n{}"
-        assert config["cloud-init.vendor-data"] == "#!/bin/sh\necho \u00fc"
+        assert config["cloud-init.vendor-data"] == "#!/bin/sh\necho u"
         assert "cloud-init.network-config" not in config
         # LXD puts lines of YAML before these.
         assert config["user.meta-data"].splitlines() == [
@@ -74,9 +76,26 @@ class TestConfig:
             '"public-keys": ["ssh-ed25519 A x", "ssh-rsa B"]',
         ]
 
-    def test_what_is_not_text_is_refused(self):
-        with pytest.raises(InvalidOption, match="user-data is not text"):
-            lxd_config.seed_config({"meta-data": b"{}", "user-data": b"\x1f\x8b\x08\x00"})
+    def test_a_seed_is_ascii_and_says_the_same(self):
+        odd = "gr\u00fc\u00dfe \u4e16\u754c \U0001f427"
+        seed = {
+            "meta-data": json.dumps({"local-hostname": "web", odd: [odd]}, ensure_ascii=False).encode(),
+            "user-data": f"#!/bin/sh\n# {odd}\n".encode(),
+            "vendor-data": f'#cloud-config\n{{"note": "{odd}"}}\n'.encode(),
+            "network-config": f"version: 2\n# {odd}\nethernets: {{}}\nnote: {odd}\n".encode(),
+        }
+        config = lxd_config.seed_config(seed)
+        assert all(value.isascii() for value in config.values())
+        assert yaml.safe_load(config["user.meta-data"]) == {"local-hostname": "web", odd: [odd]}
+        assert yaml.safe_load(config["cloud-init.vendor-data"]) == {"note": odd}
+        assert yaml.safe_load(config["cloud-init.network-config"]) == {"version": 2, "ethernets": {}, "note": odd}
+        message = email.message_from_string(config["cloud-init.user-data"])
+        assert message.get_payload()[0].get_payload(decode=True) == seed["user-data"]
+
+    def test_settings_that_cannot_be_had_in_ascii_are_refused(self):
+        seed = {"meta-data": b"{}", "network-config": "a: [\u00fc".encode()}
+        with pytest.raises(InvalidOption, match="network_config has characters beyond ASCII"):
+            lxd_config.seed_config(seed)
 
 
 class TestDevices:
