@@ -52,6 +52,12 @@ def manager_env() -> dict[str, str]:
     return {"XDG_RUNTIME_DIR": directory} if os.geteuid() != 0 and os.path.isdir(directory) else {}
 
 
+def program_of(module: t.Any) -> bytes:
+    """The program that a module is, from wherever this code was imported."""
+    source: str | bytes = module.__spec__.loader.get_source(module.__name__)
+    return source if isinstance(source, bytes) else source.encode()  # the loader of collections reads bytes
+
+
 def start(runtime: Runtime, argv: t.Sequence[str], what: str, title: str, **kwargs: t.Any) -> str:
     """Run a command that leaves a process behind, and have that outlive the session that this run belongs to.
 

@@ -118,7 +118,7 @@ class SegmentNetworks(Networks):
             # The hub sees by itself that it is another.
             write_file(self._path(network, hub.CONFIG), config)
             self.runtime.report.step("hub_config")
-        program = _source()
+        program = systemd.program_of(hub)
         if self._read(network, hub.PROGRAM) != program:
             self._end(network)
             write_file(self._path(network, hub.PROGRAM), program)
@@ -236,7 +236,7 @@ class SegmentNetworks(Networks):
     def _spawn(self, network: Network, handles: list[int]) -> None:
         setsid = self.runtime.program("setsid", "util-linux", "to run the hub of a network in the background")
         if not self._read(network, hub.PROGRAM):
-            write_file(self._path(network, hub.PROGRAM), _source())
+            write_file(self._path(network, hub.PROGRAM), systemd.program_of(hub))
         argv = [setsid, "--fork", "sh", "-c", _LAUNCHER, "sh", sys.executable, "-I", hub.PROGRAM, str(handles[1])]
         self.runtime.report.step("hub")
         systemd.start(
@@ -264,13 +264,6 @@ class SegmentNetworks(Networks):
                 finally:
                     os.close(handle)
         raise HypervisorError(f"the hub of the network {network.name} could not be ended", "it survives even SIGKILL")
-
-
-def _source() -> bytes:
-    """The program of the hub, from wherever this code was imported."""
-    loader: t.Any = hub.__spec__.loader if hub.__spec__ else None
-    source: str | bytes = loader.get_source(hub.__name__)
-    return source if isinstance(source, bytes) else source.encode()  # the loader of collections reads bytes
 
 
 def _is_read(path: str) -> bool:

@@ -32,6 +32,8 @@ DEFAULT_PORT = 8443
 _DIRECTORIES = ("/var/snap/lxd/common/lxd", "/var/lib/lxd")
 _SOCKET = "unix.socket"
 _TIMEOUT = 60.0
+# Bytes of an answer: what it knows of many instances, and what a guest has written to its console.
+_LONGEST_ANSWER, _LONGEST_TEXT = 256 << 20, 8 << 20
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -134,21 +136,25 @@ class LxdApi:
 
     def text(self, path: str) -> bytes:
         """What LXD keeps as a file under PATH; empty where there is nothing."""
-        status, body = self._exchange(path, {})
+        status, body = self._exchange(path, {}, _LONGEST_TEXT)
         return body if status == 200 else b""
 
-    def _exchange(self, path: str, query: t.Mapping[str, str]) -> tuple[int, bytes]:
+    def _exchange(self, path: str, query: t.Mapping[str, str], limit: int = _LONGEST_ANSWER) -> tuple[int, bytes]:
         # Of version 1.0 an answer is whole when the connection ends, and comes in one piece.
         parameters = "&".join(
             f"{key}={_quoted(value)}" for key, value in {"project": self.place.project, **query}.items()
         )
         head = f"GET /1.0{'/' if path else ''}{path}?{parameters} HTTP/1.0\r\nHost: lxd\r\n\r\n"
         parts = []
+        size = 0
         try:
             with self._connect() as connection:
                 connection.sendall(head.encode())
                 for part in iter(lambda: connection.recv(1 << 16), b""):
                     parts.append(part)
+                    size += len(part)
+                    if size > limit:
+                        raise OSError(f"its answer for {path} has more than {limit >> 20} MiB")
         except OSError as exc:
             if "certificate required" in str(exc) or "bad certificate" in str(exc):
                 raise untrusted(self.place, str(exc)) from exc

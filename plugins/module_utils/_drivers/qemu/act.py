@@ -17,6 +17,7 @@ import socket
 import sys
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import recorder
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
@@ -37,6 +38,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
@@ -48,6 +50,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     explained,
     remove_path,
+    write_file,
 )
 
 _PID, _LOG = "qemu.pid", "qemu.log"
@@ -62,7 +65,11 @@ _USER = "minicloud"
 # give these numbers to anybody, so no file belongs to them.
 _SPARE_IDS = range(60578, 61184)
 
-_LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null > qemu.log 2>&1'
+_LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null >> qemu.log 2>&1'
+
+# What keeps the console of a guest, and runs for as long as its QEMU does.
+_RECORDER = "recorder.py"
+_DETACHED = 'exec "$@" < /dev/null > /dev/null 2>&1'
 
 
 if t.TYPE_CHECKING:
@@ -152,7 +159,6 @@ class QemuActs(FamilyActs):
             ("base", instance.image["path"], os.O_RDONLY),
             ("disk", os.path.join(directory, DISK), os.O_RDWR),
             ("seed", os.path.join(directory, SEED), os.O_RDONLY),
-            ("console", os.path.join(directory, CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND),
         ]
         code = self.firmware(instance)
         if code:
@@ -162,6 +168,8 @@ class QemuActs(FamilyActs):
             for name, path, flags in files:
                 fds[name] = os.open(path, flags | os.O_CLOEXEC, 0o600)
                 handles.append(fds[name])
+            fds["console"] = self._recorded_console(instance, directory)
+            handles.append(fds["console"])
             # QEMU gets the socket listening: whoever connects from now on waits for QEMU, or learns that it is gone.
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             monitor = os.path.join(directory, MONITOR)
@@ -178,6 +186,29 @@ class QemuActs(FamilyActs):
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
         systemd.start(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
+
+    def _recorded_console(self, instance: Instance, directory: str) -> int:
+        """A pipe to write the console to; a process that ends with it keeps what is written, and not without end."""
+        program = systemd.program_of(recorder)
+        path = os.path.join(directory, _RECORDER)
+        if _content(path) != program:
+            write_file(path, program)
+        # Private from the first moment on.
+        console = os.path.join(directory, CONSOLE)
+        os.close(os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        reader, writer = os.pipe()
+        try:
+            argv = ["setsid", "--fork", "sh", "-c", _DETACHED, "sh", sys.executable, "-I", "-S", _RECORDER]
+            argv += [str(reader), CONSOLE, f"{CONSOLE}{EARLIER}", _LOG]
+            what = f"the console of {instance.name} could not be recorded"
+            title = f"Console of the instance {instance.name} of minicloud.local"
+            systemd.start(self.runtime, argv, what, title, cwd=directory, pass_fds=[reader])
+        except BaseException:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+        return writer
 
     def _connect(
         self, instance: Instance, directory: str, handles: list[int]
@@ -380,6 +411,14 @@ class QemuActs(FamilyActs):
             if not self.look.alive(instance):
                 return True
         return False
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b""
 
 
 def _setpriv(runtime: Runtime) -> str:

@@ -31,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Image,
@@ -281,6 +282,8 @@ class FamilyActs(Acts):
         """Make room for the console of a new start; the last few are kept."""
         remove_path(self.look.path(instance, UNPLUGGED))
         current = self.look.path(instance, CONSOLE)
+        # The last part is what is kept of an earlier start.
+        remove_path(f"{current}{EARLIER}")
         try:
             if os.path.getsize(current) == 0:
                 return

@@ -18,6 +18,10 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+
+# Of what QEMU says at once: bytes, levels; and messages before an answer.
+_LONGEST, _DEEPEST, _MOST_EVENTS = 16 << 20, 64, 10_000
 
 
 @contextlib.contextmanager
@@ -62,22 +66,32 @@ class Qmp:
         self._socket.close()
 
     def _read(self) -> dict[str, t.Any]:
-        line = self._stream.readline()
+        line = self._stream.readline(_LONGEST + 1)
         if not line:
             raise ConnectionResetError("QEMU closed its monitor")
-        return t.cast("dict[str, t.Any]", json.loads(line))
+        try:
+            answer = parse_json(line, "what QEMU says on its monitor", _LONGEST, _DEEPEST)
+        except JsonError as exc:
+            raise ConnectionAbortedError(str(exc)) from exc
+        if not isinstance(answer, dict):
+            raise ConnectionAbortedError("QEMU does not speak as a monitor does")
+        return answer
 
     def execute(self, command: str, **arguments: t.Any) -> t.Any:
         """The command's answer. HypervisorError with QEMU's own words if it refuses."""
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         self._stream.write(json.dumps(request).encode() + b"\n")
         self._stream.flush()
-        while True:
+        # Before the answer come events, which a guest can cause: but not so many.
+        for dummy in range(_MOST_EVENTS):
             answer = self._read()
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
-                raise HypervisorError(f"QEMU refused {command}", str(answer["error"].get("desc", answer["error"])))
+                error = answer["error"]
+                why = error.get("desc", error) if isinstance(error, dict) else error
+                raise HypervisorError(f"QEMU refused {command}", str(why))
+        raise ConnectionAbortedError(f"QEMU does not answer {command}")
 
     def status(self) -> str:
         """What the machine does, in QEMU's words: running, paused, io-error …"""

@@ -12,6 +12,7 @@ import typing as t
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import qmp as qmp_module
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 
@@ -188,8 +189,26 @@ def test_qemu_does_not_answer(monitor):
 
 def test_what_answers_is_no_qemu(monitor):
     server = monitor(greeting=[b"SSH-2.0-OpenSSH\n"])
-    with pytest.raises(ValueError):
+    with pytest.raises(ConnectionError):
         Qmp(server.path)
+
+
+def test_a_monitor_that_says_too_much(monitor, monkeypatch):
+    monkeypatch.setattr(qmp_module, "_MOST_EVENTS", 50)
+    monkeypatch.setattr(qmp_module, "_LONGEST", 4096)
+    event = {"event": "STOP", "timestamp": {}}
+    made = monitor([event] * 100)
+    with Qmp(made.path) as qmp, pytest.raises(ConnectionError, match="does not answer"):
+        qmp.execute("query-status")
+
+
+@pytest.mark.parametrize("answer", [{"return": "x" * 5000}, [], 7, {"error": 5}, {"return": [[[[[]]]]] * 30}])
+def test_an_answer_that_is_none(monitor, monkeypatch, answer):
+    monkeypatch.setattr(qmp_module, "_LONGEST", 4096)
+    monkeypatch.setattr(qmp_module, "_DEEPEST", 4)
+    made = monitor([answer])
+    with Qmp(made.path) as qmp, pytest.raises((ConnectionError, HypervisorError)):
+        qmp.execute("query-status")
 
 
 def test_a_connection_that_fails_leaves_no_handle(tmp_path):

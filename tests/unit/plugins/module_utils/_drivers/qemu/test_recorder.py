@@ -1,0 +1,101 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import recorder
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
+
+
+def recorded(directory: Path, pieces: t.Iterable[bytes], limit: int) -> None:
+    """Have what comes in by a pipe recorded to its end."""
+    reader, writer = os.pipe()
+    log = recorder.Log(str(directory / "console.log"), str(directory / "console.log.0"), limit)
+    thread = threading.Thread(target=recorder.record, args=(reader, log, str(directory / "qemu.log")))
+    thread.start()
+    try:
+        for piece in pieces:
+            os.write(writer, piece)
+    finally:
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_BATCH", 0.0)
+
+
+def test_what_is_written_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "console.log").write_bytes(b"before\n")
+    recorded(tmp_path, [b"a", b"b\n", b"\xff\0"], 1000)
+    assert (tmp_path / "console.log").read_bytes() == b"before\nab\n\xff\0"
+    assert not (tmp_path / "console.log.0").exists()
+
+
+def test_a_guest_that_writes_without_end_takes_twice_the_limit_at_most(tmp_path: Path) -> None:
+    limit = 200_000
+    lines = [b"%099d\n" % number for number in range(20_000)]
+    recorded(tmp_path, lines, limit)
+    parts = [(tmp_path / name).read_bytes() for name in ("console.log.0", "console.log")]
+    assert all(len(part) <= limit for part in parts)
+    both = b"".join(parts)
+    assert len(both) >= limit - 65536
+    assert both == b"".join(lines)[-len(both) :]
+    assert sorted(os.listdir(tmp_path)) == ["console.log", "console.log.0"]
+    assert (tmp_path / "console.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_loses_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = recorder.Log(str(tmp_path / "console.log"), str(tmp_path / "console.log.0"), 1000)
+    log.write(b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *dummy: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        log.write(b"two")
+    log.write(b"three")
+    assert (tmp_path / "console.log").read_bytes() == b"onethree"
+
+
+def test_the_other_log_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "qemu.log"
+    recorder.cut(str(path), 10)
+    with path.open("ab", buffering=0) as stream:
+        stream.write(b"x" * 10)
+        recorder.cut(str(path), 10)
+        assert path.stat().st_size == 10
+        stream.write(b"x")
+        recorder.cut(str(path), 10)
+        stream.write(b"y")
+    assert path.read_bytes() == b"y"
+
+
+def test_it_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"")
+    (tmp_path / "console.log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        recorder.Log(str(tmp_path / "console.log"), str(tmp_path / "console.log.0"), 10)
+
+
+def test_the_program_runs_by_itself_and_ends_with_the_last_writer(tmp_path: Path) -> None:
+    (tmp_path / "recorder.py").write_bytes(systemd.program_of(recorder))
+    reader, writer = os.pipe()
+    argv = [sys.executable, "-I", "-S", "recorder.py", str(reader), "console.log", "console.log.0", "qemu.log"]
+    with subprocess.Popen(argv, cwd=tmp_path, pass_fds=[reader]) as process:
+        os.close(reader)
+        os.write(writer, b"a line\n")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        os.close(writer)
+        assert process.wait(20) == 0
+    assert (tmp_path / "console.log").read_bytes() == b"a line\n"
