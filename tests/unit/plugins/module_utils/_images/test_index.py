@@ -250,12 +250,13 @@ def test_cut_short_always(server, host, data, runtime):
 def test_slow_server(server, host, data, runtime, monkeypatch):
     monkeypatch.setattr(index_module, "INACTIVITY", 0.2)
     over = threading.Event()
-    server.plan[INDEX] = [lambda request: over.wait(5)] * 9
+    server.plan[INDEX] = [lambda request: over.wait(120)] * 9
     began = time.monotonic()
     with pytest.raises(Unreachable, match=r"silent|timed out"):
         Index(host, data, runtime).products("x86_64")
     over.set()
-    assert time.monotonic() - began < 4
+    # Far below what the server takes, and far above what a busy machine does.
+    assert time.monotonic() - began < 60
 
 
 def redirect(target):

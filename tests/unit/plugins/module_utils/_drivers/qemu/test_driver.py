@@ -369,7 +369,7 @@ class TestRunning:
         begun = time.monotonic()
         with Qmp(os.path.join(driver.scope.directory("web"), "monitor.sock")):
             assert driver.observe([instance])[0].state == "running"
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 15  # a patient monitor waits 20 s; a busy machine takes some, too
         driver.acts.delete(instance)
 
     def test_what_remains_of_a_removal_is_its_disk(self, driver, instance, data):
