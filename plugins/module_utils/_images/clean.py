@@ -6,18 +6,24 @@
 
 """Taking out of a disk what makes an instance that instance, without mounting it: with debugfs, so on ext4 only.
 
-The file system was written by a guest, and a guest is never trusted: debugfs also has commands that write files of
-the host. So no name from the disk becomes part of a command unless all its characters are harmless.
+What is removed is still there in free blocks, in free inodes, in what is left of its directory entries and in the
+journal, beside whatever the instance has removed itself. So all these are made zeros, in every ext4 file system of the
+disk, and swap space too.
+
+The file systems were written by a guest, and a guest is never trusted: the programs that read them see nothing but the
+disk (see confined.py), and no name from it becomes part of a command unless all its characters are harmless.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
+from ansible_collections.minicloud.local.plugins.module_utils._images import confined
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
@@ -30,14 +36,25 @@ _REMOVED = (
     # As `cloud-init clean` does: what an image brings as its seed is not state.
     ("/var/lib/cloud", re.compile(r"(?!seed\Z).*"), True),
     ("/var/log", re.compile(r"cloud-init(-output)?\.log.*"), False),
+    # Its directories are named by the machine-id.
+    ("/var/log/journal", re.compile(r".*"), True),
     ("/var/lib/dbus", re.compile(r"machine-id"), False),
-    ("/var/lib/systemd", re.compile(r"random-seed"), False),
+    ("/var/lib/systemd", re.compile(r"random-seed|credential\.secret"), False),
 )
 
 _SECTOR = 512
 _EXT_MAGIC, _EXT_CLEAN, _EXT_RECOVER = 0xEF53, 1, 4
 _DIRECTORY, _LINK = 0o040000, 0o120000
 _DEPTH = 32
+_PARTITIONS = 128
+
+# The largest journal that mke2fs makes has 1 GiB.
+_JOURNAL_LIMIT = 1 << 30
+_GROUP = re.compile(r"Group (\d+): ")
+_TABLE = re.compile(r"\s+Inode table at (\d+)-\d+")
+_FREE = re.compile(r"\s+Free (blocks|inodes): ([\d, -]+)\Z")
+_SWAP_MAGIC, _SWAP_PAGE = b"SWAPSPACE2", 4096
+_BLANK = bytes(1 << 20)
 
 _PROMPT = "debugfs: "
 _LISTED = re.compile(r"/(\d+)/(\d{6})/\d+/\d+/([^/]*)/(\d*)/\Z")
@@ -59,12 +76,15 @@ class Child(t.NamedTuple):
 def partitions(path: str) -> list[int]:
     """Where on a raw disk (bytes) something may be that is a file system: its partitions, and its beginning."""
     with open(path, "rb") as stream:
+        end = os.fstat(stream.fileno()).st_size
         head = stream.read(2 * _SECTOR)
         starts = [0]
-        if head[_SECTOR : _SECTOR + 8] == b"EFI PART":
+        if head[_SECTOR : _SECTOR + 8] == b"EFI PART" and len(head) == 2 * _SECTOR:
             table, count, size = struct.unpack("<QII", head[_SECTOR + 72 : _SECTOR + 88])
-            stream.seek(table * _SECTOR)
-            entries = stream.read(min(count, 1024) * min(size, 4096)) if size >= 128 else b""
+            entries = b""
+            if table * _SECTOR < end and size >= 128:
+                stream.seek(table * _SECTOR)
+                entries = stream.read(min(count, _PARTITIONS) * min(size, 4096))
             for offset in range(0, len(entries) - 127, max(size, 128)):
                 if entries[offset : offset + 16].strip(b"\0"):
                     starts.append(struct.unpack("<Q", entries[offset + 32 : offset + 40])[0] * _SECTOR)
@@ -73,7 +93,7 @@ def partitions(path: str) -> list[int]:
                 entry = head[446 + 16 * number : 462 + 16 * number]
                 if entry[4]:
                     starts.append(struct.unpack("<I", entry[8:12])[0] * _SECTOR)
-    return starts
+    return sorted({start for start in starts if start < end})
 
 
 def clean(runtime: Runtime, path: str, name: str) -> bool:
@@ -81,28 +101,31 @@ def clean(runtime: Runtime, path: str, name: str) -> bool:
 
     name -- of the image, for errors. ImageError where something cannot be removed: then it is not clean.
     """
-    debugfs = runtime.program("debugfs", "e2fsprogs", "to clean images")
-    e2fsck = runtime.program("e2fsck", "e2fsprogs", "to clean images")
+    for program in ("debugfs", "e2fsck", "dumpe2fs"):
+        runtime.program(program, "e2fsprogs", "to clean images")
+    found = []
     for start in partitions(path):
         with explained(f"the disk of the image {name} could not be read"):
             needs_repair = _is_dirty(path, start)
-        if needs_repair is None:
-            continue
-        if needs_repair:
-            # A journal that is still to be replayed would undo what is done before.
-            _repair(runtime, e2fsck, path, start, name)
-        system = _FileSystem(runtime, debugfs, path, start, name)
-        there = system.children(["/", "/var"])
-        # A /var that is elsewhere is empty here: then this is not all that there is to clean.
-        if "etc" not in _names(there, "/") or "lib" not in _names(there, "/var"):
-            continue
-        system.clean()
-        _repair(runtime, e2fsck, path, start, name)
-        left = _FileSystem(runtime, debugfs, path, start, name).wanted()
-        if left:
-            raise _failed(name, f"this is left: {', '.join(left[:5])}")
-        return True
-    return False
+        if needs_repair is not None:
+            system = _FileSystem(runtime, path, start, name)
+            if needs_repair:
+                # A journal that is still to be replayed would undo what is done before.
+                system.repair()
+            found.append(system)
+    root = next((system for system in found if system.is_root()), None)
+    if root is None:
+        return False
+    root.clean()
+    for system in found:
+        system.repair("-D")
+        system.wipe()
+        system.repair()
+    _wipe_swap(path, name)
+    left = root.wanted()
+    if left:
+        raise _failed(name, f"this is left: {', '.join(left[:5])}")
+    return True
 
 
 def _is_dirty(path: str, start: int) -> bool | None:
@@ -126,30 +149,99 @@ def _failed(name: str, why: str) -> ImageError:
     )
 
 
-def _on(path: str, start: int) -> tuple[str, str]:
-    """The directory of a disk, and how the tools name what is in it from START on: a path with ? would mislead them."""
-    return os.path.dirname(path), f"{os.path.basename(path)}?offset={start}"
+def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
+    """Make part of a file zeros; what is a hole in it stays one."""
+    handle = stream.fileno()
+    end = min(end, os.fstat(handle).st_size)
+    while start < end:
+        try:
+            start = os.lseek(handle, start, os.SEEK_DATA)
+            stop = min(end, os.lseek(handle, start, os.SEEK_HOLE))
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return
+        while start < stop:
+            size = min(stop - start, len(_BLANK))
+            # What is zero already need not be written.
+            if os.pread(handle, size, start).strip(b"\0"):
+                os.pwrite(handle, _BLANK[:size], start)
+            start += size
 
 
-def _repair(runtime: Runtime, e2fsck: str, path: str, start: int, name: str) -> None:
-    directory, target = _on(path, start)
-    done = runtime.run([e2fsck, "-f", "-p", target], cwd=directory)
-    if done.rc not in (0, 1):
-        raise _failed(name, f"its file system is damaged: {(done.err or done.out).strip()[:500]}")
+def _wipe_swap(path: str, name: str) -> None:
+    """Make zeros of what is in swap partitions: it was the memory of the instance."""
+    with explained(f"the disk of the image {name} could not be written"):
+        for start in partitions(path):
+            with open(path, "r+b", buffering=0) as stream:
+                stream.seek(start)
+                head = stream.read(_SWAP_PAGE)
+                if head.endswith(_SWAP_MAGIC):
+                    last_page = struct.unpack("<I", head[1028:1032])[0]
+                    _zero(stream, start + _SWAP_PAGE, start + (last_page + 1) * _SWAP_PAGE)
 
 
 class _FileSystem:
-    """An ext4 file system at START of the raw disk PATH."""
+    """An ext2, ext3 or ext4 file system at START of the raw disk PATH."""
 
-    def __init__(self, runtime: Runtime, debugfs: str, path: str, start: int, name: str) -> None:
+    def __init__(self, runtime: Runtime, path: str, start: int, name: str) -> None:
         self._runtime = runtime
-        self._debugfs = debugfs
-        self._cwd, self._target = _on(path, start)
+        self._path = path
+        self._start = start
         self._name = name
 
+    def _program(self, name: str, *options: str, stdin: bytes | None = None, write: bool = False) -> Completed:
+        return confined.run(
+            self._runtime,
+            self._runtime.program(name, "e2fsprogs", "to clean images"),
+            lambda names: [*options, f"{names[0]}?offset={self._start}"],
+            [confined.File(self._path, write)],
+            stdin=stdin,
+            writes=os.path.getsize(self._path),
+        )
+
     def _run(self, commands: t.Sequence[str], write: bool = False) -> Completed:
-        argv = [self._debugfs, *(["-w"] if write else []), "-f", "-", self._target]
-        return self._runtime.run(argv, stdin="".join(f"{c}\n" for c in commands).encode(), cwd=self._cwd)
+        stdin = "".join(f"{command}\n" for command in commands).encode()
+        return self._program("debugfs", *(["-w"] if write else []), "-f", "-", stdin=stdin, write=write)
+
+    def repair(self, *options: str) -> None:
+        """Have it whole. options -- more for e2fsck, such as -D, which writes directories anew"""
+        done = self._program("e2fsck", "-f", "-p", *options, write=True)
+        if done.rc not in (0, 1):
+            raise _failed(self._name, f"its file system is damaged: {(done.err or done.out).strip()[:500]}")
+
+    def is_root(self) -> bool:
+        """Whether it has all that there is to clean; a /var that is elsewhere is empty here."""
+        there = self.children(["/", "/var"])
+        return "etc" in _names(there, "/") and "lib" in _names(there, "/var")
+
+    def wipe(self) -> None:
+        """Make zeros of its journal, its free blocks and its free inodes. It must be whole."""
+        told = self._run(["stat <8>"]).out
+        size = re.search(r"\bSize: (\d+)\s", told)
+        block, inode, per_group = self._geometry()
+        blocks = int(size[1]) // block if size and re.search(r"Type: regular", told) else 0
+        if blocks * block > _JOURNAL_LIMIT:
+            raise _failed(self._name, "its journal is larger than any")
+        # The first one says that there is nothing in the others.
+        done = self._run([f"zap_block -f <8> {number}" for number in range(1, blocks)], write=True)
+        if done.rc == 0:
+            done = self._program("dumpe2fs", "-f")
+        if done.rc != 0:
+            raise _failed(self._name, f"its free blocks were not found: {done.err.strip()[:500]}")
+        with explained(f"the disk of the image {self._name} could not be written"):
+            with open(self._path, "r+b", buffering=0) as stream:
+                for start, end in _free(done.out, block, inode, per_group):
+                    _zero(stream, self._start + start, self._start + end)
+
+    def _geometry(self) -> tuple[int, int, int]:
+        """The bytes of a block and of an inode, and the inodes of a group."""
+        with open(self._path, "rb") as stream:
+            stream.seek(self._start + 1024)
+            block = stream.read(1024)
+        shift, revision = struct.unpack("<I", block[24:28])[0], struct.unpack("<I", block[76:80])[0]
+        inode = struct.unpack("<H", block[88:90])[0] if revision else 128
+        return 1024 << min(shift, 6), inode, struct.unpack("<I", block[40:44])[0]
 
     def children(self, directories: t.Sequence[str]) -> dict[str, list[Child]]:
         """What is in some directories; those that do not exist have nothing."""
@@ -221,3 +313,29 @@ class _FileSystem:
         done = self._run(self.wanted(), write=True)
         if done.rc != 0:
             raise _failed(self._name, done.err.strip()[:500])
+
+
+def _free(told: str, block: int, inode: int, per_group: int) -> t.Iterator[tuple[int, int]]:
+    """Where in a file system nothing is: beginning and end of each part, bytes. TOLD -- what dumpe2fs writes"""
+    group = table = -1
+    for line in told.splitlines():
+        match = _GROUP.match(line)
+        if match:
+            group, table = int(match[1]), -1
+            continue
+        match = _TABLE.match(line)
+        if match:
+            table = int(match[1])
+            continue
+        match = _FREE.match(line)
+        for part in match[2].split(",") if match else ():
+            first, dummy, last = part.strip().partition("-")
+            if not first.isdigit() or not (last or first).isdigit():
+                continue
+            low, high = int(first), int(last or first) + 1
+            if t.cast("re.Match[str]", match)[1] == "blocks":
+                yield low * block, high * block
+            elif table >= 0:
+                # They are counted from 1, and each group has its own.
+                base = table * block - (1 + group * per_group) * inode
+                yield base + low * inode, base + high * inode

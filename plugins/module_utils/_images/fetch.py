@@ -281,7 +281,7 @@ class Download:
         etag, last_modified = _version(answer)
         if answer.status == 206:
             span, dummy, size = answer.headers.get("Content-Range", "").partition("/")
-            total = int(size) if size.isdigit() else None
+            total = _size(size)
             changed = self._state.get("etag") and etag and etag != self._state["etag"]
             same = total is None or not self._state.get("total") or total == self._state["total"]
             if changed or not same or not span.replace("bytes=", "bytes ").startswith(f"bytes {have}-"):
@@ -439,9 +439,14 @@ def _request(url: str, headers: t.Mapping[str, str], inactivity: float) -> tuple
             if not location:
                 raise
             exc.close()
-            target = urllib.parse.urljoin(current, location)
-            scheme = urllib.parse.urlsplit(target).scheme
-            if scheme not in ("http", "https") or (scheme == "http" and current.startswith("https:")):
+            try:
+                target = urllib.parse.urljoin(current, location)
+                scheme, before = (urllib.parse.urlsplit(each).scheme.lower() for each in (target, current))
+            except ValueError:
+                raise ImageError(
+                    f"{shown(url)} was not fetched", f"the server redirects to {location[:200]!r}, which is no URL"
+                ) from exc
+            if scheme not in ("http", "https") or (scheme == "http" and before == "https"):
                 raise ImageError(
                     f"{shown(url)} was not fetched",
                     f"the server redirects to {shown(target)}, which is not protected as https is",
@@ -467,7 +472,12 @@ def _body(answer: t.Any, length: int | None) -> t.Iterator[bytes]:
 
 def _length(answer: t.Any) -> int | None:
     length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() and not answer.headers.get("Transfer-Encoding") else None
+    return None if answer.headers.get("Transfer-Encoding") else _size(length)
+
+
+def _size(text: str) -> int | None:
+    """A number of bytes that a server tells, None where it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 def _version(answer: t.Any) -> tuple[str, str]:

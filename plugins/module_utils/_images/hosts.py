@@ -322,16 +322,16 @@ def _host(name: str, options: t.Mapping[str, t.Any]) -> Host:
         raise InvalidOption(f"{what}.type {kind!r} is not known", hint=f"Types are {SIMPLESTREAMS} and {MANIFEST}.")
     if not options.get("url"):
         raise InvalidOption(f"{what} has no url", hint="A host that is not built in needs one.")
+    urls = {}
     for key in ("url", "mirror"):
-        if options.get(key):
-            _check_url(f"{what}.{key}", options[key], allow_http)
+        urls[key] = _checked_url(f"{what}.{key}", options[key], allow_http) if options.get(key) else ""
     return Host(
         name=name,
-        url=options["url"],
+        url=urls["url"],
         type=kind,
         allow_http=allow_http,
         keyring=_keyring(name, what, options.get("keyring", "")),
-        mirror=options.get("mirror", ""),
+        mirror=urls["mirror"],
         user=options.get("user", ""),
     )
 
@@ -343,7 +343,8 @@ def _truth(what: str, value: t.Any) -> bool:
     return text in _YES
 
 
-def _check_url(what: str, url: str, allow_http: bool) -> None:
+def _checked_url(what: str, url: str, allow_http: bool) -> str:
+    """A URL with its scheme in lower case."""
     scheme = checked_url(url, what).partition("://")[0]
     if scheme.lower() not in ("http", "https"):
         raise InvalidOption(f"{what} {url!r} is not a URL", hint="Write https://SERVER/PATH.")
@@ -352,6 +353,7 @@ def _check_url(what: str, url: str, allow_http: bool) -> None:
             f"{what} {url} is not https",
             hint="If that server is to be trusted without encryption, set allow_http: true beside it.",
         )
+    return scheme.lower() + url[len(scheme) :]
 
 
 def _keyring(name: str, what: str, given: str) -> str:

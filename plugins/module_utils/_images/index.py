@@ -75,7 +75,7 @@ class Host(t.NamedTuple):
     def locate(self, path: str) -> str:
         """The URL of one of its files, by what its index says: a path, or a URL, to which no mirror applies.
 
-        ImageError where that is not https, and the host need be.
+        ImageError where that is not https, and the host need be: without encryption, only its own servers are trusted.
         """
         if "://" in path:
             location = path
@@ -87,7 +87,10 @@ class Host(t.NamedTuple):
             from urllib.parse import quote
 
             location = f"{(self.mirror or self.url).rstrip('/')}/{quote(path.lstrip('/'), safe='/:@+,;=~%')}"
-        check_scheme(location, self.allow_http, self.name)
+        own = {server_of(self.url), server_of(self.mirror)}
+        check_scheme(
+            location, self.allow_http and server_of(location) in own, self.name, server_of(location) not in own
+        )
         return location
 
 
@@ -371,15 +374,21 @@ def _identity(host: Host) -> list[str]:
     return [host.url, host.type, host.keyring]
 
 
-def check_scheme(url: str, allow_http: bool, name: str) -> None:
+def server_of(url: str) -> str:
+    """The server and port in a URL."""
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
+
+
+def check_scheme(url: str, allow_http: bool, name: str, elsewhere: bool = False) -> None:
+    """ImageError where a URL is neither https nor allowed http. elsewhere -- on a server that is not the host's own"""
     scheme = url.partition("://")[0].lower()
     if scheme == "https" or (scheme == "http" and allow_http):
         return
+    hint = "If that server is to be trusted without encryption, set allow_http: true for this host in image_hosts."
+    if elsewhere:
+        hint = f"Only the servers of url and mirror are trusted without encryption: set mirror to http://{server_of(url)}/…"
     raise ImageError(
-        f"the image host {name} leads to {public(url)}, which is not https",
-        hint="If that server is to be trusted without encryption, set allow_http: true for this host in image_hosts."
-        if scheme == "http"
-        else "",
+        f"the image host {name} leads to {public(url)}, which is not https", hint=hint if scheme == "http" else ""
     )
 
 

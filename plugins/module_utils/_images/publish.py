@@ -29,7 +29,7 @@ def publish(vault: Vault, instance: Instance, export: Export, name: Reference, c
     """Make the disk of a stopped instance, whose lock the caller holds, an image and let NAME lead to it."""
     runtime = vault.runtime
     if clean:
-        for program in ("debugfs", "e2fsck"):
+        for program in ("debugfs", "e2fsck", "dumpe2fs"):
             runtime.program(program, "e2fsprogs, or use clean: false", "to clean images")
     key = hashlib.sha256(f"publish {instance.scope} {instance.uuid}".encode()).hexdigest()[:16]
     with vault.data.lock(f"image-{key}", report=runtime.report):

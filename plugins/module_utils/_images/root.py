@@ -34,6 +34,8 @@ _KEPT = 1 << 20
 
 _SYSTEM = {"bin", "usr", "sbin"}
 _PAX_SIZE = re.compile(rb"\d+ size=(\d+)\n")
+# No file has a size with more digits, and Python refuses to read much longer numbers.
+_PAX_DIGITS = 20
 _HINT = (
     "Give the image of a container: one tar archive with metadata.yaml and rootfs/, or a root file system as squashfs"
     " or tar archive."
@@ -263,6 +265,8 @@ class _Archive:
         content = bytes(kept[: self._kept_size])
         if self._keeps == "x":
             found = _PAX_SIZE.search(content)
+            if found and len(found[1]) > _PAX_DIGITS:
+                raise _damaged(self._name, "a member of it has no usable size")
             self._member_size = int(found[1]) if found else -1
         else:
             self._metadata = content

@@ -305,7 +305,9 @@ def _title(system: str, release: str, version: str, release_title: str, variant:
 
 def version_key(text: str) -> list[tuple[int, str]]:
     """A key that sorts versions (9, 10) and serials (20250101, 20250101.2, 20250101_07:42) as they followed."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(text)]
+    parts = _NUMBERS.split(text)
+    # Python reads no number of thousands of digits, and no version has one.
+    return [(int(part), "") if part.isdecimal() and len(part) <= 100 else (-1, part) for part in parts]
 
 
 def to_rows(products: t.Iterable[Product]) -> list[t.Any]:

@@ -79,7 +79,7 @@ def parse_reference(text: str) -> Reference:
     if "://" in text:
         scheme = text.split("://", 1)[0].lower()
         if scheme in ("http", "https"):
-            return Reference("url", checked_url(text, "image"))
+            return Reference("url", checked_url(scheme + text[len(scheme) :], "image"))
         if scheme == "file":
             return Reference("file", _path_of(text))
         raise InvalidOption(f"image {text!r} has a scheme that is not known", hint="Use https://, http:// or file://.")

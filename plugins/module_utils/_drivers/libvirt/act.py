@@ -298,6 +298,7 @@ class LibvirtActs(FamilyActs):
         domain = self._domain(instance)
         if domain is not None and self.look.is_active(domain):
             raise HypervisorError(f"{instance.name} cannot be started", "its domain runs already")
+        self.check_disk(instance)
         self.rotate_console(instance)
         accelerator = self._accelerator(instance.arch)
         if accelerator.reason:

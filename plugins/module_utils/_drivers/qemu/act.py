@@ -134,6 +134,7 @@ class QemuActs(FamilyActs):
         try:
             for name in (_PID, _LOG, MONITOR):
                 remove_path(os.path.join(directory, name))
+            self.check_disk(instance)
             self.rotate_console(instance)
             self._spawn(instance, directory, handles)
         finally:

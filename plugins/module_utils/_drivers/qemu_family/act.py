@@ -32,6 +32,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
+from ansible_collections.minicloud.local.plugins.module_utils._images.confined import (
+    Layer,
+    QemuImg,
+    refuse_other_files,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Image,
@@ -88,7 +93,8 @@ class FamilyActs(Acts):
         disk = os.path.join(directory, DISK)
         remove_path(disk)
         self.runtime.report.step("overlay")
-        argv = [qemu_img(self.runtime), "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format]
+        # Without a look at the image: what that is, the vault has found out.
+        argv = [qemu_img(self.runtime), "create", "-q", "-u", "-f", "qcow2", "-b", image.path, "-F", image.format]
         self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
         with explained(f"{disk} could not be made private"):
             os.chmod(disk, 0o600)
@@ -131,16 +137,11 @@ class FamilyActs(Acts):
             os.close(handle)
 
     def grow_disk(self, instance: Instance) -> None:
-        argv = [
-            qemu_img(self.runtime),
-            "resize",
-            "-q",
-            "-f",
-            "qcow2",
-            self.look.path(instance, DISK),
-            str(instance.disk),
-        ]
-        self.runtime.check(argv, f"the disk of {instance.name} could not be grown")
+        QemuImg(self.runtime, f"the disk of {instance.name}").resize(layers_of(self.look, instance), instance.disk)
+
+    def check_disk(self, instance: Instance) -> None:
+        """ImageError where the disk names other files than that of its image: nothing of ours has written that."""
+        refuse_other_files(self.look.path(instance, DISK), f"the disk of {instance.name}", backing=True)
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
@@ -293,6 +294,11 @@ class FamilyActs(Acts):
             older = f"{current}.{number}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{current}.{number - 1}" if number > 1 else current, older)
+
+
+def layers_of(look: FamilyLooks, instance: Instance) -> list[Layer]:
+    """The disk of an instance as the record says, whatever the guest's QEMU may have written into its header."""
+    return [Layer(look.path(instance, DISK), "qcow2"), Layer(instance.image["path"], "qcow2")]
 
 
 def qemu_img(runtime: Runtime) -> str:

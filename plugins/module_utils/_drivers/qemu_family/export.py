@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Export
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import qemu_img
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import DISK, FamilyLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import layers_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
+from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT
 
 
 class FamilyExport(Export):
@@ -24,8 +24,7 @@ class FamilyExport(Export):
         self.look = look
 
     def export_disk(self, instance: Instance, target: str, format_: str) -> None:
-        runtime = self.look.runtime
-        argv = [qemu_img(runtime), "convert", "-f", "qcow2", "-O", format_, "-W", "-m", "8"]
-        argv += ["-o", "compat=1.1"] if format_ == "qcow2" else []
-        argv += [self.look.path(instance, DISK), target]
-        runtime.check(argv, f"the disk of {instance.name} could not be copied", timeout=LONG_COMMAND_TIMEOUT)
+        tool = QemuImg(self.look.runtime, f"the disk of {instance.name}")
+        layers = layers_of(self.look, instance)
+        size = int(tool.info(layers)["virtual-size"])
+        tool.convert(layers, target, format_, size)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -75,6 +76,8 @@ ARCHITECTURES = {
         needs_uefi=True,
     ),
 }
+
+_BASE = {"driver": "qcow2", "read-only": True, "backing": None}
 
 ACCELERATORS = ("auto", "kvm", "tcg", "hvf")
 
@@ -225,7 +228,8 @@ def command_line(
         argv += ["-add-fd", f"fd={fd},set={sets[name]},opaque={name}"]
     argv += [
         *_file("base", sets["base"], read_only=True),
-        *_node("base", "qcow2", read_only=True),
+        # Only this notation can say that there is nothing below it, whatever its header names.
+        *("-blockdev", json.dumps({**_BASE, "file": "base-file", "node-name": "base"})),
         *_file("disk", sets["disk"]),
         *_node("disk", "qcow2", extra="backing=base,discard=unmap"),
         *_file("seed", sets["seed"], read_only=True),

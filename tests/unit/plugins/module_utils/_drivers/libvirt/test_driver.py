@@ -276,7 +276,7 @@ def data(tmp_path):
 
 def run(argv, **kwargs):
     if "create" in argv:
-        write_file(argv[-2], b"disk")
+        write_file(argv[-2], b"QFI\xfb\0\0\0\3" + bytes(96))
     return Completed(0, "", "")
 
 

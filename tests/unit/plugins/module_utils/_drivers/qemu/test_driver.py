@@ -13,6 +13,8 @@ import pwd
 import shutil
 import socket
 import stat
+import struct
+import subprocess
 import sys
 import time
 import types
@@ -146,6 +148,10 @@ def data(tmp_path):
     return DataDirectory(str(tmp_path / "data"))
 
 
+# The header of a qcow2 image, for those who look no further.
+EMPTY_DISK = b"QFI\xfb" + struct.pack(">I", 3) + bytes(96)
+
+
 @pytest.fixture
 def driver(data, monkeypatch):
     driver = QemuDriver(ABOUT["qemu"], Runtime(run, Reporter()), data.scope("qemu"))
@@ -160,8 +166,8 @@ def instance(driver, tmp_path):
     instance = an_instance(image={"name": "lts", "path": str(tmp_path / "base.qcow2")})
     driver.scope.write(instance)
     (tmp_path / "base.qcow2").write_text("base")
-    for name in ("disk.qcow2", "seed.iso"):
-        write_file(os.path.join(driver.scope.directory("web"), name), name.encode())
+    for name, content in (("disk.qcow2", EMPTY_DISK), ("seed.iso", b"seed")):
+        write_file(os.path.join(driver.scope.directory("web"), name), content)
     return instance
 
 
@@ -565,7 +571,7 @@ class TestRunning:
 
     def test_a_missing_disk_is_explained_and_starts_nothing(self, driver, instance):
         os.unlink(path_of(driver, "disk.qcow2"))
-        with pytest.raises(Exception, match="the files of web could not be opened: No such file") as caught:
+        with pytest.raises(Exception, match=r"disk\.qcow2 could not be read: No such file") as caught:
             driver.acts.start(instance)
         assert path_of(driver, "disk.qcow2") in str(caught.value)
         assert not driver.alive(instance)
@@ -805,12 +811,52 @@ class TestDisks:
         with pytest.raises(MinicloudError, match=f"the disk of web could not be made: {words}"):
             driver.acts.create(an_instance(), Image("lts", "", "/b", "qcow2", 1, 2, "x86_64"), {})
 
-    def test_a_disk_grows_to_what_the_record_says(self, driver, commands):
+    @pytest.fixture
+    def overlay(self, driver, tmp_path):
+        """A stopped instance with a real disk of 1 MiB over a real image."""
+        base = str(tmp_path / "base.qcow2")
+        instance = an_instance(disk=1 << 20, image={"path": base})
         make_dir(driver.scope.directory("web"))
-        driver.acts.grow_disk(an_instance(disk=9 << 30))
-        assert commands[0][:2] == ["qemu-img", "resize"]
-        assert commands[0][-2:] == [path_of(driver, "disk.qcow2"), str(9 << 30)]
-        assert "--shrink" not in commands[0]
+        for argv in (
+            ["-f", "qcow2", base, "1M"],
+            ["-f", "qcow2", "-b", base, "-F", "qcow2", path_of(driver, "disk.qcow2"), "1M"],
+        ):
+            subprocess.run(["qemu-img", "create", "-q", *argv], check=True)
+        return instance
+
+    def told(self, driver):
+        argv = ["qemu-img", "info", "-U", "--output=json", path_of(driver, "disk.qcow2")]
+        return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
+
+    def test_a_disk_grows_to_what_the_record_says(self, driver, overlay):
+        overlay.disk = 3 << 20
+        driver.acts.grow_disk(overlay)
+        assert self.told(driver)["virtual-size"] == 3 << 20
+        overlay.disk = 2 << 20
+        with pytest.raises(MinicloudError, match="the disk of web was not written"):
+            driver.acts.grow_disk(overlay)
+
+    def test_a_backing_file_that_the_header_names_is_never_opened(self, driver, overlay, tmp_path):
+        bait = tmp_path / "bait"
+        bait.write_bytes(b"of the host only" * 4096)
+        disk = path_of(driver, "disk.qcow2")
+        subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-b", str(bait), "-F", "raw", disk], check=True)
+        overlay.disk = 2 << 20
+        driver.acts.grow_disk(overlay)
+        driver.export().export_disk(overlay, str(tmp_path / "out"), "raw")
+        assert (tmp_path / "out").read_bytes() == bytes(2 << 20)
+
+    @pytest.mark.parametrize("act", ["grow_disk", "export_disk", "start"])
+    def test_a_data_file_that_a_hostile_qemu_has_named_is_refused(self, driver, overlay, tmp_path, act):
+        disk = path_of(driver, "disk.qcow2")
+        argv = ["create", "-q", "-f", "qcow2", "-o", f"data_file={tmp_path}/bait,data_file_raw=on", disk, "1M"]
+        subprocess.run(["qemu-img", *argv], check=True)
+        (tmp_path / "bait").write_bytes(b"of the host only" * 65536)
+        args = (str(tmp_path / "out"), "raw") if act == "export_disk" else ()
+        with pytest.raises(MinicloudError, match="the disk of web is refused: it keeps its data in another file"):
+            getattr(driver.export() if args else driver.acts, act)(overlay, *args)
+        assert not os.path.exists(tmp_path / "out")
+        assert not driver.alive(overlay)
 
 
 class TestRequire:

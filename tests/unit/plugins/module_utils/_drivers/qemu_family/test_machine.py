@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import types
 
@@ -161,6 +162,11 @@ class TestAccelerator:
             choose_accelerator("hvf", "x86_64", 1000, (36,))
 
 
+def drives_of(line):
+    """The block nodes of a command line, by name."""
+    return {re.search(r"""node-name(?:=|": ")([\w-]+)""", word)[1]: word for word in values(line, "-blockdev")}
+
+
 class TestCommandLine:
     def test_the_sandbox_is_on_and_nothing_else_is_brought(self):
         line = argv()
@@ -187,11 +193,12 @@ class TestCommandLine:
         assert f"fd={MONITOR}" in " ".join(values(line, "-chardev"))
 
     def test_only_the_disk_can_be_written(self):
-        drives = {re.search(r"node-name=([\w-]+)", word)[1]: word for word in values(argv(), "-blockdev")}
+        drives = drives_of(argv())
         assert set(drives) == {"base", "base-file", "disk", "disk-file", "seed", "seed-file"}
-        writable = [name for name, word in drives.items() if "read-only=on" not in word]
+        writable = [name for name, word in drives.items() if not re.search(r'read-only(=on|": true)', word)]
         assert writable == ["disk-file", "disk"]
         assert "backing=base" in drives["disk"]
+        assert json.loads(drives["base"])["backing"] is None
 
     def test_the_machine(self):
         line = argv(cpus=3, memory=2 * GIB)
@@ -241,8 +248,8 @@ class TestCommandLine:
         fds = {**FDS, "code": 15, "nvram": 16}
         line = command_line(an_instance(arch=arch), Accelerator("tcg"), fds, MONITOR)
         assert value(line, "-machine") == f"{machine},pflash0=code,pflash1=nvram"
-        drives = {re.search(r"node-name=([\w-]+)", word)[1]: word for word in values(line, "-blockdev")}
-        writable = [name for name, word in drives.items() if "read-only=on" not in word]
+        drives = drives_of(line)
+        writable = [name for name, word in drives.items() if not re.search(r'read-only(=on|": true)', word)]
         assert writable == ["disk-file", "disk", "nvram-file", "nvram"]
         assert drives["code"].startswith("driver=raw,file=code-file,")
         assert "filename=/dev/fdset/5," in drives["code-file"]
