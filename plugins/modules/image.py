@@ -23,9 +23,9 @@ description:
   - A download that was cut or killed is gone on with by the next run. Of several runs that want the same image, one
     fetches it and the others wait for it.
 notes:
-  - The module runs on the host that has the hypervisor. It needs C(qemu-img) there, for images compressed with zstd
-    the program C(zstd) (unless Python is 3.14 or newer), for V(bootstrap:) what the role
-    P(minicloud.local.host#role) installs, and for O(clean) C(debugfs) and C(e2fsck) of e2fsprogs.
+  - The module runs on the host that has the hypervisor. It needs C(qemu-img) and util-linux there, for images
+    compressed with zstd the program C(zstd) (unless Python is 3.14 or newer), for V(bootstrap:) what the role
+    P(minicloud.local.host#role) installs, and for O(clean) C(debugfs), C(e2fsck) and C(dumpe2fs) of e2fsprogs.
   - Proxies are taken from the environment (E(https_proxy), E(http_proxy), E(no_proxy)), and authorities of certificates
     beside the system's from E(SSL_CERT_FILE). Set them with the keyword C(environment) of the task.
   - How far a long fetch is can be read in C(activity.log) in the data directory while it runs.

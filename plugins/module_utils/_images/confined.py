@@ -40,6 +40,7 @@ import struct
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
@@ -333,9 +334,9 @@ class QemuImg:
 
     def _answer(self, done: Completed, format_: str, good: t.Container[int] = (0,)) -> dict[str, t.Any]:
         told = first_line(done.err) or f"qemu-img cannot read it as {format_}"
-        if done.rc in good and len(done.out) <= _LONGEST_ANSWER:
-            with contextlib.suppress(ValueError, RecursionError):
-                found = json.loads(done.out)
+        if done.rc in good:
+            with contextlib.suppress(JsonError):
+                found = parse_json(done.out.encode(errors="replace"), "its report", _LONGEST_ANSWER, 32)
                 if isinstance(found, dict):
                     return found
         raise damaged(self._what, told)

@@ -439,13 +439,8 @@ def _request(url: str, headers: t.Mapping[str, str], inactivity: float) -> tuple
             if not location:
                 raise
             exc.close()
-            try:
-                target = urllib.parse.urljoin(current, location)
-                scheme, before = (urllib.parse.urlsplit(each).scheme.lower() for each in (target, current))
-            except ValueError:
-                raise ImageError(
-                    f"{shown(url)} was not fetched", f"the server redirects to {location[:200]!r}, which is no URL"
-                ) from exc
+            target = urllib.parse.urljoin(current, location)
+            scheme, before = (urllib.parse.urlsplit(each).scheme for each in (target, current))
             if scheme not in ("http", "https") or (scheme == "http" and before == "https"):
                 raise ImageError(
                     f"{shown(url)} was not fetched",

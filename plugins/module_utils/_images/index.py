@@ -78,7 +78,8 @@ class Host(t.NamedTuple):
         ImageError where that is not https, and the host need be: without encryption, only its own servers are trusted.
         """
         if "://" in path:
-            location = path
+            scheme, separator, rest = path.partition("://")
+            location = scheme.lower() + separator + rest
         elif self.type == MANIFEST and not self.mirror:
             from urllib.parse import urljoin
 

@@ -331,12 +331,26 @@ def test_tls_with_an_unknown_authority(secure, tmp_path):
         Fetch(secure, tmp_path).run()
 
 
-def test_a_redirect_never_leaves_tls(secure, server, certificate, tmp_path, monkeypatch):
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "Https"])
+def test_a_redirect_never_leaves_tls(secure, server, certificate, tmp_path, monkeypatch, scheme):
     monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
+    secure.url = secure.url.replace("https", scheme)
     secure.plan["/disk.img"] = [{"redirect": f"{server.url}/disk.img"}]
     with pytest.raises(ImageError, match="not protected as https is"):
         Fetch(secure, tmp_path).run()
     assert server.sent == []
+
+
+def test_a_redirect_to_what_is_no_url_is_told(server, tmp_path):
+    server.plan["/disk.img"] = [{"redirect": "https://[::1/disk.img"}]
+    with pytest.raises(ImageError, match="Invalid IPv6 URL"):
+        Fetch(server, tmp_path).run()
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "²", "-1", "1e3", ""])
+def test_what_a_server_gives_as_a_size(text):
+    assert fetch._size(text) is None
+    assert fetch._size("12") == 12
 
 
 def test_a_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):

@@ -310,6 +310,24 @@ def test_index_that_leads_to_http(data, runtime, server, monkeypatch):
         found(ImageHosts(data, runtime, {"ours": ours}), "ours:x")
 
 
+@pytest.mark.parametrize("where", ["http://elsewhere.example/d.qcow2", "//elsewhere.example/d.qcow2", "HTTP://x/d"])
+def test_without_encryption_only_the_hosts_own_server_is_trusted(data, runtime, server, where):
+    image = {"os": "x", "items": {"x86_64": {"id": "b" * 64, "image_location": where}}}
+    server.files["/all.json"] = json.dumps({"x": image}).encode()
+    ours = {"url": f"{server.url}all.json", "type": "manifest", "allow_http": True}
+    with pytest.raises(ImageError, match=r"leads to http://.*which is not https") as caught:
+        found(ImageHosts(data, runtime, {"ours": ours}), "ours:x")
+    assert "set mirror to http://" in caught.value.hint
+
+
+def test_its_own_server_may_be_named_in_full(data, runtime, server):
+    location = f"{server.url}d.qcow2"
+    image = {"os": "x", "items": {"x86_64": {"id": "b" * 64, "image_location": location}}}
+    server.files["/all.json"] = json.dumps({"x": image}).encode()
+    ours = {"url": f"{server.url}all.json".replace("http:", "HTTP:"), "type": "manifest", "allow_http": True}
+    assert found(ImageHosts(data, runtime, {"ours": ours}), "ours:x").location == location
+
+
 def test_refresh_reaches_the_host(data, runtime, local, server):
     found(ImageHosts(data, runtime, local), "noble")
     found(ImageHosts(data, runtime, local), "noble")

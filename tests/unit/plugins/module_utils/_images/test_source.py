@@ -128,3 +128,7 @@ def test_as_text_a_reference_has_no_password() -> None:
 def test_as_text_a_reference_is_what_users_write() -> None:
     for text in ("24.04", "daily:26.04", "/srv/a.img", "https://example.org/a.img"):
         assert str(parse_reference(text)) == text
+
+
+def test_a_scheme_in_upper_case_is_one():
+    assert parse_reference("HTTPS://Images.example.com/X.img").name == "https://Images.example.com/X.img"
