@@ -20,11 +20,11 @@ START, SIZE = 1 << 20, 15 << 20
 FILES = {
     "etc/hostname": "web\n",
     "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
-    "etc/ssh/ssh_host_ed25519_key": "private\n",
+    "etc/ssh/ssh_host_ed25519_key": "the private key of the host\n",
     "etc/ssh/ssh_host_ed25519_key.pub": "public\n",
     "etc/ssh/sshd_config": "Port 22\n",
-    "var/lib/cloud/instances/one/user-data.txt": "#cloud-config\n",
-    "var/log/cloud-init.log": "done\n",
+    "var/lib/cloud/instances/one/user-data.txt": "#cloud-config of the instance\n",
+    "var/log/cloud-init.log": "the log of cloud-init\n",
 }
 
 
