@@ -32,7 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
         ("Rocky/9", "images", "rockylinux/9"),
         ("ubuntu/24.04", "release", "24.04"),
         ("Daily:26.04", "daily", "26.04"),
-        ("HTTPS://Example.org/A.img", "url", "HTTPS://Example.org/A.img"),
+        ("HTTPS://Example.org/A.img", "url", "https://Example.org/A.img"),
         ("https://[::1]:8443/a.img", "url", "https://[::1]:8443/a.img"),
     ],
 )
