@@ -144,25 +144,12 @@ def parse_port(text: str) -> PortForward:
         ip = _normal_ip((match["ip"] or "127.0.0.1").strip("[]"))
         forward = PortForward(ip, int(match["host"] or 0), int(match["guest"]), match["protocol"] or "tcp")
         if ip and forward.host_port < 65536 and 0 < forward.guest_port < 65536:
-            _check_listenable(ip, text)
             return forward
     raise InvalidOption(
         f"port {text!r} is not valid",
         hint="Write [[host_ip:]host_port:]guest_port[/tcp|udp], such as 80, 8080:80, 0.0.0.0:8080:80 or 5353:53/udp;"
         " ports are 1 to 65535, and host_ip is an address of the host.",
     )
-
-
-def _check_listenable(ip: str, text: str) -> None:
-    """Raise for an address on which no host listens: one of many hosts, or of none."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    first, *rest = socket.inet_pton(family, ip)
-    if (first >= 0xE0 if len(rest) == 3 else first == 0xFF) or (len(rest) == 3 and first == 0 and any(rest)):
-        raise InvalidOption(
-            f"port {text!r} is not valid",
-            f"{ip} is not the address of a host",
-            "Give an address of this host, 127.0.0.1 for itself alone, or 0.0.0.0 for all that it has.",
-        )
 
 
 def _normal_ip(text: str) -> str:
