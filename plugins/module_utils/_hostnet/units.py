@@ -36,6 +36,7 @@ _MAIN = '''\
 """Starts the networks and instances of a data directory that are to start with this host. Made by minicloud.local."""
 import sys
 
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import main
 
 sys.exit(main(sys.argv[1:], run))

@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     Busy,
+    HostError,
     InvalidOption,
     MinicloudError,
     MissingRequirement,
@@ -188,7 +189,7 @@ class TestFiles:
             (errno.EDQUOT, NoSpace, "Free some space"),
             (errno.EROFS, MissingRequirement, "another data_dir"),
             (errno.EACCES, MissingRequirement, "Run as the user"),
-            (errno.EIO, MinicloudError, "Input/output error"),
+            (errno.EIO, HostError, "Input/output error"),
         ],
     )
     def test_a_file_system_that_refuses_is_explained(self, tmp_path, monkeypatch, call, number, error, advice):
