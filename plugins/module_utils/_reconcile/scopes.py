@@ -29,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, RUNNING, STOPPED, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, RUNNING, STOPPED, UP, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -53,7 +53,7 @@ class Side:
     """The scope of a driver, as a switch finds it.
 
     instances -- those that are whole and were not removed by other means
-    running -- the uuids of those that run; noted -- states by uuid
+    running -- the uuids of those that run, or are paused; noted -- states by uuid
     """
 
     driver: str
@@ -182,7 +182,7 @@ class Switch:
             for acting, owned in self.crew(driver).group(instances):
                 states.update((each.uuid, seen.state) for each, seen in zip(owned, acting.observe(owned)))
         there = tuple(each for each in instances if states[each.uuid] != ABSENT)
-        running = frozenset(each.uuid for each in there if states[each.uuid] == RUNNING)
+        running = frozenset(each.uuid for each in there if states[each.uuid] in UP)
         return Side(driver, scope_of(driver), there, running, noted)
 
     def check_options(self) -> None:

@@ -103,6 +103,16 @@ def place_of(options: t.Mapping[str, t.Any]) -> Place:
     return place
 
 
+def operations_of(groups: t.Mapping[str, t.Any] | None, name: str) -> list[str]:
+    """The operations that LXD carries out for an instance now, of all of them (with recursion)."""
+    found = []
+    for operation in (groups or {}).get("running", ()):
+        urls = [url for some in (operation.get("resources") or {}).values() for url in some or ()]
+        if any(url.partition("?")[0].rpartition("/")[2] == name for url in urls):
+            found.append(str(operation["id"]))
+    return found
+
+
 def default_socket() -> str:
     """The unix socket of this host's LXD, there or not."""
     given = os.environ.get("LXD_DIR")

@@ -14,7 +14,7 @@ import sys
 import typing as t
 from urllib.parse import quote
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import LxdApi, NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import LxdApi, NotThere, operations_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import Config
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -164,12 +164,9 @@ class LxdClient:
     def await_operations(self, name: str) -> None:
         """Wait for what a run that was killed has asked of LXD for an instance: it does that all the same."""
         doing = f"the operations of LXD on {name} could not be waited for"
-        groups = self.call("get", "operations", doing, query={"recursion": "1"}) or {}
-        for operation in groups.get("running", ()):
-            urls = [url for found in (operation.get("resources") or {}).values() for url in found or ()]
-            if any(url.partition("?")[0].rpartition("/")[2] == name for url in urls):
-                with contextlib.suppress(HypervisorError, NotFound):
-                    self.call("get", f"operations/{operation['id']}/wait", doing)
+        for identifier in operations_of(self.call("get", "operations", doing, query={"recursion": "1"}), name):
+            with contextlib.suppress(HypervisorError, NotFound):
+                self.call("get", f"operations/{identifier}/wait", doing)
 
 
 def _explained(doing: str, why: str) -> HypervisorError | NoSpace:

@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd impor
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import (
     LxdApi,
     NotThere,
+    operations_of,
     place_of,
     untrusted,
 )
@@ -103,7 +104,7 @@ class LxdLooks(Looks):
         records: dict[str, dict[str, t.Any]] = {}
         with contextlib.suppress(NotThere):
             if len(instances) == 1:
-                records[instances[0].name] = self.api.get(f"instances/{instances[0].name}", recursion="1")
+                records[instances[0].name] = self._settled(instances[0])
             elif instances:
                 records = self.all_records()
         self.seen.update(records)
@@ -134,6 +135,20 @@ class LxdLooks(Looks):
                 where = f"LXD has it as {record['name']} in the project {project}"
                 return Observed(ABSENT, drift=(f"{where}, where somebody has moved it",), reason=where)
         return None
+
+    def _settled(self, instance: Instance) -> dict[str, t.Any]:
+        """What LXD knows of an instance, once it has done what a run that was killed has asked of it."""
+        path = f"instances/{instance.name}"
+        found: dict[str, t.Any] = self.api.get(path, recursion="1")
+        # It was started under us, so it has ended since, or LXD is still at it.
+        if instance.owner and not _is_up(found):
+            begun = operations_of(self.api.get("operations", recursion="1"), instance.name)
+            for identifier in begun:
+                with contextlib.suppress(HypervisorError):  # whatever comes of it
+                    self.api.get(f"operations/{identifier}/wait")
+            if begun:
+                found = self.api.get(path, recursion="1")
+        return found
 
     def all_records(self) -> dict[str, dict[str, t.Any]]:
         """What LXD knows of all instances now, by name; of those that run with their state."""

@@ -485,6 +485,20 @@ class TestObserve:
         driver.acts.delete(made)
         assert "www" in lxd.objects["instances"]
 
+    def test_a_start_that_a_killed_run_has_asked_for_is_seen_to_its_end(self, driver, lxd, made, monkeypatch):
+        made.owner = "lxd"
+        lxd.running.append({"id": "o", "resources": {"instances": ["/1.0/instances/web?project=minicloud"]}})
+        look = lxd._look
+
+        def end(path, recursion):
+            if path == "operations/o/wait":
+                lxd.objects["instances"]["web"]["status"] = "Running"
+            return look(path, recursion)
+
+        monkeypatch.setattr(lxd, "_look", end)
+        assert driver.observe([made])[0].state == RUNNING
+        assert lxd.running == []
+
     def test_one_that_is_gone_is_gone(self, driver, lxd, made):
         del lxd.objects["instances"]["web"]
         assert driver.observe([made])[0].reason == ""
