@@ -49,6 +49,7 @@ from frame import (
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
@@ -119,7 +120,7 @@ class Launches:
         disk = os.path.join(directory, "disk.qcow2")
         os.unlink(disk)
         identity = identity_for("")
-        accelerator = qemu_machine.choose_accelerator("auto", record.arch, identity.uid, identity.groups)
+        accelerator = qemu_machine.choose_accelerator(this_host(), "auto", record.arch, identity.uid, identity.groups)
         handles: list[int] = []
         process = None
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -521,11 +522,13 @@ def machine(bench: Bench) -> list[str]:
         model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), model)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     identity = identity_for("")
-    accelerator = qemu_machine.choose_accelerator("auto", qemu_machine.host_arch(), identity.uid, identity.groups)
+    accelerator = qemu_machine.choose_accelerator(
+        this_host(), "auto", this_host().architecture(), identity.uid, identity.groups
+    )
     guests = accelerator.name.upper()
     if accelerator.reason:
         guests = f"emulation ({guests}; {accelerator.reason})"
-    qemu = bench.program([qemu_machine.emulator(qemu_machine.host_arch()), "--version"])[2].splitlines()[0]
+    qemu = bench.program([qemu_machine.emulator(this_host().architecture()), "--version"])[2].splitlines()[0]
     core = bench.program(["ansible", "--version"])[2].splitlines()[0]
     target = bench.program([bench.python, "--version"])[2].strip()
     hardware = f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"

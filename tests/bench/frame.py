@@ -30,7 +30,7 @@ if not os.path.isdir(os.path.join(STAGED, "ansible_collections", "minicloud", "l
 sys.path.insert(0, STAGED)
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._model import (  # noqa: E402
@@ -295,7 +295,7 @@ class Bench:
             return os.path.abspath(self.args.image)
         with contextlib.suppress(Exception):
             found = Vault(DataDirectory(), Runtime(run)).find(
-                parse_reference("bootstrap:bookworm"), qemu_machine.host_arch()
+                parse_reference("bootstrap:bookworm"), this_host().architecture()
             )
             return found.path if found else ""
         return ""
@@ -405,7 +405,7 @@ def a_record(name: str, uuid: str, **other: t.Any) -> Instance:
         scope="qemu",
         driver="qemu",
         created="2026-05-04T10:20:30Z",
-        arch=qemu_machine.host_arch(),
+        arch=this_host().architecture(),
         memory=GIB,
         disk=5 * GIB,
         phase="ready",
@@ -419,7 +419,7 @@ def into_vault(data: DataDirectory, path: str) -> Image:
     """Import an image, which is not measured."""
     reference = parse_reference(path)
     reconcile_image(parse_image_wish({"name": path, "state": "present"}), Runtime(run), data)
-    image = Vault(data, Runtime(run)).find(reference, qemu_machine.host_arch())
+    image = Vault(data, Runtime(run)).find(reference, this_host().architecture())
     assert image
     return image
 

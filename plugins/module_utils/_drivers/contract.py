@@ -17,10 +17,10 @@ a driver has or has not: where it has one, it has the capabilities that the part
 from __future__ import annotations
 
 import abc
-import platform
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost, this_host
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     KINDS,
     USER_NETWORK,
@@ -32,7 +32,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Observed,
     PortForward,
     Snapshot,
-    normal_arch,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
@@ -50,7 +49,7 @@ class About(t.NamedTuple):
     image_formats -- of the files that it makes instances from, by the kind of image: disk, container. Of a kind that is
     not there, it takes any
     is_server -- whether its hypervisor is a server that starts instances with its host by itself
-    platforms -- the values of sys.platform on which its hypervisor can be on this host
+    platforms -- the systems on which its hypervisor can be on this host, as people call them
     load -- imports the driver and makes it
     """
 
@@ -78,12 +77,11 @@ class About(t.NamedTuple):
 class Looks(abc.ABC):
     """What is asked of one hypervisor, working in one scope, without changing anything.
 
-    elsewhere -- whether its instances run on another host than this one
+    host -- the machine that runs its instances
     capabilities -- those that come with what is here
     """
 
     capabilities: t.ClassVar[Capabilities] = {}
-    elsewhere = False
 
     def __init__(
         self,
@@ -95,6 +93,7 @@ class Looks(abc.ABC):
     ) -> None:
         """shared -- the options are for several drivers: leave those of others aside"""
         self.about = about
+        self.host: HypervisorHost = this_host()
         self.name = about.name
         self.runtime = runtime
         self.scope = scope
@@ -114,6 +113,15 @@ class Looks(abc.ABC):
                     hint="Put it in quotes, as it is to be read.",
                 )
 
+    def require_platform(self) -> None:
+        """Return if the hypervisor can be on this host, as far as the system goes; else NotSupported."""
+        system = this_host().system
+        if self.host.here and system not in self.about.platforms:
+            raise NotSupported(
+                f"the driver {self.name} does not run on {system}",
+                hint=f"It runs on {', '.join(self.about.platforms)}.",
+            )
+
     def handle(self) -> dict[str, str]:
         """The driver_options that lead to where this driver makes things, for the records of what it makes."""
         return {}
@@ -130,14 +138,6 @@ class Looks(abc.ABC):
     def interfaces(self, instance: Instance) -> list[Nic]:
         """The interfaces that the guest sees: those of its record, and before them one of the driver's own, if any."""
         return instance.nics
-
-    def host_arch(self) -> str:
-        """The architecture of the host that runs the instances, in the kernel's words."""
-        return normal_arch(platform.machine())
-
-    def memory(self) -> tuple[int, int]:
-        """Bytes of memory that the other host has in all, and that are available there now; 0 where that is unknown."""
-        return 0, 0
 
     @abc.abstractmethod
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:

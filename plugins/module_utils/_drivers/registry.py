@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, Scope
 
@@ -54,7 +53,7 @@ ABOUT: dict[str, About] = {
             ),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
-            platforms=("linux",),
+            platforms=("Linux",),
             load=_load_qemu,
         ),
         About(
@@ -67,7 +66,7 @@ ABOUT: dict[str, About] = {
             ),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
-            platforms=("linux",),
+            platforms=("Linux",),
             load=_load_libvirt,
         ),
         About(
@@ -86,7 +85,7 @@ ABOUT: dict[str, About] = {
             },
             image_formats={"disk": ("qcow2",)},
             is_server=True,
-            platforms=("linux",),
+            platforms=("Linux",),
             load=_load_lxd,
         ),
     )
@@ -115,7 +114,8 @@ CAPABILITY_TEXTS: dict[str, str] = {
 def default_driver() -> str:
     """The driver of a data directory in which none was made active."""
     wanted = "qemu"
-    if sys.platform.startswith("linux") and platform.machine() not in ("x86_64", "amd64"):
+    host = this_host()
+    if host.system == "Linux" and host.architecture() != "x86_64":
         wanted = "lxd"
     return wanted if wanted in ABOUT else "qemu"
 

@@ -27,7 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path, write_file
 

@@ -15,7 +15,7 @@ import os
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     SYSTEM_PATH,

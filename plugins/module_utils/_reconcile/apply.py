@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import random
 import time
 import typing as t
@@ -133,8 +132,8 @@ class Applier:
         return login.user or (image.user if image else "")
 
     def _check_memory(self, instance: Instance, driver: Driver) -> None:
-        total, available = driver.memory() if driver.elsewhere else host_memory()
-        host = "the host of the hypervisor" if driver.elsewhere else "this host"
+        total, available = driver.host.memory()
+        host = "this host" if driver.host.here else "the host of the hypervisor"
         if total and instance.memory > total:
             raise InvalidOption(
                 f"memory {format_size(instance.memory)} is more than {host} has",
@@ -479,7 +478,7 @@ class Applier:
             except MissingRequirement as exc:
                 # Who made something of it is not known where the record was lost.
                 lost = not instance.uuid and driver.name != self.driver.name
-                if not (lost or (driver.elsewhere and self.wish.force)):
+                if not (lost or (not driver.host.here and self.wish.force)):
                     raise
                 text = f"Whether the driver {driver.name} has anything of {instance.name}: {exc}"
                 if text not in self.runtime.report.warnings:
@@ -506,21 +505,3 @@ def seed_wishes(wish: Wish) -> seed.Wishes:
         network_config=wish.network_config or Settings(),
         meta_data=wish.meta_data or Settings(),
     )
-
-
-def host_memory() -> tuple[int, int]:
-    """Bytes of memory that this host has in all, and that are available now; 0 where that cannot be known."""
-    total = available = 0
-    with contextlib.suppress(OSError, ValueError):
-        with open("/proc/meminfo", encoding="ascii") as stream:
-            for line in stream:
-                if line.startswith("MemTotal:"):
-                    total = int(line.split()[1]) << 10
-                elif line.startswith("MemAvailable:"):
-                    available = int(line.split()[1]) << 10
-    if not total and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as stream:
-            total = min(total, int(stream.read())) if total else total
-    return total, available

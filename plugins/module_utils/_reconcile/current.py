@@ -61,7 +61,7 @@ def _observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
     try:
         return driver.observe([instance])[0]
     except MissingRequirement as exc:
-        if not (driver.elsewhere and wish.state == ABSENT):
+        if driver.host.here or wish.state != ABSENT:
             raise
         if not wish.force:
             exc.hint = f"{exc.hint} If that host is gone for good, add force: true.".strip()

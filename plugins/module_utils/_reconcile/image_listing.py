@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -51,7 +51,7 @@ def offered_images(
     refresh: bool = False,
 ) -> list[dict[str, t.Any]]:
     """What image hosts offer; query -- nothing, HOST:, or [HOST:]NAME"""
-    arch = normal_arch(arch or platform.machine())
+    arch = normal_arch(arch or this_host().architecture())
     host, colon, name = query.strip().partition(":")
     if colon and host == "bootstrap":
         return _buildable(name, arch)

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import calendar
-import platform
 import re
 import time
 import typing as t
@@ -24,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotFound,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
     Reference,
@@ -118,7 +118,7 @@ def parse_age(text: str) -> float:
 def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
     wish = ImageWish(parse_reference(params["name"]) if params.get("name") else None, params["state"])
-    wish.arch = normal_arch(params.get("arch") or platform.machine())
+    wish.arch = normal_arch(params.get("arch") or this_host().architecture())
     wish.kind = KINDS[params.get("instance_type") or DEFAULT_TYPE]
     wish.checksum = params.get("checksum") or ""
     wish.alias = params.get("alias") or ""

@@ -97,7 +97,7 @@ class _Task:
     @functools.cached_property
     def host_arch(self) -> str:
         """The architecture of the host that the driver makes instances on."""
-        return self.crew.wanted.host_arch()
+        return self.crew.wanted.host.architecture()
 
     def check_capabilities(self) -> None:
         """Raise NotSupported for what the driver can do for no instance at all."""

@@ -123,7 +123,7 @@ class Power:
             try:
                 alive = other.alive(instance)
             except MinicloudError as exc:
-                if other.elsewhere:
+                if not other.host.here:
                     self.runtime.report.warn(
                         f"Whether {instance.name} was started elsewhere by hand is not known: {exc}"
                     )

@@ -15,7 +15,6 @@ import functools
 import ipaddress
 import os
 import random
-import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
@@ -25,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
     RecordError,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     dhcp,
     firewall,
@@ -96,7 +96,7 @@ class HostNetworks(Networks):
     # Contract
 
     def require(self, network: Network) -> None:
-        if not sys.platform.startswith("linux"):
+        if not this_host().has_networks:
             raise NotSupported("networks of this kind need Linux")
         if os.geteuid() != 0:
             raise MissingRequirement(

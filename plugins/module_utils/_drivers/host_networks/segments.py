@@ -29,7 +29,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets, systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp import check_domain
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.hub_lock import HUB_LOCK, hub_runs
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
@@ -59,7 +61,7 @@ class SegmentNetworks(Networks):
     # Contract
 
     def require(self, network: Network) -> None:
-        if not sys.platform.startswith("linux"):
+        if not this_host().has_networks:
             raise NotSupported("networks of this kind need Linux")
         if network.mode == "bridged":
             raise MissingRequirement(
@@ -239,7 +241,7 @@ class SegmentNetworks(Networks):
             write_file(self._path(network, hub.PROGRAM), systemd.program_of(hub))
         argv = [setsid, "--fork", "sh", "-c", _LAUNCHER, "sh", sys.executable, "-I", hub.PROGRAM, str(handles[1])]
         self.runtime.report.step("hub")
-        systemd.start(
+        this_host().start_background(
             self.runtime,
             argv,
             f"the hub of the network {network.name} could not be started",

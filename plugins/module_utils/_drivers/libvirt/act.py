@@ -18,13 +18,14 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import definition, remote
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import definition
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
     names,
-    offers_kvm,
     parse_domain,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.placement import Here, Placement
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.remote import Elsewhere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import FamilyActs, qemu_img
@@ -47,9 +48,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import expl
 
 # The first libvirt that takes the files of a domain open.
 _LEAST_VERSION = 9_000_000
-
-# Whom QEMU runs as under the system's libvirt, by distribution.
-_QEMU_USERS = ("libvirt-qemu", "qemu")
 
 # What the address of a socket has room for.
 _LONGEST_SOCKET = 107
@@ -74,11 +72,12 @@ class LibvirtActs(FamilyActs):
     def __init__(self, look: LibvirtLooks) -> None:
         super().__init__(look)
         self.library = look.library()
+        self.placement: Placement = Here(look) if look.host.here else Elsewhere(look)
 
     # What the host has
 
     def probe(self) -> dict[str, str]:
-        arch = qemu_machine.host_arch()
+        arch = self.look.host.architecture()
         accelerator = self._require(arch)
         with self.look.explained("libvirt does not tell its version"):
             connection = self.look.connection()
@@ -116,11 +115,7 @@ class LibvirtActs(FamilyActs):
                     f"libvirt {_version(version)} is too old", "it takes no open files", "Install version 9.0 or newer."
                 )
         qemu_img(self.runtime)
-        if self.look.host:
-            remote.require(self.look, arch, firmware)
-        else:
-            qemu_machine.emulator(arch)
-            qemu_machine.firmware(arch, firmware)
+        self.placement.require(arch, firmware)
         return self._accelerator(arch)
 
     def _accelerator(self, arch: str) -> qemu_machine.Accelerator:
@@ -130,51 +125,12 @@ class LibvirtActs(FamilyActs):
                 f"driver_options.accelerator {wanted!r} is not known",
                 hint=f"Choose one of: {', '.join(_ACCELERATORS)}.",
             )
-        if self.look.host:
-            return remote.accelerator(self.look, wanted, arch)
-        uid, groups = self._qemu_identity()
-        try:
-            chosen = qemu_machine.choose_accelerator(wanted, arch, uid, groups)
-        finally:
-            self._warn_of_slow_definitions(uid, groups)
-        if chosen.name == "kvm" and not offers_kvm(self.look.host_capabilities(), arch):
-            obstacle = "libvirt does not offer KVM here: see that QEMU's user may open /dev/kvm, and restart libvirtd"
-            if wanted == "kvm":
-                raise MissingRequirement("the accelerator kvm cannot be used", obstacle, "Use auto or tcg.")
-            return qemu_machine.Accelerator("tcg", obstacle)
-        return chosen
-
-    def _qemu_identity(self) -> tuple[int, frozenset[int]]:
-        """Whom QEMU runs as: the system's libvirt has a user for it, a session's is the user's own."""
-        if not self.look.is_system():
-            return os.geteuid(), frozenset({os.getegid(), *os.getgroups()})
-        import grp
-        import pwd
-
-        for name in _QEMU_USERS:
-            with contextlib.suppress(KeyError):
-                entry = pwd.getpwnam(name)
-                groups = {group.gr_gid for group in grp.getgrall() if name in group.gr_mem}
-                return entry.pw_uid, frozenset({entry.pw_gid, *groups})
-        return 0, frozenset()
-
-    def _warn_of_slow_definitions(self, uid: int, groups: t.Container[int]) -> None:
-        """libvirt sees a KVM that its QEMU may not use, does not believe it, and looks again at each definition."""
-        if self.look.is_system() and uid != 0:
-            with contextlib.suppress(OSError):
-                device = os.stat("/dev/kvm")
-                if not qemu_machine.may_open(device, uid, groups):
-                    self.runtime.report.warn(
-                        "libvirt may take half a minute to define a domain, because the user that its QEMU runs as may"
-                        " not open /dev/kvm: make that readable and writable for the group kvm (or for all), and"
-                        " restart libvirtd."
-                    )
+        return self.placement.accelerator(wanted, arch)
 
     # Definition
 
     def firmware(self, instance: Instance) -> str:
-        # What needs UEFI is refused elsewhere.
-        return "" if self.look.host else super().firmware(instance)
+        return super().firmware(instance) if self.placement.has_firmware else ""
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         super().create(instance, image, seed)
@@ -216,30 +172,17 @@ class LibvirtActs(FamilyActs):
                 accelerator=accelerator.name,
                 files={
                     "base": os.path.realpath(instance.image["path"]),
-                    "disk": self._path(instance, DISK),
-                    "seed": self._path(instance, SEED),
-                    "console": self._path(instance, CONSOLE),
+                    "disk": self.placement.path(self.look.path(instance, DISK)),
+                    "seed": self.placement.path(self.look.path(instance, SEED)),
+                    "console": self.placement.path(self.look.path(instance, CONSOLE)),
                 },
                 code=code,
                 nvram=self.look.path(instance, NVRAM),
                 own_nvram=not self.look.is_system(),
-                **(self._placed() if self.look.host else {}),
+                **self.placement.parts(),
                 **self._wired(instance),
             )
             return connection.defineXML(definition.domain_xml(instance, parts))
-
-    def _path(self, instance: Instance, name: str) -> str:
-        """The path of a file of an instance for libvirt. What is a link here need not be one on another host."""
-        path = self.look.path(instance, name)
-        return os.path.realpath(path) if self.look.host else path
-
-    def _placed(self) -> dict[str, t.Any]:
-        """What Parts has of a domain whose libvirt is reached by the network."""
-        return {
-            "open_files": False,
-            "ssh_ip": remote.forwarding_address(self.look),
-            "run_as": (os.geteuid(), os.getegid()) if self.look.is_system() else None,
-        }
 
     def _wired(self, instance: Instance) -> dict[str, t.Any]:
         """What Parts has of the interfaces of an instance."""
@@ -247,10 +190,9 @@ class LibvirtActs(FamilyActs):
             return {"bridges": self._bridges(instance)}
         wiring = self.wiring(instance)
         longest = max((len(os.fsencode(path)) for paths in wiring.sockets.values() for path in paths), default=0)
-        if wiring.sockets and self.look.host:
-            wiring = self.unwired(instance, f"they are on this host, and the instance is on {self.look.host}")
-        elif wiring.sockets and not self.look.joins_networks():
-            wiring = self.unwired(instance, "what qemu:///system runs may not open sockets of a user")
+        why_alone = self.placement.why_alone()
+        if wiring.sockets and why_alone:
+            wiring = self.unwired(instance, why_alone)
         elif longest > _LONGEST_SOCKET:
             wiring = self.unwired(instance, f"the path of a socket has at most {_LONGEST_SOCKET} characters")
         return wiring._asdict()
@@ -310,9 +252,9 @@ class LibvirtActs(FamilyActs):
             self._start(instance, accelerator, code)
         except HypervisorError as exc:
             exc.facts["hypervisor_log"] = self.log(instance)
-            if not (self.look.host and accelerator.name == "kvm" and remote.refuses_kvm(exc)):
+            remedy = self.placement.kvm_refused(exc) if accelerator.name == "kvm" else ""
+            if not remedy:
                 raise
-            remedy = f"add the user of this task to the group kvm on {self.look.host}"
             if self.options.get("accelerator") == "kvm":
                 exc.hint = f"The user that QEMU runs as there may not use KVM: {remedy}, or use the accelerator auto."
                 raise
@@ -333,8 +275,7 @@ class LibvirtActs(FamilyActs):
                     self._note_nvram(instance, domain)
                 self._launch(instance, domain, copied)
         except HypervisorError as exc:
-            # On this host, free ports were chosen.
-            taken = remote.port_taken(self.look, instance.name, exc) if self.look.host else None
+            taken = self.placement.port_taken(instance.name, exc)
             if taken:
                 raise taken from exc
             raise
@@ -353,7 +294,7 @@ class LibvirtActs(FamilyActs):
                 # The hub sees by the sockets when the guest ends, for libvirt hands on no handle of ours.
                 self.join(instance, handles)
             with explained(f"the files of {instance.name} could not be opened"):
-                for group, (path, flags) in files.items() if not self.look.host else ():
+                for group, (path, flags) in files.items() if self.placement.hands_over_files else ():
                     handles.append(os.open(path, flags | os.O_CLOEXEC))
                     domain.FDAssociate(group, [handles[-1]], 0)
             self.runtime.report.step("spawn")
@@ -386,7 +327,7 @@ class LibvirtActs(FamilyActs):
                 os.symlink(copy, link)
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
-        if self.look.host:
+        if not self.placement.sees_ports:
             ports.settle_unseen(instance, self.scope.instances()[0])
         else:
             super().choose_ports(instance, held)
@@ -569,7 +510,7 @@ class LibvirtActs(FamilyActs):
 
     def log(self, instance: Instance) -> str:
         """What QEMU has said since its last start, which libvirt notes with a line of its own."""
-        if self.look.host:
+        if not self.look.host.here:
             return ""  # the file is there
         try:
             with self.look.explained("the domain cannot be looked at"):

@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
@@ -53,7 +54,7 @@ if t.TYPE_CHECKING:
 class LibvirtLooks(FamilyLooks):
     """See Looks.
 
-    uri -- where libvirt is; host -- the one that the URI leads to by the network, empty where it names none
+    uri -- where libvirt is
     """
 
     capabilities = {**FamilyLooks.capabilities, "remote": ("vm",)}
@@ -70,12 +71,12 @@ class LibvirtLooks(FamilyLooks):
         self.uri = str(self.options.get("uri") or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session"))
         self._connection: t.Any = None
         try:
-            self.host = urlsplit(self.uri).hostname or ""
+            name = urlsplit(self.uri).hostname or ""
         except ValueError as exc:
             raise InvalidOption(f"driver_options.uri {self.uri!r} is no URI", str(exc), "Check it.") from exc
-        self.elsewhere = bool(self.host)
-        if self.host:
-            self.forwarding_host = self.host
+        if name:
+            self.host = LibvirtHost(self, name)
+            self.forwarding_host = name
 
     def handle(self) -> dict[str, str]:
         return {"uri": self.uri}
@@ -165,21 +166,9 @@ class LibvirtLooks(FamilyLooks):
             domain = self.domain(instance)
             return domain is not None and self.is_active(domain)
 
-    def host_arch(self) -> str:
-        if not self.host:
-            return super().host_arch()
-        with self.explained("libvirt does not tell the architecture of its host"):
-            return normal_arch(str(self.connection().getInfo()[0]))
-
-    def memory(self) -> tuple[int, int]:
-        with self.explained("libvirt does not tell how much memory its host has"):
-            told = self.connection().getMemoryStats(self.library().VIR_NODE_MEMORY_STATS_ALL_CELLS)
-        # KiB. What the kernel keeps of files makes room when it is needed.
-        return told["total"] << 10, sum(told.get(key, 0) for key in ("free", "buffers", "cached")) << 10
-
     def joins_networks(self) -> bool:
         # Sockets of a user can be opened by what runs here as that user only.
-        return os.geteuid() == 0 or not (self.host or self.is_system())
+        return os.geteuid() == 0 or (self.host.here and not self.is_system())
 
     def is_system(self) -> bool:
         """Whether the URI leads to the system's libvirt, not to a user's own."""
@@ -227,10 +216,10 @@ class LibvirtLooks(FamilyLooks):
         why = str(exc)
         library = self.library()
         refusals = (library.VIR_ERR_AUTH_FAILED, library.VIR_ERR_AUTH_CANCELLED, library.VIR_ERR_AUTH_UNAVAILABLE)
-        if self.host:
+        if not self.host.here:
             hint = (
-                f"See that libvirtd or virtqemud runs on {self.host} and that the user of this task may use it without"
-                f" being asked anything: virsh -c {self.uri} list."
+                f"See that libvirtd or virtqemud runs on {self.host.name} and that the user of this task may use it"
+                f" without being asked anything: virsh -c {self.uri} list."
             )
         elif exc.get_error_code() in refusals or "Permission denied" in why:
             hint = "Run as root, or add the user of this run to the group libvirt and log in anew."
@@ -300,3 +289,22 @@ class LibvirtLooks(FamilyLooks):
         """What ties a domain to the record of an instance."""
         data_dir = os.path.realpath(self.scope.data.path)
         return {"name": instance.name, "scope": instance.scope, "data_dir": data_dir}
+
+
+class LibvirtHost(HypervisorHost):
+    """The machine that a URI of libvirt leads to by the network."""
+
+    def __init__(self, look: LibvirtLooks, name: str) -> None:
+        self._look = look
+        self.name = name
+
+    def architecture(self) -> str:
+        with self._look.explained("libvirt does not tell the architecture of its host"):
+            return normal_arch(str(self._look.connection().getInfo()[0]))
+
+    def memory(self) -> tuple[int, int]:
+        library = self._look.library()
+        with self._look.explained("libvirt does not tell how much memory its host has"):
+            told = self._look.connection().getMemoryStats(library.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        # KiB. What the kernel keeps of files makes room when it is needed.
+        return told["total"] << 10, sum(told.get(key, 0) for key in ("free", "buffers", "cached")) << 10

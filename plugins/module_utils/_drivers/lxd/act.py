@@ -177,7 +177,7 @@ class LxdActs(Acts):
             raise HypervisorError(doing, "it was removed from LXD, and another instance has its name there")
         pool = there["devices"].get(lxd_config.ROOT, {}).get("pool") or self.pools.prepare()
         ssh = ""
-        if self.place.is_remote and instance.ssh_port:
+        if not self.look.host.here and instance.ssh_port:
             host = self.look.member_address(there)
             ssh = f"{f'[{host}]' if ':' in host else host}:{instance.ssh_port}"
         wanted = lxd_config.config_of(instance, self.scope.data.path)
@@ -210,7 +210,7 @@ class LxdActs(Acts):
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 
         others = self.scope.instances()[0]
-        if self.place.is_remote:
+        if not self.look.host.here:
             # LXD says what is taken when it starts the instance.
             ports.settle_unseen(instance, others)
         else:
@@ -238,7 +238,7 @@ class LxdActs(Acts):
                 self._change_state(instance, "start", doing)
             except HypervisorError as exc:
                 taken = re.search(r":([0-9]+): bind: address already in use", exc.why)
-                if taken and self.place.is_remote:
+                if taken and not self.look.host.here:
                     hint = "Choose another host port, or end what holds it there."
                     raise InUse(f"port {taken[1]} of LXD's host is taken", exc.why, hint, port=int(taken[1])) from exc
                 exc.facts.setdefault("hypervisor_log", self.log(instance).splitlines())

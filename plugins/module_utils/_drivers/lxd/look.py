@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_NETWORK,
@@ -50,6 +51,22 @@ CONSOLE = "console.log"
 _NEEDED = ("projects", "instances", "cloud_init", "instance_get_full")
 
 
+class LxdHost(HypervisorHost):
+    """The machine of an LXD server on the network, or of the member of its cluster that answers."""
+
+    def __init__(self, look: LxdLooks) -> None:
+        self._look = look
+        self.name = look.place.host[0]
+
+    def architecture(self) -> str:
+        return normal_arch(str(self._look.server()["environment"]["kernel_architecture"]))
+
+    def memory(self) -> tuple[int, int]:
+        told = self._look.api.get("resources")["memory"]
+        total = int(told.get("total") or 0)
+        return total, max(0, total - int(told.get("used") or 0))
+
+
 class LxdLooks(Looks):
     """See Looks."""
 
@@ -58,7 +75,8 @@ class LxdLooks(Looks):
     def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
         self.place = place_of(self.options)
-        self.elsewhere = self.place.is_remote
+        if self.place.is_remote:
+            self.host = LxdHost(self)
         self.api = LxdApi(self.place)
         # What LXD has said of instances, by name, and the addresses of members of a cluster.
         self.seen: dict[str, dict[str, t.Any]] = {}
@@ -89,16 +107,6 @@ class LxdLooks(Looks):
                 "Install LXD 5.0 or newer.",
             )
         return server
-
-    def host_arch(self) -> str:
-        if not self.place.is_remote:
-            return super().host_arch()
-        return normal_arch(str(self.server()["environment"]["kernel_architecture"]))
-
-    def memory(self) -> tuple[int, int]:
-        told = self.api.get("resources")["memory"]
-        total = int(told.get("total") or 0)
-        return total, max(0, total - int(told.get("used") or 0))
 
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
         records: dict[str, dict[str, t.Any]] = {}

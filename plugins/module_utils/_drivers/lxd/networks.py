@@ -120,7 +120,7 @@ class LxdNetworks(Networks):
         self.client = client
         self.data_dir = look.scope.data.path
         self._host: HostNetworks | None = None
-        if not look.place.is_remote and os.geteuid() == 0:
+        if look.host.here and os.geteuid() == 0:
             from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import (
                 HostNetworks,
             )
@@ -191,7 +191,7 @@ class LxdNetworks(Networks):
                 if entry.get("family") == "inet":
                     where = ipaddress.IPv4Interface(f"{entry['address']}/{entry['netmask']}").network
                     found.append(subnets.Taken(where, f"the subnet of the interface {name}"))
-        if not self.look.place.is_remote:
+        if self.look.host.here:
             from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
 
             for route in links.read_routes(self.look.runtime):

@@ -147,7 +147,7 @@ class LxdPools:
 
     def _pool_size(self) -> int:
         """How large a new pool's file may become: most of what is free now. It takes only what is in use."""
-        if self.place.is_remote:
+        if not self.look.host.here:
             return 0  # LXD knows its own disk
         directory = os.path.dirname(self.place.endpoint)
         try:

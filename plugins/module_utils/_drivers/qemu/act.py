@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import platform
 import signal
 import socket
 import sys
@@ -36,10 +35,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
     MissingRequirement,
-    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Instance,
@@ -86,7 +85,7 @@ class QemuActs(FamilyActs):
             machine as qemu_machine,
         )
 
-        arch = qemu_machine.host_arch()
+        arch = self.look.host.architecture()
         accelerator = self._require(arch)
         program = qemu_machine.emulator(arch)
         told = self.runtime.check([program, "--version"], f"{program} does not run")
@@ -110,8 +109,7 @@ class QemuActs(FamilyActs):
             machine as qemu_machine,
         )
 
-        if not sys.platform.startswith("linux"):
-            raise NotSupported(f"the driver qemu does not run on {platform.system()}", hint="It runs on Linux.")
+        self.look.require_platform()
         qemu_machine.emulator(arch)
         qemu_machine.firmware(arch, firmware)
         qemu_img(self.runtime)
@@ -125,7 +123,7 @@ class QemuActs(FamilyActs):
         identity = self._identity()
         if identity.switch:
             _setpriv(self.runtime)
-        return qemu_machine.choose_accelerator(wanted, arch, identity.uid, identity.groups)
+        return qemu_machine.choose_accelerator(this_host(), wanted, arch, identity.uid, identity.groups)
 
     def start(self, instance: Instance) -> None:
         directory = self.scope.directory(instance.name)
@@ -150,7 +148,7 @@ class QemuActs(FamilyActs):
         program = qemu_machine.emulator(instance.arch)
         identity = self._identity()
         accelerator = qemu_machine.choose_accelerator(
-            str(self.options.get("accelerator") or "auto"), instance.arch, identity.uid, identity.groups
+            this_host(), str(self.options.get("accelerator") or "auto"), instance.arch, identity.uid, identity.groups
         )
         if accelerator.reason:
             self.runtime.report.warn(
@@ -185,7 +183,7 @@ class QemuActs(FamilyActs):
         argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
         self.runtime.report.step("spawn")
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
-        systemd.start(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
+        this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
 
     def _recorded_console(self, instance: Instance, directory: str) -> int:
@@ -203,7 +201,7 @@ class QemuActs(FamilyActs):
             argv += [str(reader), CONSOLE, f"{CONSOLE}{EARLIER}", _LOG]
             what = f"the console of {instance.name} could not be recorded"
             title = f"Console of the instance {instance.name} of minicloud.local"
-            systemd.start(self.runtime, argv, what, title, cwd=directory, pass_fds=[reader])
+            this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=[reader])
         except BaseException:
             os.close(writer)
             raise

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, reached_at
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
@@ -61,7 +61,7 @@ class FamilyLooks(Looks):
 
     @property
     def default_network(self) -> str:
-        return DEFAULT_NETWORK if sys.platform.startswith("linux") else USER_NETWORK
+        return DEFAULT_NETWORK if this_host().has_networks else USER_NETWORK
 
     def networks(self) -> HostNetworks | SegmentNetworks | None:
         """See Driver."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.usernet import forward_rule
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, Nic, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import ThisHost
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 
@@ -89,11 +89,6 @@ class Accelerator(t.NamedTuple):
     reason: str = ""
 
 
-def host_arch() -> str:
-    """The architecture of this host."""
-    return normal_arch(platform.machine())
-
-
 def architecture(arch: str) -> Arch:
     """What is known of an architecture, or InvalidOption."""
     if arch not in ARCHITECTURES:
@@ -142,7 +137,7 @@ def firmware(arch: str, wanted: str) -> Firmware | None:
     )
 
 
-def choose_accelerator(wanted: str, arch: str, uid: int, groups: t.Container[int]) -> Accelerator:
+def choose_accelerator(host: ThisHost, wanted: str, arch: str, uid: int, groups: t.Container[int]) -> Accelerator:
     """The accelerator to use for the choice of the user (auto, kvm, tcg or hvf); uid and groups are QEMU's.
 
     auto is the hypervisor of the host's kernel where that really works, else emulation. MissingRequirement if the
@@ -150,50 +145,15 @@ def choose_accelerator(wanted: str, arch: str, uid: int, groups: t.Container[int
     """
     if wanted == "tcg":
         return Accelerator("tcg")
-    native = "hvf" if platform.system() == "Darwin" else "kvm"
+    native = host.accelerator
     if wanted not in ("auto", native):
-        raise MissingRequirement(f"the accelerator {wanted} does not exist on {platform.system()}", hint="Use auto.")
-    obstacle = _obstacle_to_native(native, arch, uid, groups)
+        raise MissingRequirement(f"the accelerator {wanted} does not exist on {host.system}", hint="Use auto.")
+    obstacle = host.obstacle_to_acceleration(arch, uid, groups)
     if not obstacle:
         return Accelerator(native)
     if wanted == native:
         raise MissingRequirement(f"the accelerator {native} cannot be used", obstacle, "Use auto or tcg.")
     return Accelerator("tcg", obstacle)
-
-
-def _obstacle_to_native(native: str, arch: str, uid: int, groups: t.Container[int]) -> str:
-    if arch != host_arch():
-        return f"the instance is {arch} and this host is {host_arch()}"
-    if native == "hvf":
-        return ""
-    try:
-        device = os.stat("/dev/kvm")
-    except OSError:
-        return "this host has no /dev/kvm (virtualisation is off in its firmware, or this is a virtual machine)"
-    if arch == "x86_64" and not _cpu_virtualises():
-        # A /dev/kvm that a hypervisor below provides in software opens, and then hangs the guest for ever.
-        return "there is a /dev/kvm, but the processor offers neither vmx nor svm, so it would not work"
-    if not may_open(device, uid, groups):
-        return "the user that QEMU runs as may not open /dev/kvm: make it readable and writable for the group kvm"
-    return ""
-
-
-def may_open(device: os.stat_result, uid: int, groups: t.Container[int]) -> bool:
-    """Whether a user may read and write a device."""
-    bits = device.st_mode >> (6 if device.st_uid == uid else 3 if device.st_gid in groups else 0) & 0o6
-    return uid == 0 or bits == 0o6
-
-
-def _cpu_virtualises() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
-            for line in stream:
-                if line.startswith("flags"):
-                    flags = line.split()
-                    return "vmx" in flags or "svm" in flags
-    except OSError:
-        pass
-    return False
 
 
 def command_line(

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
@@ -55,15 +57,15 @@ def test_the_active_driver_is_used_when_none_is_named(data, monkeypatch):
 @pytest.mark.parametrize(
     ("system", "machine", "there", "name"),
     [
-        ("linux", "x86_64", ("qemu", "lxd"), "qemu"),
-        ("linux", "aarch64", ("qemu", "lxd"), "lxd"),
-        ("linux", "aarch64", ("qemu",), "qemu"),
-        ("darwin", "arm64", ("qemu", "lxd"), "qemu"),
+        ("Linux", "x86_64", ("qemu", "lxd"), "qemu"),
+        ("Linux", "aarch64", ("qemu", "lxd"), "lxd"),
+        ("Linux", "aarch64", ("qemu",), "qemu"),
+        ("Darwin", "arm64", ("qemu", "lxd"), "qemu"),
     ],
 )
 def test_the_default_driver_suits_the_host(monkeypatch, system, machine, there, name):
-    monkeypatch.setattr(registry.sys, "platform", system)
-    monkeypatch.setattr(registry.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(registry, "ABOUT", dict.fromkeys(there))
     assert registry.default_driver() == name
 

@@ -21,6 +21,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers import re
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     GIB,
@@ -35,7 +36,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import (
     active_driver,
-    apply,
     driver_listing,
     instances,
     listing,
@@ -93,13 +93,26 @@ def about(name, scope):
     return About(name, scope, "", ("colour",), capabilities, {}, False, ("linux",), None)
 
 
+class FakeHost(HypervisorHost):
+    """Where instances run: here, unless the world tells of the memory of another host."""
+
+    def __init__(self, world):
+        self.world, self.here = world, not world.memory
+
+    def architecture(self):
+        return HOST_ARCH
+
+    def memory(self):
+        return self.world.memory or (64 * GIB, 32 * GIB)
+
+
 class FakeDriver(Driver, Acts):
     """A hypervisor whose machines are files. It insists on being used as the contract says."""
 
     def __init__(self, world, runtime, scope, options=None, shared=False, name="qemu"):
         super().__init__(about(name, scope.name), runtime, scope, options, shared)
         self.world = world
-        self.elsewhere = bool(world.memory)
+        self.host = FakeHost(world)
 
     def __getattribute__(self, name):
         found = super().__getattribute__(name)
@@ -142,9 +155,6 @@ class FakeDriver(Driver, Acts):
             )
             for each in instances
         ]
-
-    def memory(self):
-        return self.world.memory
 
     def reconfigure(self, instance):
         self.world.reconfigured.append((self.name, instance.name))
@@ -333,7 +343,6 @@ class World:
         monkeypatch.setattr(keys, "ensure_login_key", self._login_key)
         monkeypatch.setattr(keys, "make_host_key", self._host_key)
         monkeypatch.setattr(ready, "wait_ready", self._wait_ready)
-        monkeypatch.setattr(apply, "host_memory", lambda: (64 * GIB, 32 * GIB))
         # Its machines stop when they are told, or never.
         monkeypatch.setattr(power, "_SHUTDOWN", 0.0)
         monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import act as libvirt_act
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import placement
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import remote as libvirt_remote
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as family_act
@@ -186,6 +187,9 @@ class FakeConnection:
     def getVersion(self):
         return 7_002_022
 
+    def getInfo(self):
+        return ["x86_64", 1024, 2]
+
     def getHostname(self):
         return self.hostname
 
@@ -284,7 +288,7 @@ def run(argv, **kwargs):
 def make(data, library, monkeypatch):
     monkeypatch.setattr(qemu_machine, "emulator", lambda arch: "/usr/bin/qemu")
     monkeypatch.setattr(qemu_machine, "choose_accelerator", lambda *args: qemu_machine.Accelerator("tcg", "slow"))
-    monkeypatch.setattr(libvirt_act.LibvirtActs, "_qemu_identity", lambda self: (0, frozenset()))
+    monkeypatch.setattr(placement.Here, "_qemu_identity", lambda self: (0, frozenset()))
 
     def make(**options):
         driver = LibvirtDriver(
@@ -695,8 +699,8 @@ class TestMissing:
         assert make(accelerator="kvm").acts.probe()["accelerator"] == "kvm"
 
     def test_a_kvm_that_makes_libvirt_slow_is_a_warning(self, make, monkeypatch):
-        monkeypatch.setattr(libvirt_act.LibvirtActs, "_qemu_identity", lambda self: (64055, frozenset()))
-        monkeypatch.setattr(qemu_machine, "may_open", lambda *args: False)
+        monkeypatch.setattr(placement.Here, "_qemu_identity", lambda self: (64055, frozenset()))
+        monkeypatch.setattr(placement, "may_open", lambda *args: False)
         monkeypatch.setattr(libvirt_act.os, "stat", lambda path: types.SimpleNamespace(st_mode=0o600))
         driver = make()
         driver.acts.require("x86_64")
@@ -828,8 +832,8 @@ class TestOnAnotherHost:
         assert there.acts.probe()["accelerator"] == "kvm"
 
     def test_its_memory(self, there, driver):
-        assert there.memory() == (4 << 30, 1 << 30)
-        assert (there.elsewhere, driver.elsewhere) == (True, False)
+        assert there.host.memory() == (4 << 30, 1 << 30)
+        assert (there.host.here, driver.host.here) == (False, True)
 
     def test_a_domain_that_opens_its_files_itself(self, there, instance, connection):
         there.acts.choose_ports(instance)

@@ -505,8 +505,8 @@ class TestObserve:
 
     def test_the_host_is_the_servers(self, make_driver, lxd):
         lxd.server["environment"]["kernel_architecture"] = "aarch64"
-        assert make_driver(endpoint="https://10.9.0.1:8443").host_arch() == "aarch64"
-        assert make_driver().host_arch() == normal_arch(platform.machine())
+        assert make_driver(endpoint="https://10.9.0.1:8443").host.architecture() == "aarch64"
+        assert make_driver().host.architecture() == normal_arch(platform.machine())
 
     @pytest.mark.parametrize(
         ("up", "asked"),

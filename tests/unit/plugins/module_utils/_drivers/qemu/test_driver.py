@@ -9,6 +9,7 @@ import fcntl
 import grp
 import json
 import os
+import platform
 import pwd
 import shutil
 import socket
@@ -41,6 +42,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import Linux, this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -876,7 +878,7 @@ class TestProbe:
         """A host that has programs of these names and nothing else."""
         directory = tmp_path / "bin"
         directory.mkdir()
-        for name in (f"qemu-system-{qemu_machine.host_arch()}", "qemu-img", "setsid", "setpriv"):
+        for name in (f"qemu-system-{this_host().architecture()}", "qemu-img", "setsid", "setpriv"):
             (directory / name).write_text("#!/bin/sh\necho 'QEMU emulator version 9.8.7 (Debian 1:9.8)'\n")
             (directory / name).chmod(0o755)
         monkeypatch.setattr(qemu_machine, "find_program", lambda name: shutil.which(name, path=str(directory)))
@@ -886,23 +888,23 @@ class TestProbe:
         return directory
 
     def test_what_a_usable_one_tells(self, host, driver, monkeypatch):
-        monkeypatch.setattr(qemu_machine, "_obstacle_to_native", lambda *args: "")
+        monkeypatch.setattr(Linux, "obstacle_to_acceleration", lambda *args: "")
         told = driver.acts.probe()
         assert told == {
             "version": "9.8.7",
             "accelerator": "kvm",
             "accelerator_reason": "",
-            "program": str(host / f"qemu-system-{qemu_machine.host_arch()}"),
+            "program": str(host / f"qemu-system-{this_host().architecture()}"),
             "run_as": pwd.getpwuid(os.getuid()).pw_name,
         }
-        monkeypatch.setattr(qemu_machine, "_obstacle_to_native", lambda *args: "there is no /dev/kvm")
+        monkeypatch.setattr(Linux, "obstacle_to_acceleration", lambda *args: "there is no /dev/kvm")
         told = driver.acts.probe()
         assert (told["accelerator"], told["accelerator_reason"]) == ("tcg", "there is no /dev/kvm")
 
     @pytest.mark.parametrize(
         ("program", "package"),
         [
-            (f"qemu-system-{qemu_machine.host_arch()}", "qemu-system-"),
+            (f"qemu-system-{this_host().architecture()}", "qemu-system-"),
             ("qemu-img", "qemu-utils"),
             ("setsid", "util-linux"),
             ("setpriv", "util-linux"),
@@ -910,20 +912,20 @@ class TestProbe:
     )
     def test_what_is_missing_is_named_with_its_package(self, host, driver, program, package):
         (host / program).unlink()
-        for ask in (driver.acts.probe, lambda: driver.acts.require(qemu_machine.host_arch())):
+        for ask in (driver.acts.probe, lambda: driver.acts.require(this_host().architecture())):
             with pytest.raises(MissingRequirement) as caught:
                 ask()
             assert caught.value.facts["missing_program"] == program
             assert package in caught.value.hint
 
     def test_a_program_that_does_not_run(self, host, driver):
-        path = host / f"qemu-system-{qemu_machine.host_arch()}"
+        path = host / f"qemu-system-{this_host().architecture()}"
         path.write_text("#!/bin/sh\necho 'error while loading shared libraries: libz' >&2\nexit 127\n")
         with pytest.raises(CommandFailed, match="does not run: error while loading"):
             driver.acts.probe()
 
     def test_another_system(self, driver, monkeypatch):
-        monkeypatch.setattr(qemu_act.sys, "platform", "win32")
+        monkeypatch.setattr(platform, "system", lambda: "Windows")
         with pytest.raises(NotSupported, match="It runs on Linux"):
             driver.acts.probe()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import recorder
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 
 
 def recorded(directory: Path, pieces: t.Iterable[bytes], limit: int) -> None:

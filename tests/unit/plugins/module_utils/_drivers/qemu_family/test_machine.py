@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import re
 import types
 
@@ -21,6 +22,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     firmware,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._host import host as host_module
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, parse_port
 
 FDS = {"base": 10, "disk": 11, "seed": 12, "console": 13}
@@ -68,8 +71,8 @@ class Host:
         self.cpu("vmx")
 
     def system(self, name, machine):
-        self.patch.setattr(qemu_machine.platform, "system", lambda: name)
-        self.patch.setattr(qemu_machine.platform, "machine", lambda: machine)
+        self.patch.setattr(platform, "system", lambda: name)
+        self.patch.setattr(platform, "machine", lambda: machine)
 
     def kvm(self, mode, owner=0, group=0):
         def stat(path):
@@ -78,7 +81,7 @@ class Host:
                 raise FileNotFoundError(path)
             return types.SimpleNamespace(st_mode=0o020000 | mode, st_uid=owner, st_gid=group)
 
-        self.patch.setattr(qemu_machine.os, "stat", stat)
+        self.patch.setattr(host_module.os, "stat", stat)
 
     def cpu(self, flag):
         text = f"processor : 0\nflags\t\t: fpu {flag} sse\nbugs : none\n" if flag is not None else None
@@ -89,7 +92,7 @@ class Host:
                 raise FileNotFoundError(path)
             return io.StringIO(text)
 
-        self.patch.setattr(qemu_machine, "open", opened, raising=False)
+        self.patch.setattr(host_module, "open", opened, raising=False)
 
 
 @pytest.fixture
@@ -102,11 +105,11 @@ class TestAccelerator:
     @pytest.mark.parametrize("wanted", ["auto", "kvm"])
     def test_kvm_where_it_works(self, host, wanted, flag):
         host.cpu(flag)
-        assert choose_accelerator(wanted, "x86_64", 1000, (36,)) == Accelerator("kvm")
+        assert choose_accelerator(this_host(), wanted, "x86_64", 1000, (36,)) == Accelerator("kvm")
 
     def test_emulation_can_always_be_had(self, host):
         host.kvm(None)
-        assert choose_accelerator("tcg", "x86_64", 0, ()) == Accelerator("tcg", "")
+        assert choose_accelerator(this_host(), "tcg", "x86_64", 0, ()) == Accelerator("tcg", "")
 
     @pytest.mark.parametrize(
         ("break_it", "words"),
@@ -125,11 +128,11 @@ class TestAccelerator:
     )
     def test_where_it_does_not_the_reason_is_given(self, host, break_it, words):
         break_it(host)
-        chosen = choose_accelerator("auto", "x86_64", 1000, (36,))
+        chosen = choose_accelerator(this_host(), "auto", "x86_64", 1000, (36,))
         assert chosen.name == "tcg"
         assert words in chosen.reason
         with pytest.raises(MissingRequirement) as caught:
-            choose_accelerator("kvm", "x86_64", 1000, (36,))
+            choose_accelerator(this_host(), "kvm", "x86_64", 1000, (36,))
         assert words in str(caught.value)
         assert "Use auto or tcg." in str(caught.value)
 
@@ -138,28 +141,28 @@ class TestAccelerator:
     )
     def test_whoever_may_open_it_may(self, host, mode, owner, group):
         host.kvm(mode, owner, group)
-        assert choose_accelerator("auto", "x86_64", 1000, (36,)).name == "kvm"
+        assert choose_accelerator(this_host(), "auto", "x86_64", 1000, (36,)).name == "kvm"
 
     def test_root_may_open_anything(self, host):
         host.kvm(0o000)
-        assert choose_accelerator("auto", "x86_64", 0, ()).name == "kvm"
+        assert choose_accelerator(this_host(), "auto", "x86_64", 0, ()).name == "kvm"
 
     def test_arm_has_no_flags_to_look_for(self, host):
         host.system("Linux", "aarch64")
         host.cpu("")
-        assert choose_accelerator("auto", "aarch64", 1000, (36,)).name == "kvm"
+        assert choose_accelerator(this_host(), "auto", "aarch64", 1000, (36,)).name == "kvm"
 
     def test_a_mac_has_another_one(self, host):
         host.system("Darwin", "arm64")
         host.kvm(None)
-        assert choose_accelerator("auto", "aarch64", 501, ()) == Accelerator("hvf")
-        assert choose_accelerator("auto", "x86_64", 501, ()).name == "tcg"
-        with pytest.raises(MissingRequirement, match="kvm does not exist on Darwin"):
-            choose_accelerator("kvm", "aarch64", 501, ())
+        assert choose_accelerator(this_host(), "auto", "aarch64", 501, ()) == Accelerator("hvf")
+        assert choose_accelerator(this_host(), "auto", "x86_64", 501, ()).name == "tcg"
+        with pytest.raises(MissingRequirement, match="kvm does not exist on macOS"):
+            choose_accelerator(this_host(), "kvm", "aarch64", 501, ())
 
     def test_that_of_a_mac_is_only_there(self, host):
         with pytest.raises(MissingRequirement, match="hvf does not exist on Linux"):
-            choose_accelerator("hvf", "x86_64", 1000, (36,))
+            choose_accelerator(this_host(), "hvf", "x86_64", 1000, (36,))
 
 
 def drives_of(line):

@@ -10,7 +10,7 @@ import typing as t
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 
