@@ -104,10 +104,13 @@ class _Command:
     def finish(self) -> Completed:
         try:
             self._talk()
+            # Most commands end with their output: it takes the kernel a moment.
+            pause = 0.0001
             while self._ended() is None:
                 if self.deadline.expired():
                     self._exceed("time")
-                time.sleep(0.005)
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.05)
         except BaseException:
             self._end()
             raise
