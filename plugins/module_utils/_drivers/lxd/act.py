@@ -41,6 +41,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Imag
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 
+_UNTELLING = re.compile(r"lxc \S+ [0-9.]+ (?:WARN|NOTICE|INFO|DEBUG|TRACE) ")
 _LOG_KEPT = 16384
 
 # What keeps an instance from being removed.
@@ -347,7 +348,11 @@ class LxdActs(Acts):
             content = self.api.text(f"instances/{instance.name}/logs/{name}")
         except MinicloudError:
             return ""
-        return content[-_LOG_KEPT:].decode("utf-8", "replace").strip()
+        text = content[-_LOG_KEPT:].decode("utf-8", "replace").strip()
+        if name == "lxc.log":
+            # Each start has warnings, such as of files in /sys that this kernel does not have: they explain nothing.
+            text = "\n".join(line for line in text.splitlines() if not _UNTELLING.match(line))
+        return text
 
 
 def _whose(config: t.Mapping[str, str]) -> str:

@@ -65,7 +65,9 @@ class FakeLxd:
         return found
 
     def text(self, path):
-        return {"instances/web/console": b"login: ", "instances/web/logs/lxc.log": b"lxc said no\n"}.get(path, b"")
+        warning = b"lxc web 20261127212753.587 WARN     cgfsng - cgfsng.c:fchowmodat:1619 - No such file or directory\n"
+        told = {"instances/web/console": b"login: ", "instances/web/logs/lxc.log": warning + b"lxc said no\n" + warning}
+        return told.get(path, b"")
 
     def _look(self, path, recursion):
         kind, dummy, name = path.partition("/")
