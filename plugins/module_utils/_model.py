@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import socket
 import typing as t
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 
@@ -165,6 +165,188 @@ def _normal_ip(text: str) -> str:
     return socket.inet_ntop(family, raw)
 
 
+# -- records ----------------------------------------------------------------------------------------------------------
+
+
+class Field(t.NamedTuple):
+    """A field of a record. holds -- whether a value is one of its type; what -- the type, as in "it is not WHAT"."""
+
+    holds: t.Callable[[t.Any], bool]
+    what: str
+    required: bool = False
+
+
+class RecordKind(t.NamedTuple):
+    """A kind of record: what its file has to have for this version to use it.
+
+    name -- with its article, as in "it does not describe NAME"
+    schema -- the number of the form that this version writes, the newest that it reads
+    fields -- by name; of the kinds that are dataclasses made by fields_of()
+    migrations -- by the number of an older form: what makes data of it data of the next one
+
+    A field is added by a line in the dataclass (or in the table) with a default: records that do not have it yet are
+    read as before, and versions that do not know it keep it and write it back (`unknown`). The schema is raised only
+    where an older version would do harm to what it does not know: it refuses such a record then, whatever it is asked.
+    """
+
+    name: str
+    schema: int
+    fields: t.Mapping[str, Field]
+    migrations: t.Mapping[int, t.Callable[[dict[str, t.Any]], dict[str, t.Any]]] = {}
+
+    def checked(self, data: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        """The data of a record of this kind, its types checked; ValueError says what is wrong with it."""
+        for name, each in self.fields.items():
+            if name in data:
+                if not each.holds(data[name]):
+                    raise ValueError(f"{name} is not {each.what}")
+            elif each.required:
+                raise ValueError(f"{name} is missing")
+        return dict(data)
+
+    def split(self, data: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        """The fields of a record by name, and under `unknown` those that this version does not know."""
+        found: dict[str, t.Any] = {"unknown": {}}
+        for name, value in self.checked(data).items():
+            (found if name in self.fields else found["unknown"])[name] = value
+        return found
+
+
+def fields_of(cls: t.Any, **narrower: Field) -> dict[str, Field]:
+    """The fields of a dataclass as those of a record: their types by their annotations, unless narrower is said.
+
+    A field without a default is required, and one that narrower says is.
+    """
+    found = {}
+    for each in fields(cls):
+        if each.name != "unknown":
+            type_ = narrower.get(each.name) or _TYPES[str(each.type)]
+            required = type_.required or (each.default is MISSING and each.default_factory is MISSING)
+            found[each.name] = type_._replace(required=required)
+    return found
+
+
+def _is_text(value: t.Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_number(value: t.Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_texts(value: t.Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_handles(value: t.Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_texts, value.values()))
+
+
+def _is_lines(value: t.Any) -> bool:
+    return isinstance(value, list) and all(_is_text(line) and "\n" not in line for line in value)
+
+
+def _is_object(value: t.Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_port(value: t.Any) -> bool:
+    try:
+        return _is_text(value) and bool(parse_port(value))
+    except InvalidOption:
+        return False
+
+
+def _is_name(value: t.Any) -> bool:
+    return isinstance(value, str) and bool(_NAME.match(value))
+
+
+def _is_address(value: t.Any) -> bool:
+    """An address, or none."""
+    return value == "" or (_is_text(value) and bool(_normal_ip(value)))
+
+
+def _is_subnet(value: t.Any) -> bool:
+    """A subnet in CIDR form, or none."""
+    if value == "":
+        return True
+    address, slash, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
+    longest = 128 if ":" in address else 32
+    return bool(slash) and _is_address(address) and prefix.isdecimal() and len(prefix) < 4 and int(prefix) <= longest
+
+
+def _is_range(value: t.Any) -> bool:
+    """Two addresses with a hyphen between, or none."""
+    return value == "" or (isinstance(value, str) and [*map(_is_address, value.split("-"))] == [True, True])
+
+
+def _is_nic(value: t.Any) -> bool:
+    try:
+        return isinstance(value, dict) and bool(NIC.checked(value))
+    except ValueError:
+        return False
+
+
+def _is_image(value: t.Any) -> bool:
+    """What an instance keeps of its image. What newer versions keep besides need not be text."""
+    known = ("name", "hash", "path", "os", "release", "version", "firmware")
+    return isinstance(value, dict) and all(_is_text(value.get(key, "")) for key in known)
+
+
+def _is_cloud_init(value: t.Any) -> bool:
+    """What cloud-init reported: its status as text, its errors as texts."""
+    return isinstance(value, dict) and _is_text(value.get("status", "")) and _is_lists_of_text(value.get("errors", []))
+
+
+def _is_lists_of_text(value: t.Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def one_of(*values: str) -> Field:
+    """A field that has one of a few values. One that is not known may be of a newer version."""
+    return Field(
+        lambda value: isinstance(value, str) and value in values, f"one that this version knows: {', '.join(values)}"
+    )
+
+
+def matching(pattern: str, what: str) -> Field:
+    """A field whose text matches a regular expression as a whole."""
+    compiled = re.compile(pattern)
+    return Field(lambda value: isinstance(value, str) and bool(compiled.fullmatch(value)), what)
+
+
+TEXT = Field(_is_text, "text")
+NUMBER = Field(_is_number, "a whole number of a sensible size")
+SECONDS = Field(lambda value: type(value) in (int, float) and 0 <= value < 1 << 63, "a time in seconds")
+FLAG = Field(lambda value: type(value) is bool, "true or false")
+OBJECT = Field(_is_object, "an object")
+TEXTS = Field(_is_texts, "an object of texts")
+LINES = Field(_is_lines, "a list of lines of text")
+ADDRESS = Field(_is_address, "an address")
+SUBNET = Field(_is_subnet, "a subnet")
+_PORTS = Field(lambda value: isinstance(value, list) and all(map(_is_port, value)), "a list of port forwards")
+_TYPES: t.Mapping[str, Field] = {
+    "str": TEXT,
+    "int": NUMBER,
+    "bool": FLAG,
+    "bool | None": Field(lambda value: value is None or type(value) is bool, "true, false or null"),
+    "list[str]": LINES,
+    "list[int]": Field(
+        lambda value: isinstance(value, list) and all(map(_is_number, value)), "a list of whole numbers"
+    ),
+    "list[PortForward]": _PORTS,
+    "list[Nic]": Field(
+        lambda value: isinstance(value, list) and all(map(_is_nic, value)), "a list of network interfaces"
+    ),
+    "dict[str, str]": TEXTS,
+    "dict[str, t.Any]": OBJECT,
+    "dict[str, dict[str, str]]": Field(_is_handles, "an object of objects of texts"),
+}
+
+# How far a thing is: its parts are being made, they are all there, it is being removed.
+PHASES = ("creating", "ready", "removing")
+
+
 @dataclass(frozen=True)
 class Image:
     """A prepared image in the vault: what a disk can be backed by, or what a container is made from.
@@ -211,6 +393,7 @@ class Nic:
     network -- its name; mode -- auto (the network configures it) or manual (nobody does)
     address -- the static one that was asked for; empty where the network may choose
     lease -- the address that the network keeps for this MAC; empty where it keeps none
+    unknown -- fields of its record that a newer version has written
     """
 
     network: str
@@ -218,6 +401,22 @@ class Nic:
     mode: str = "auto"
     address: str = ""
     lease: str = ""
+    unknown: dict[str, t.Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """As plain data, for the record."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Nic:
+        """From a record's data. ValueError says what is wrong with it."""
+        return cls(**NIC.split(data))
+
+
+def _plain(record: Nic | Instance | Network) -> dict[str, t.Any]:
+    """The fields of a record, those of newer versions beside its own."""
+    data = dict(vars(record))
+    return {**data.pop("unknown"), **data}
 
 
 @dataclass
@@ -236,6 +435,7 @@ class Instance:
     stopping -- when it was told to stop (UTC, as created), if it was not seen to do so; empty otherwise
     cloud_init -- status and errors, as cloud-init reported them
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
+    unknown -- fields of its record that a newer version has written
     """
 
     name: str
@@ -266,6 +466,7 @@ class Instance:
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
+    unknown: dict[str, t.Any] = field(default_factory=dict)
 
     @property
     def user_mode(self) -> bool:
@@ -279,17 +480,17 @@ class Instance:
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""
-        data = dict(vars(self))
+        data = _plain(self)
         data["ports"] = [str(port) for port in self.ports]
-        data["nics"] = [vars(nic) for nic in self.nics]
+        data["nics"] = [nic.to_dict() for nic in self.nics]
         return data
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Instance:
-        """From a record's data. Raises KeyError, TypeError or InvalidOption where it is not one."""
-        values = dict(data)
+        """From a record's data. ValueError says what is wrong with it."""
+        values = INSTANCE.split(data)
         values["ports"] = [parse_port(port) for port in values["ports"]]
-        values["nics"] = [Nic(**nic) for nic in values["nics"]]
+        values["nics"] = [Nic.from_dict(nic) for nic in values["nics"]]
         return cls(**values)
 
 
@@ -307,6 +508,7 @@ class Network:
     on_demand -- made because an instance needed it: nothing of it stays on the host when the last one is removed
     phase -- creating, ready or removing
     handles -- as of an instance
+    unknown -- fields of its record that a newer version has written
     """
 
     name: str
@@ -328,6 +530,7 @@ class Network:
     on_demand: bool = False
     phase: str = "creating"
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
+    unknown: dict[str, t.Any] = field(default_factory=dict)
 
     @property
     def reaches_host(self) -> bool:
@@ -336,12 +539,56 @@ class Network:
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""
-        return dict(vars(self))
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Network:
-        """From a record's data. Raises TypeError where it is not one."""
-        return cls(**data)
+        """From a record's data. ValueError says what is wrong with it."""
+        return cls(**NETWORK.split(data))
+
+
+NIC = RecordKind(
+    "a network interface",
+    1,
+    fields_of(
+        Nic,
+        mac=matching("(?:(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2})?", "a MAC address"),
+        mode=one_of("auto", "manual"),
+        address=ADDRESS,
+        lease=ADDRESS,
+    ),
+)
+_NAMED = Field(_is_name, "a name")
+INSTANCE = RecordKind(
+    "an instance",
+    1,
+    fields_of(
+        Instance,
+        name=_NAMED,
+        phase=one_of(*PHASES),
+        instance_type=one_of(*KINDS),
+        image=Field(_is_image, "what an image is called and where it is, in texts"),
+        cloud_init=Field(_is_cloud_init, "what cloud-init reported"),
+        ports=_TYPES["list[PortForward]"]._replace(required=True),
+        nics=_TYPES["list[Nic]"]._replace(required=True),
+    ),
+)
+NETWORK = RecordKind(
+    "a network",
+    1,
+    fields_of(
+        Network,
+        name=_NAMED,
+        mode=one_of("nat", "isolated", "bridged"),
+        subnet=SUBNET,
+        subnet6=SUBNET,
+        dhcp_range=Field(_is_range, "a range of addresses"),
+        domain=matching("[A-Za-z0-9_.-]*", "a domain"),
+        bridge_type=one_of("bridge", "macvtap"),
+        interface=matching("[^\\s/]{0,15}", "the name of an interface"),
+        phase=one_of(*PHASES),
+    ),
+)
 
 
 @dataclass

@@ -16,10 +16,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._options import check_options, normal_options
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runner, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, explained
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 _ACTIVITY_LIMIT = 1 << 20
 
@@ -78,7 +79,9 @@ class ActivityReporter(Reporter):
         except OSError:
             pass
         try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            handle = os.open(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
+            )
             try:
                 # What a guest said need not be text.
                 os.write(handle, line.encode(errors="backslashreplace"))
@@ -153,20 +156,33 @@ def perform(
 
     body, subject -- as of run_module()
     """
+    warnings: list[str] = []
     try:
+        check_text(params)
         data = DataDirectory(params["data_dir"])
-    except MinicloudError as exc:
-        return failure(exc), []
-    reporter = ActivityReporter(data, str(params.get(subject) or subject))
-    try:
         data.require_own()
+        reporter = ActivityReporter(data, str(params.get(subject) or subject))
+        warnings = reporter.warnings
         with explained("the task failed"):
             result = body(ModuleContext(params, Runtime(run, reporter), data, check_mode))
     except MinicloudError as exc:
         result = failure(exc)
-    return result, reporter.warnings
+    return result, warnings
 
 
 def failure(error: MinicloudError) -> dict[str, t.Any]:
     """The result of a task that has failed."""
     return {"failed": True, "msg": str(error), "error": error.kind, **error.facts}
+
+
+def check_text(value: t.Any, name: str = "") -> None:
+    """Return if no text in options, or in what they hold, has a NUL character: no path or command can. InvalidOption"""
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidOption(f"{name} has a NUL character", hint="Remove it: no path, name or command can have one.")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_text(key, name or "an option")
+            check_text(inner, name or str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            check_text(inner, name)

@@ -13,30 +13,52 @@ a reader sees the old one or the new one, never half of one, and needs no lock. 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import shutil
 import stat
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     Busy,
-    HostError,
     InvalidOption,
     MissingRequirement,
-    NoSpace,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    NotAFile,
+    explained,
+    make_dir,
+    open_lock,
+    read_file,
+    remove_leftovers,
+    remove_path,
+    require_safe_way,
+    write_file,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    INSTANCE,
+    NETWORK,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    Instance,
+    Network,
+    RecordKind,
+    key_of,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 
 ENVIRONMENT = "MINICLOUD_DATA_DIR"
 SYSTEM_PATH = "/var/lib/minicloud"
 
-# The newest form of each record that this version writes and can read.
-SCHEMA = 1
+# No record comes near these: how many bytes it may have, and how many lists and objects inside each other.
+_LARGEST = 4 << 20
+_DEEPEST = 64
+
+SETTINGS = RecordKind("the settings of a data directory", 1, {"driver": TEXT, "switch": TEXTS, "image_hosts": OBJECT})
+NOTED = RecordKind("the states that instances had", 1, {"noted": TEXTS})
 
 
 def default_data_dir() -> str:
@@ -56,86 +78,45 @@ def default_data_dir() -> str:
     return os.path.join(base, "minicloud")
 
 
-@contextlib.contextmanager
-def explained(doing: str) -> t.Iterator[None]:
-    """Turn an error of the file system met while DOING something into one that says what to do about it."""
+def write_record(path: str, kind: RecordKind, data: t.Mapping[str, t.Any]) -> None:
+    """Put a record in place, with the number of its kind's schema.
+
+    What could not be read again is not written: InvalidOption says what is wrong, and what is there stays.
+    """
     try:
-        yield
-    except OSError as exc:
-        where = f" ({exc.filename})" if exc.filename else ""
-        why = f"{exc.strerror or exc}{where}"
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(doing, why, "Free some space on that file system, or use another data_dir.") from exc
-        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise MissingRequirement(
-                doing, why, "Run as the user that the data directory belongs to, or choose another data_dir."
-            ) from exc
-        raise HostError(doing, why) from exc
+        content = json.dumps({"schema": kind.schema, **kind.checked(data)}, indent=1, sort_keys=True).encode() + b"\n"
+        parse_json(content, "the record", _LARGEST, _DEEPEST)
+    except (JsonError, RecursionError, TypeError, ValueError) as exc:
+        why = exc.why if isinstance(exc, JsonError) else str(exc)
+        raise InvalidOption(f"{path} cannot be written", f"the record would not describe {kind.name}: {why}") from exc
+    write_file(path, content)
 
 
-def make_dir(path: str) -> str:
-    """Make a directory and its parents, private to the user whatever the umask; return its path."""
-    with explained(f"the directory {path} could not be made"):
-        _make_private(path)
-    return path
+def read_record(path: str, kind: RecordKind, remedy: str = "") -> dict[str, t.Any] | None:
+    """A record's data without its schema number, or None where there is no record. RecordError where it is not usable.
 
-
-def _make_private(path: str, parents: bool = True) -> None:
-    # Not makedirs: it gives the mode to the last directory only.
-    try:
-        os.mkdir(path, 0o700)
-    except FileNotFoundError:
-        if not parents:
-            raise
-        _make_private(os.path.dirname(path))
-        _make_private(path, parents=False)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
-    else:
-        os.chmod(path, 0o700)
-
-
-def write_file(path: str, content: bytes, mode: int = 0o600) -> None:
-    """Put a file in place whole: whoever opens it, or finds it after a power cut, has the old content or the new."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with explained(f"{path} could not be written"):
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with open(handle, "wb") as stream:
-                os.fchmod(handle, mode)
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def write_record(path: str, data: t.Mapping[str, t.Any]) -> None:
-    """Put a record in place, with the number of its schema."""
-    write_file(path, json.dumps({"schema": SCHEMA, **data}, indent=1, sort_keys=True).encode() + b"\n")
-
-
-def read_record(path: str, remedy: str = "") -> dict[str, t.Any] | None:
-    """A record's data without its schema number, or None where there is no record.
+    An older form has become today's; what was written by a newer version is refused as such, never called damaged.
+    The types of all fields that this version knows are those of the kind; the others are as they were found.
 
     remedy -- what to do about a damaged one that is not an object's own
     """
+    return _read_record(path, kind, kind.checked, remedy)
+
+
+_Read = t.TypeVar("_Read")
+
+
+def _read_record(
+    path: str, kind: RecordKind, parse: t.Callable[[dict[str, t.Any]], _Read], remedy: str
+) -> _Read | None:
+    """See read_record. parse -- checks the data and makes what is to be returned of them, or raises ValueError"""
     try:
-        with open(path, "rb") as stream:
-            data = json.loads(stream.read())
-    except FileNotFoundError:
+        content = read_file(path, _LARGEST)
+        data = parse_json(content, f"the record {path}", _LARGEST, _DEEPEST)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except NotADirectoryError:
-        return None
+    except NotAFile as exc:
+        raise _damaged(path, str(exc.strerror), remedy) from exc
     except OSError as exc:
         raise RecordError(
             f"the record {path} cannot be read",
@@ -143,19 +124,25 @@ def read_record(path: str, remedy: str = "") -> dict[str, t.Any] | None:
             "Run as the user that the data directory belongs to.",
             record=path,
         ) from exc
-    except ValueError as exc:
-        raise _damaged(path, f"it is not whole JSON ({exc})", remedy) from exc
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+    except JsonError as exc:
+        raise _damaged(path, exc.why, remedy) from exc
+    if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] < 1:
         raise _damaged(path, "it has no schema number", remedy)
     schema = data.pop("schema")
-    if schema > SCHEMA:
+    if schema > kind.schema:
         raise RecordError(
             f"the record {path} was written by a newer version of minicloud.local",
-            f"its schema is {schema}, and this version knows up to {SCHEMA}",
+            f"its schema is {schema}, and this version knows up to {kind.schema}",
             "Upgrade the collection on this host; nothing was changed.",
             record=path,
         )
-    return data
+    try:
+        while schema < kind.schema:
+            data = kind.migrations[schema](data)
+            schema += 1
+        return parse(data)
+    except ValueError as exc:
+        raise _damaged(path, f"it does not describe {kind.name}: {exc}", remedy) from exc
 
 
 _REMOVE_BY_FORCE = (
@@ -170,11 +157,29 @@ def _damaged(path: str, why: str, remedy: str = "") -> RecordError:
     )
 
 
+def read_notes(path: str, kind: RecordKind) -> dict[str, t.Any]:
+    """A record that can be found out anew: nothing where there is none, or a damaged one.
+
+    RecordError where it was written by a newer version, or may not be read.
+    """
+    try:
+        return read_record(path, kind) or {}
+    except RecordError as exc:
+        if not exc.facts.get("damaged"):
+            raise
+        return {}
+
+
 class DataDirectory:
     """The data directory: where everything that the collection knows is kept."""
 
     def __init__(self, path: str | None = None) -> None:
-        self.path = os.path.abspath(os.path.expanduser(path)) if path else default_data_dir()
+        """PATH as it was given. `path` is the one that everything uses, and that is written down elsewhere."""
+        given = os.path.abspath(os.path.expanduser(path)) if path else default_data_dir()
+        if "\0" in given:
+            raise InvalidOption(f"data_dir {given!r} is not a path", "it has a NUL character")
+        self._given = given
+        self.path = os.path.realpath(given)
         self.keys = os.path.join(self.path, "keys")
         self.vault = os.path.join(self.path, "vault")
         self.known_hosts = os.path.join(self.path, "known_hosts")
@@ -186,14 +191,12 @@ class DataDirectory:
 
         Somebody else who can write in it could have links there that lead root anywhere.
         """
+        require_safe_way(self._given)
         for path in (self.path, self.keys, self.vault, *(os.path.join(self.path, n) for n in ("locks", "scopes"))):
             try:
                 found = os.lstat(path)
             except OSError:
                 continue
-            # The data directory itself may be reached through a link: then what the link leads to counts.
-            if path == self.path and stat.S_ISLNK(found.st_mode):
-                found = os.stat(path)
             if not stat.S_ISDIR(found.st_mode):
                 raise InvalidOption(f"{path} is not a directory", hint="Choose another data_dir, or move it away.")
             if found.st_uid != os.geteuid() or found.st_mode & 0o022:
@@ -206,18 +209,26 @@ class DataDirectory:
                     "Run as the user that it belongs to (become_user), or choose another data_dir.",
                 )
 
+    def is_at(self, path: str) -> bool:
+        """Whether a path that was written down elsewhere is that of this data directory, however it was spelled."""
+        return path == self.path or ("\0" not in path and os.path.isabs(path) and os.path.realpath(path) == self.path)
+
     def settings(self) -> dict[str, t.Any]:
         """What is set for the whole data directory; empty where nothing was set."""
         return (
-            read_record(self._settings, "Restore the file from a backup, or remove it and set anew what it had") or {}
+            read_record(
+                self._settings, SETTINGS, "Restore the file from a backup, or remove it and set anew what it had"
+            )
+            or {}
         )
 
     def change_settings(self, **values: t.Any) -> None:
         """Set some of the settings and keep the others; a value of None takes a setting away."""
         make_dir(self.path)
         with self.lock("settings"):
+            remove_leftovers(self.path)
             settings = {**self.settings(), **values}
-            write_record(self._settings, {key: value for key, value in settings.items() if value is not None})
+            write_record(self._settings, SETTINGS, {key: value for key, value in settings.items() if value is not None})
 
     def scope(self, name: str) -> Scope:
         """The storage of one scope."""
@@ -255,7 +266,7 @@ def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) 
     told = False
     while True:
         with explained(f"the lock {path} could not be opened"):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = open_lock(path)
         try:
             taken = _take(handle)
             if not taken and report and not told:
@@ -297,24 +308,6 @@ def _holder(handle: int) -> str:
     return os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
 
 
-def is_locked(path: str, kind: int) -> bool:
-    """Whether somebody holds a lock (flock) on a file that excludes one of a kind: LOCK_SH or LOCK_EX.
-
-    Nobody does where there is no such file. OSError where it cannot be opened.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
 Record = t.TypeVar("Record", Instance, Network)
 
 
@@ -324,10 +317,11 @@ class Records(t.Generic[Record]):
     name -- of the scope; kind -- instance or network, as in the names of files and locks
     """
 
-    def __init__(self, data: DataDirectory, name: str, kind: str, type_: type[Record]) -> None:
+    def __init__(self, data: DataDirectory, name: str, kind: str, type_: type[Record], record_kind: RecordKind) -> None:
         self.data = data
         self.name = name
         self.kind = kind
+        self._record_kind = record_kind
         self._type: type[Record] = type_
         self._top = os.path.join(data.path, "scopes", name, f"{kind}s")
 
@@ -338,25 +332,21 @@ class Records(t.Generic[Record]):
     def _record(self, name: str) -> str:
         return os.path.join(self.directory(name), f"{self.kind}.json")
 
-    def lock(
-        self, name: str, deadline: Deadline | None = None, report: Reporter | None = None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of one object."""
-        return self.data.lock(f"{self.name}-{self.kind}-{key_of(name)}", deadline, report)
+    @contextlib.contextmanager
+    def lock(self, name: str, deadline: Deadline | None = None, report: Reporter | None = None) -> t.Iterator[None]:
+        """Hold the lock of one object. What killed runs had begun to write in its directory goes."""
+        with self.data.lock(f"{self.name}-{self.kind}-{key_of(name)}", deadline, report):
+            remove_leftovers(self.directory(name))
+            yield
 
     def read(self, name: str) -> Record | None:
         """The record of an object, or None where there is none. RecordError where it cannot be used."""
         path = self._record(name)
         remedy = _REMOVE_BY_FORCE if self.kind == "instance" else ""
-        data = read_record(path, remedy)
-        if data is None:
+        found: Record | None = _read_record(path, self._record_kind, self._type.from_dict, remedy)
+        if found is None:
             return None
-        try:
-            found = self._type.from_dict(data)
-            belongs_here = key_of(found.name) == key_of(name) and found.scope == self.name
-        except (AttributeError, KeyError, TypeError, InvalidOption) as exc:
-            article = "an" if self.kind == "instance" else "a"
-            raise _damaged(path, f"it does not describe {article} {self.kind} ({exc})", remedy) from exc
+        belongs_here = key_of(found.name) == key_of(name) and found.scope == self.name
         if not belongs_here:
             # A copied directory: what is done to this object would be done to the other.
             raise _damaged(path, f"it describes the {self.kind} {found.name} of the scope {found.scope}", remedy)
@@ -365,10 +355,17 @@ class Records(t.Generic[Record]):
     def write(self, record: Record) -> None:
         """Put the record of an object in place."""
         make_dir(self.directory(record.name))
-        write_record(self._record(record.name), record.to_dict())
+        write_record(self._record(record.name), self._record_kind, record.to_dict())
 
     def remove(self, name: str) -> None:
         """Remove an object's directory, the record last: until then it tells the next run what is left to do."""
+        directory = self.directory(name)
+        self.remove_content(name)
+        with explained(f"{directory} could not be removed"):
+            remove_path(directory)
+
+    def remove_content(self, name: str) -> None:
+        """Remove all that is in an object's directory but its record."""
         directory = self.directory(name)
         record = os.path.basename(self._record(name))
         with explained(f"{directory} could not be removed"):
@@ -377,7 +374,6 @@ class Records(t.Generic[Record]):
             for entry in sorted(entries, key=lambda entry: -os.lstat(os.path.join(directory, entry)).st_size):
                 if entry != record:
                     remove_path(os.path.join(directory, entry))
-            remove_path(directory)
 
     def names(self) -> list[str]:
         """What the names of the objects are compared by, sorted; some may have no record yet, or no more."""
@@ -406,39 +402,33 @@ class Scope(Records[Instance]):
     """The records of the instances that belong to one scope; networks -- those of its networks."""
 
     def __init__(self, data: DataDirectory, name: str) -> None:
-        super().__init__(data, name, "instance", Instance)
-        self.networks: Records[Network] = Records(data, name, "network", Network)
+        super().__init__(data, name, "instance", Instance, INSTANCE)
+        self.networks: Records[Network] = Records(data, name, "network", Network, NETWORK)
         self._noted = os.path.join(data.path, "scopes", name, "scope.json")
 
     def instances(self) -> tuple[list[Instance], list[RecordError]]:
         """All instances of the scope by name, and what is wrong with the records that cannot be used."""
         return self.all()
 
+    def is_stale(self, alias: str) -> bool:
+        """Whether an alias in known_hosts is that of an instance of this scope which is no more."""
+        mine = f"minicloud-{self.name}-"
+        return alias.startswith(mine) and not os.path.isdir(self.directory(alias[len(mine) :]))
+
     def noted(self) -> dict[str, str]:
         """The states, by uuid, that the instances had when another scope became active; empty while this one is."""
+        return dict(self._read_noted().get("noted", {}))
+
+    def _read_noted(self) -> dict[str, t.Any]:
         remedy = "Remove the file, and start by hand the instances that ran before the active driver was switched"
-        data = read_record(self._noted, remedy) or {}
-        states = data.get("noted", {})
-        if not isinstance(states, dict):
-            raise _damaged(self._noted, "it does not tell the states of instances", remedy)
-        return states
+        return read_record(self._noted, NOTED, remedy) or {}
 
     def note(self, states: t.Mapping[str, str]) -> None:
         """Note the states of the instances for the time when this scope is active again; none: forget them."""
-        if states:
+        unknown = {key: value for key, value in self._read_noted().items() if key != "noted"}
+        if states or unknown:
             make_dir(os.path.dirname(self._noted))
-            write_record(self._noted, {"noted": dict(states)})
+            write_record(self._noted, NOTED, {**unknown, **({"noted": dict(states)} if states else {})})
         else:
             with explained(f"{self._noted} could not be removed"):
                 remove_path(self._noted)
-
-
-def remove_path(path: str) -> None:
-    """Remove a file or a whole directory; all the same if it is not there."""
-    try:
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -16,8 +16,14 @@ import tempfile
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    open_lock,
+    remove_leftovers,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, write_file
 
 LOGIN_KEY = "id_ed25519"
 HOST_KEY = "ssh_host_ed25519_key"
@@ -91,7 +97,7 @@ def pinned_keys(runtime: Runtime, directory: str, public: t.Sequence[str], priva
 def locked(path: str) -> t.Iterator[None]:
     """Hold the lock file PATH, waiting for as long as another process has it: a moment."""
     with explained(f"the lock {path} could not be taken"):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_lock(path)
     try:
         with explained(f"the lock {path} could not be taken"):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -115,6 +121,7 @@ def _ensure_pair(runtime: Runtime, path: str, comment: str) -> str:
         return public
     directory = make_dir(os.path.dirname(path))
     with locked(os.path.join(directory, ".lock")):
+        remove_leftovers(directory)
         public = _whole_pair(path)
         if public:
             return public

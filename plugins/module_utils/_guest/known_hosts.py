@@ -11,8 +11,17 @@ from __future__ import annotations
 import os
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    read_file,
+    remove_leftovers,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import locked
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, write_file
+
+# Bytes; of thousands of instances it has one or two million.
+_LARGEST = 64 << 20
 
 
 def host_pattern(host: str, port: int = 22) -> str:
@@ -20,25 +29,36 @@ def host_pattern(host: str, port: int = 22) -> str:
     return host if port == 22 else f"[{host}]:{port}"
 
 
-def pin(path: str, alias: str, addresses: t.Sequence[str], public_keys: t.Sequence[str]) -> bool:
+def pin(
+    path: str,
+    alias: str,
+    addresses: t.Sequence[str],
+    public_keys: t.Sequence[str],
+    is_stale: t.Callable[[str], bool] | None = None,
+) -> bool:
     """Have ALIAS and ADDRESSES (host_pattern) answer with PUBLIC_KEYS and nothing else; whether that changed the file.
 
     Lines of other aliases lose these addresses: a port or an address given back is used again. Lines that do not begin
     with an alias but with an address, with a marker or with a hash are somebody else's and stay.
+
+    is_stale -- whether an alias is one that an earlier run could not unpin, as on a full disk: then it goes now
     """
     hosts = ",".join(dict.fromkeys([alias, *addresses]))
     lines = [f"{hosts} {' '.join(key.split()[:2])}" for key in public_keys]
-    return _replace(path, alias, set(addresses), lines)
+    return _replace(path, alias, set(addresses), lines, is_stale)
 
 
-def unpin(path: str, alias: str) -> bool:
-    """Forget the keys of ALIAS; whether there were any."""
-    return _replace(path, alias, set(), [])
+def unpin(path: str, alias: str, is_stale: t.Callable[[str], bool] | None = None) -> bool:
+    """Forget the keys of ALIAS; whether that changed the file. is_stale -- see pin()"""
+    return _replace(path, alias, set(), [], is_stale)
 
 
-def _replace(path: str, alias: str, addresses: set[str], lines: list[str]) -> bool:
+def _replace(
+    path: str, alias: str, addresses: set[str], lines: list[str], is_stale: t.Callable[[str], bool] | None
+) -> bool:
     make_dir(os.path.dirname(path))
     with locked(f"{path}.lock"):
+        remove_leftovers(os.path.dirname(path))
         before = _read(path)
         after: list[str] = []
         pending = lines
@@ -48,6 +68,8 @@ def _replace(path: str, alias: str, addresses: set[str], lines: list[str]) -> bo
             if patterns[0] == alias:
                 after += pending
                 pending = []
+            elif is_stale and is_stale(patterns[0]):
+                continue
             elif addresses.isdisjoint(patterns[1:]):
                 after.append(line)
             else:
@@ -64,7 +86,6 @@ def _replace(path: str, alias: str, addresses: set[str], lines: list[str]) -> bo
 def _read(path: str) -> list[str]:
     with explained(f"{path} could not be read"):
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-                return stream.read().splitlines()
+            return read_file(path, _LARGEST).decode(errors="surrogateescape").splitlines()
         except FileNotFoundError:
             return []

@@ -23,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import managers, probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guard import Guard, Watch
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import (
@@ -40,19 +41,46 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet.uplink im
     remove_commands,
     renamed,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    make_dir,
-    read_record,
-    remove_path,
-    write_record,
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    LINES,
+    TEXT,
+    TEXTS,
+    Field,
+    Network,
+    RecordKind,
+    one_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
 
 _NOTES = "uplink.json"
 
 # What notes are about: a change that has begun, one that is complete, one that is being taken back.
 _OVER, _THERE, _BACK = "over", "there", "back"
+
+
+def _is_uplink(value: t.Any) -> bool:
+    if not isinstance(value, dict) or not set(Uplink._fields) <= value.keys():
+        return False
+    lists = [value["addresses"], value["routes"]]
+    return (
+        TEXT.holds(value["mac"])
+        and type(value["mtu"]) is int
+        and TEXTS.holds(value["settings"])
+        and all(isinstance(each, list) and all(isinstance(entry, dict) for entry in each) for each in lists)
+    )
+
+
+_MOVED = RecordKind(
+    "how an interface was put into a bridge",
+    1,
+    {
+        "phase": one_of(_OVER, _THERE, _BACK)._replace(required=True),
+        "parent": TEXT._replace(required=True),
+        "answered": LINES._replace(required=True),
+        "uplink": Field(_is_uplink, "what an interface had", required=True),
+    },
+)
 
 _NO_IPV6 = "ipv6/disable_ipv6"
 
@@ -198,7 +226,14 @@ class Bridged:
             answered = [each for each in had.gateways() if _answers(network.parent, had, each, _ASK_BEFORE)]
         else:
             answered = notes["answered"]
-        notes = {"phase": _OVER, "parent": network.parent, "answered": answered, "uplink": had._asdict()}
+        had_before = {**notes.get("uplink", {}), **had._asdict()}
+        notes = {
+            **notes,
+            "phase": _OVER,
+            "parent": network.parent,
+            "answered": answered,
+            "uplink": had_before,
+        }
         self._note(network, notes)
         self.runtime.report.step("uplink_noted")
         name, port = network.interface, network.parent
@@ -240,7 +275,7 @@ class Bridged:
         """All that was the parent's before the first change, wherever it is now."""
         if not notes:
             return parent
-        saved = Uplink(**notes["uplink"])
+        saved = Uplink(**{name: notes["uplink"][name] for name in Uplink._fields})
         parts = [parent, bridge] if bridge else [parent]
         bare = not any(part.addresses for part in parts)
         # What was noted counts where a change is halfway, and where what has followed is gone.
@@ -288,7 +323,7 @@ class Bridged:
             return
         parent, bridge = self._both(network)
         had = self._had(notes, parent, bridge, guard)
-        self._note(network, {**notes, "phase": _BACK, "uplink": had._asdict()})
+        self._note(network, {**notes, "phase": _BACK, "uplink": {**notes["uplink"], **had._asdict()}})
         self.runtime.report.step("uplink_noted")
         _inherit({key: value for key, value in had.settings.items() if key == _NO_IPV6}, port)
         # Without what is on the bridge, the bridge goes; nobody gets stuck with half of it.
@@ -368,11 +403,11 @@ class Bridged:
         return os.path.join(self.directory_of(network.name), _NOTES)
 
     def _notes(self, network: Network) -> dict[str, t.Any] | None:
-        return read_record(self._notes_path(network))
+        return read_record(self._notes_path(network), _MOVED)
 
     def _note(self, network: Network, notes: t.Mapping[str, t.Any]) -> None:
         make_dir(self.directory_of(network.name))
-        write_record(self._notes_path(network), notes)
+        write_record(self._notes_path(network), _MOVED, notes)
 
 
 def _makes_bridge(network: Network) -> bool:

@@ -27,9 +27,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    remove_leftovers,
+    remove_path,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path, write_file
 
 RUN = "/run/minicloud"
 
@@ -238,8 +244,10 @@ class Server:
             yield found
 
     def _is_ours(self, arguments: t.Sequence[bytes]) -> bool:
-        """Ours is who was started with this very file."""
-        return os.fsencode(f"--conf-file={self._path(_CONFIG)}") in arguments
+        """Ours is who was started with this very file, however its path was spelled."""
+        option, ours = b"--conf-file=", os.fsencode(self._path(_CONFIG))
+        files = [each[len(option) :] for each in arguments if each.startswith(option)]
+        return ours in files or os.path.realpath(ours) in map(os.path.realpath, files)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -254,6 +262,7 @@ class Server:
             group = _identity().gid
             os.chown(directory, 0, group)
             os.chmod(directory, 0o750)
+            remove_leftovers(directory)
             for name, text in ((_DHCP_HOSTS, dhcp), (_DNS_HOSTS, dns)):
                 path = os.path.join(directory, name)
                 write_file(path, text.encode(), 0o640)
@@ -273,7 +282,7 @@ class Server:
         write_file(self._path(_CONFIG), config_text(served).encode())
         # With a + it would be created as whoever dnsmasq becomes.
         with explained(f"{self._path(_LEASES)} could not be made"):
-            os.close(os.open(self._path(_LEASES), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self._path(_LEASES), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         argv = [program(self.runtime), f"--conf-file={self._path(_CONFIG)}"]
         argv += [f"--pid-file={self._path(_PID)}", f"--dhcp-leasefile={self._path(_LEASES)}"]
         self.runtime.report.step("dnsmasq")

@@ -16,8 +16,14 @@ import fcntl
 import os
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    open_lock,
+    remove_path,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, make_dir, remove_path, write_file
 
 # Seconds after which the change is undone even if whoever made it is still at it.
 PATIENCE = 60
@@ -98,6 +104,6 @@ class Guard:
     def _locked(self) -> int:
         """The lock, taken: whoever inherits it has it until it ends."""
         with explained(f"the lock {self._lock} could not be opened"):
-            handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = open_lock(self._lock)
             fcntl.flock(handle, fcntl.LOCK_EX)
         return handle

@@ -16,16 +16,12 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import firewall, links, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._model import PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    make_dir,
-    read_record,
-    remove_path,
-    write_record,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._scope import read_notes, write_record
 
 
 class Guest(t.NamedTuple):
@@ -107,7 +103,7 @@ class GuestPorts:
             return
         # Noted before there is anything to be taken away.
         make_dir(self.directory)
-        write_record(self._path, notes)
+        write_record(self._path, lookup.FORWARDS, notes)
         firewall.put_table(self.runtime, self.table, self._text(forwards))
         self.runtime.report.step("port_rules")
         # With the rule in place that keeps others from the loopback addresses.
@@ -123,7 +119,7 @@ class GuestPorts:
         listing = firewall.read_ruleset(self.runtime).tables.get(self.table, "")
         notes.update(addresses=addresses, rules=self._digest(forwards), listing=listing)
         notes["open"] = _from_elsewhere(forwards)
-        write_record(self._path, notes)
+        write_record(self._path, lookup.FORWARDS, notes)
         self.runtime.report.step("ports_led")
 
     def remove(self, ruleset: firewall.Ruleset) -> None:
@@ -159,7 +155,7 @@ class GuestPorts:
             # Where another network of ours has set it, or this one whose notes are lost, the last takes it back.
             ours = self._shared(ruleset) or self.table in ruleset.tables
             notes["route_localnet"] = "0" if ours else now
-            write_record(self._path, notes)
+            write_record(self._path, lookup.FORWARDS, notes)
             self.runtime.report.step("loopback_noted")
         if now != "1":
             links.write_sysctl(self._setting, "1")
@@ -172,7 +168,7 @@ class GuestPorts:
             with contextlib.suppress(MissingRequirement):  # the bridge has gone, and its settings with it
                 links.write_sysctl(self._setting, before)
         del notes["route_localnet"]
-        write_record(self._path, notes)
+        write_record(self._path, lookup.FORWARDS, notes)
 
     def _shared(self, ruleset: firewall.Ruleset) -> bool:
         """Whether another network has ports on the same bridge."""
@@ -186,10 +182,7 @@ class GuestPorts:
         return firewall.digest(self._text(forwards))
 
     def _notes(self) -> dict[str, t.Any]:
-        try:
-            return read_record(self._path) or {}
-        except RecordError:
-            return {}
+        return read_notes(self._path, lookup.FORWARDS)
 
 
 def _forwards(guests: t.Iterable[Guest], addresses: t.Mapping[str, str]) -> tuple[tuple[PortForward, str], ...]:

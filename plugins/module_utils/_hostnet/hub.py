@@ -636,7 +636,7 @@ def _anybody() -> bool:
 
 def _end_with_the_last() -> None:
     """Wait until no guest is left, and end this process."""
-    handle = os.open(MEMBERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(MEMBERS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     while True:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not _anybody():

@@ -11,7 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 
-from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    is_locked,
+)
 
 HUB_LOCK = "hub.lock"
 

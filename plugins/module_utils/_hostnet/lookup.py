@@ -18,14 +18,19 @@ import socket
 import struct
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.leases import neighbours
+from ansible_collections.minicloud.local.plugins.module_utils._model import FLAG, TEXT, TEXTS, RecordKind
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
-from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record
+from ansible_collections.minicloud.local.plugins.module_utils._scope import read_notes
 
 # Beside the record of a network: where guests were found that ports are forwarded to.
 PORT_NOTES = "ports.json"
+FORWARDS = RecordKind(
+    "where forwarded ports lead",
+    1,
+    {"addresses": TEXTS, "rules": TEXT, "listing": TEXT, "open": FLAG, "route_localnet": TEXT},
+)
 
 _SIOCGIFADDR, _SIOCGIFNETMASK, _SIOCGIFHWADDR = 0x8915, 0x891B, 0x8927
 
@@ -103,8 +108,4 @@ def made_of(mac: str, network: ipaddress.IPv6Network) -> ipaddress.IPv6Address:
 
 def noted_addresses(directory: str) -> dict[str, str]:
     """Where the ports of the host that lead to guests of a network lead, by MAC. directory -- of the network"""
-    try:
-        notes = read_record(os.path.join(directory, PORT_NOTES)) or {}
-    except RecordError:
-        return {}
-    return dict(notes.get("addresses", {}))
+    return dict(read_notes(os.path.join(directory, PORT_NOTES), FORWARDS).get("addresses", {}))

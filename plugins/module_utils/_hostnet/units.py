@@ -11,19 +11,23 @@ What it runs is an archive of this collection's own code, which Python runs as i
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sys
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    remove_leftovers,
+    remove_path,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     SYSTEM_PATH,
     DataDirectory,
-    explained,
-    make_dir,
-    remove_path,
-    write_file,
 )
 
 _PACKAGE = "ansible_collections/minicloud/local/plugins/module_utils"
@@ -45,7 +49,7 @@ sys.exit(main(sys.argv[1:], run))
 _UNIT = """\
 # Made by minicloud.local: the option autostart of an instance or a network. It goes with the last one that has it.
 [Unit]
-Description=Networks and instances of {description}
+{what}{description}
 # Without the usual dependencies, of which one is that the host counts as started only after this.
 DefaultDependencies=no
 Requires=basic.target
@@ -72,6 +76,8 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy={target}
 """
+
+_DESCRIPTION = "Description=Networks and instances of "
 
 # The system's own Python, by the name that upgrades of the system leave alone.
 _PYTHON = "/usr/bin/python3"
@@ -122,6 +128,8 @@ class Unit:
 
     def settle(self, needed: bool) -> None:
         """Have the unit be there or not."""
+        remove_leftovers(self.data.path)
+        remove_leftovers(self.unit_dir, self.name)
         if needed:
             self.switch_on()
         else:
@@ -167,18 +175,21 @@ class Unit:
                 remove_path(self._link)
                 os.symlink(os.path.join("..", self.name), self._link)
                 changed = True
+            for path in self._others():
+                remove_path(path)
+                changed = True
         if changed:
             self._tell("daemon-reload")
 
     def switch_off(self) -> None:
         """Take the unit and what it runs away; all the same if they are not there."""
-        there = os.path.lexists(self.path) or os.path.lexists(self._link)
+        there = os.path.lexists(self.path) or os.path.lexists(self._link) or self._others()
         if there and self.is_possible():
             # What runs or has failed is known to systemd as long as it is not told, also without a file.
             self._tell("stop", self.name)
             self._tell("reset-failed", self.name)
         with explained(f"the unit {self.path} could not be removed"):
-            for path in (self._link, self.path, self.archive):
+            for path in (self._link, self.path, self.archive, *self._others()):
                 remove_path(path)
         if there and self.is_possible():
             self._tell("daemon-reload")
@@ -186,12 +197,23 @@ class Unit:
     def text(self) -> str:
         """The content of the unit."""
         return _UNIT.format(
+            what=_DESCRIPTION,
             description=_plain(self.data.path),
             place=_quoted(self.data.path),
             condition=_plain(self.archive),
             command=" ".join(_escaped(word) for word in self.command()),
             target=self.target,
         )
+
+    def _others(self) -> list[str]:
+        """Units of this data directory, and links to them, under a name made of another spelling of its path."""
+        found = []
+        for path in glob.glob(os.path.join(glob.escape(self.unit_dir), "minicloud-autostart*.service")):
+            name = os.path.basename(path)
+            first = next((line for line in _lines(path) if line.startswith(_DESCRIPTION)), "")
+            if name != self.name and self.data.is_at(first[len(_DESCRIPTION) :].replace("%%", "%")):
+                found += [path, os.path.join(self.unit_dir, f"{self.target}.wants", name)]
+        return found
 
     def _tell(self, *words: str) -> None:
         # One that cannot be told now reads the unit when the host starts.
@@ -243,6 +265,10 @@ def _content(path: str) -> bytes | None:
             return stream.read()
     except OSError:
         return None
+
+
+def _lines(path: str) -> list[str]:
+    return (_content(path) or b"").decode(errors="replace").splitlines()
 
 
 def archive() -> bytes:

@@ -27,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     NotFound,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import (
     Promise,
@@ -50,11 +51,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.vault impo
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, Image, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    explained,
-    make_dir,
-    remove_path,
-)
 
 # How long a run waits for another one that fetches the same image, unless a deadline is given.
 WAIT_SECONDS = 3600

@@ -23,9 +23,11 @@ import struct
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images import confined
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 # Emptied, not removed: an empty one makes systemd take a new identity, also where /etc cannot be written to.
 _EMPTIED = ("/etc/machine-id",)

@@ -40,9 +40,11 @@ import struct
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 # No disk of an instance is larger, and some formats can tell of 8 EiB in a few bytes.
 LARGEST = 64 << 40

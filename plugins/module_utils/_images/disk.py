@@ -20,6 +20,9 @@ import struct
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import (
     FLATTEN,
     Layer,
@@ -32,7 +35,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.confined i
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import compression, free_space
 from ansible_collections.minicloud.local.plugins.module_utils._model import format_size
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 FORMATS = "qcow2, raw, vmdk, vhdx, vhd and vdi"
 

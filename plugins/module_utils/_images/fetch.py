@@ -23,20 +23,34 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     RecordError,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, Flow, write_all
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import free_space
-from ansible_collections.minicloud.local.plugins.module_utils._model import format_size
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    explained,
-    make_dir,
-    read_record,
-    remove_path,
-    write_record,
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    Field,
+    RecordKind,
+    format_size,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
+from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429)
+_BEGUN = RecordKind(
+    "a download that has begun",
+    1,
+    {
+        "url": TEXT,
+        "etag": TEXT,
+        "last_modified": TEXT,
+        "boot": TEXT,
+        "complete": FLAG,
+        "total": Field(lambda value: value is None or NUMBER.holds(value), "a size"),
+    },
+)
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -187,7 +201,7 @@ class Download:
             self._recall()
             known = (etag, last_modified)
             with explained(f"{self.path} could not be written"):
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with open(handle, "r+b", buffering=0) as stream:
                 stream.seek(0, os.SEEK_END)
                 whole = _persistently(
@@ -219,7 +233,7 @@ class Download:
         """Take up what an earlier run has left, if it can be known to belong to the same file."""
         state: dict[str, t.Any] = {}
         with contextlib.suppress(RecordError):
-            state = read_record(self._note) or {}
+            state = read_record(self._note, _BEGUN) or {}
         size = os.path.getsize(self.path) if os.path.exists(self.path) else 0
         total = state.get("total") or self._size
         # After a power cut, parts of the file may be missing although its size is right.
@@ -326,7 +340,7 @@ class Download:
 
     def _remember(self, complete: bool) -> None:
         self._state["complete"] = complete
-        write_record(self._note, {**self._state, "url": self.url})
+        write_record(self._note, _BEGUN, {**self._state, "url": self.url})
 
     def _wrong_size(self, why: str) -> ImageError:
         self.discard()

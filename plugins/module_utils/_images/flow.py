@@ -14,7 +14,7 @@ import queue
 import threading
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 
 # What is read at once, and how many of these may wait for a consumer: together the memory that a flow takes.
 CHUNK = 256 * 1024

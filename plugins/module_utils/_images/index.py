@@ -18,21 +18,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, RecordError, Unreachable
-from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
-from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import Product
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    DataDirectory,
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
     make_dir,
-    read_record,
+    remove_leftovers,
     remove_path,
     write_file,
-    write_record,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
+from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import Product
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    LINES,
+    SECONDS,
+    TEXT,
+    TEXTS,
+    Field,
+    RecordKind,
+    matching,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, read_record, write_record
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._images import fetch
@@ -54,6 +64,31 @@ PAUSE = 0.3
 _FORM = "1"
 
 SIMPLESTREAMS, MANIFEST = "simplestreams", "manifest"
+
+# How many lists and objects an index may have inside each other; those in use have ten.
+_DEEPEST = 32
+
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def _are_documents(value: t.Any) -> bool:
+    return isinstance(value, list) and all(
+        TEXTS.holds(each) and "url" in each and _HEX.match(each.get("sha256", "")) for each in value
+    )
+
+
+_STATE = RecordKind(
+    "the cache of an image host",
+    1,
+    {
+        "host": LINES._replace(required=True),
+        "checked": SECONDS._replace(required=True),
+        "documents": Field(lambda value: bool(value) and _are_documents(value), "a list of documents", required=True),
+        "identity": matching("[0-9a-f]+", "a checksum")._replace(required=True),
+        "failed": SECONDS,
+        "failure": TEXT,
+    },
+)
 
 
 class Host(t.NamedTuple):
@@ -150,20 +185,12 @@ class Index:
     def _state(self) -> dict[str, t.Any] | None:
         """What is known of the cache, None where it holds nothing of this host as it is set now."""
         try:
-            state = read_record(self._record)
+            state = read_record(self._record, _STATE)
         except RecordError:
             return None
         if state is None or state.get("host") != _identity(self.host):
             return None
-        documents = state.get("documents")
-        whole = (
-            isinstance(documents, list)
-            and bool(documents)
-            and all(isinstance(document, dict) and {"url", "sha256"} <= document.keys() for document in documents)
-            and isinstance(state.get("identity"), str)
-            and isinstance(state.get("checked"), (int, float))
-        )
-        return state if whole else None
+        return state
 
     def _fresh(self, state: dict[str, t.Any]) -> bool:
         now = time.time()
@@ -186,6 +213,7 @@ class Index:
         import hashlib
 
         make_dir(self._directory)
+        remove_leftovers(self._directory)
         try:
             documents = self._fetch_all(state)
         except Unreachable as exc:
@@ -194,7 +222,7 @@ class Index:
             why = exc.why or exc.what
             self._warn_stale(state, why)
             state = {**state, "failed": time.time(), "failure": why}
-            write_record(self._record, state)
+            write_record(self._record, _STATE, state)
             return state
         digests = "".join(document["sha256"] for document in documents)
         state = {
@@ -203,7 +231,7 @@ class Index:
             "documents": documents,
             "identity": hashlib.sha256(digests.encode()).hexdigest()[:32],
         }
-        write_record(self._record, state)
+        write_record(self._record, _STATE, state)
         return state
 
     def _fetch_all(self, state: dict[str, t.Any] | None) -> list[dict[str, str]]:
@@ -268,9 +296,9 @@ class Index:
             what = f"the index {public(url)} of the image host {self.host.name}"
             content = trust.verify(content, self.host.keyring, self._runtime, self._directory, what)
         try:
-            parsed = json.loads(content)
-        except ValueError as exc:
-            raise self._unusable(url, f"it is not whole JSON ({exc})") from exc
+            parsed = parse_json(content, "it", LARGEST, _DEEPEST)
+        except JsonError as exc:
+            raise self._unusable(url, str(exc).rstrip(".")) from exc
         digest = hashlib.sha256(content).hexdigest()
         if not before or digest != before["sha256"] or cached is None:
             write_file(os.path.join(self._directory, f"{digest}.json"), content)

@@ -13,6 +13,7 @@ import threading
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, write_all
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, format_size
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
@@ -20,7 +21,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
     Runtime,
     find_program,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
 
 MAGIC = (
     (b"\xfd7zXZ\x00", "xz"),

@@ -23,25 +23,33 @@ import os
 import re
 import time
 import typing as t
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    remove_leftovers,
+    remove_path,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
     Reference,
     Source,
     parse_reference,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    DataDirectory,
-    explained,
-    make_dir,
-    read_record,
-    remove_path,
-    write_record,
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    CONTAINER,
+    DISK,
+    TEXT,
+    Field,
+    Image,
+    RecordKind,
+    fields_of,
+    one_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, read_record, write_record
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
@@ -57,9 +65,9 @@ PARTIAL_SECONDS = 14 * 24 * 3600
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _HASH_PREFIX = re.compile(r"[0-9a-f]{8,64}\Z")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
-# What records of earlier versions do not have.
-_LATER = {"firmware": "", "kind": DISK, "metadata": ""}
-_REMEMBERED = tuple(field.name for field in fields(Image) if field.name not in ("hash", "path"))
+# What is found anew wherever the vault is.
+_REMEMBERED = {name: each for name, each in fields_of(Image).items() if name not in ("hash", "path")}
+IMAGE = RecordKind("an image", 1, {**_REMEMBERED, "kind": one_of(DISK, CONTAINER)})
 
 
 class Entry(t.NamedTuple):
@@ -70,6 +78,7 @@ class Entry(t.NamedTuple):
     stamp -- what identified the file when it was imported (size, mtime, inode, device), or the recipe of a build
     etag, last_modified -- what the server said of the download; checksum -- what the user's option said of it
     instance -- that was published under this name; empty for images that have another source
+    unknown -- what a newer version knows of it
     """
 
     hash: str
@@ -79,6 +88,23 @@ class Entry(t.NamedTuple):
     last_modified: str = ""
     checksum: str = ""
     instance: str = ""
+    unknown: t.Mapping[str, t.Any] = {}
+
+
+_ENTRY = RecordKind("a name", 1, {name: TEXT for name in Entry._fields if name != "unknown"})
+
+
+def _is_names(value: t.Any) -> bool:
+    with contextlib.suppress(ValueError):
+        return isinstance(value, dict) and all("hash" in each and _ENTRY.checked(each) for each in value.values())
+    return False
+
+
+NAMES_KIND = RecordKind(
+    "which names lead to which images",
+    1,
+    {"names": Field(_is_names, "an object of what is known of each name", required=True)},
+)
 
 
 class Vault:
@@ -135,20 +161,12 @@ class Vault:
         """
         directory = self.directory(hash_)
         path = os.path.join(directory, RECORD)
-        record = read_record(path)
+        remedy = f"Remove the directory {directory} unless an instance uses it; the image can be fetched again"
+        record = read_record(path, IMAGE, remedy)
         if record is None:
             return None
-        remembered = {**_LATER, **record}
-        try:
-            image = Image(hash=hash_, path="", **{name: remembered[name] for name in _REMEMBERED})
-            image = self.placed(image)
-        except (KeyError, TypeError) as exc:
-            raise RecordError(
-                f"the record {path} is damaged",
-                f"it does not describe an image ({exc})",
-                f"Remove the directory {directory} unless an instance uses it; the image can be fetched again.",
-                record=path,
-            ) from exc
+        image = Image(hash=hash_, path="", **{name: record[name] for name in _REMEMBERED if name in record})
+        image = self.placed(image)
         try:
             whole = os.stat(image.path).st_size == image.size and (not image.metadata or os.stat(image.metadata))
         except OSError:
@@ -288,7 +306,7 @@ class Vault:
                 f"the alias {alias!r} is taken", "an image of that name is in the vault", "Choose another alias."
             )
         wanted = Entry(image.hash, alias_of=image.name)
-        if present == wanted:
+        if present and present._replace(unknown={}) == wanted:
             return False
         self.set_entry(reference, image.arch, wanted, image.kind)
         return True
@@ -296,7 +314,7 @@ class Vault:
     def set_entry(self, reference: Reference, arch: str, entry: Entry, kind: str = DISK) -> bool:
         """Let a name lead to an image; whether it led elsewhere before."""
         before = self.entry(reference, arch, kind)
-        if before != entry:
+        if before is None or before._replace(unknown={}) != entry._replace(unknown={}):
             self._change_names(lambda names: {**names, _key(reference, arch, kind): entry})
         return before is None or before.hash != entry.hash
 
@@ -307,7 +325,7 @@ class Vault:
         """
         remembered = {name: getattr(image, name) for name in _REMEMBERED}
         remembered["metadata"] = os.path.basename(image.metadata)
-        write_record(os.path.join(work, RECORD), {**remembered, **extra})
+        write_record(os.path.join(work, RECORD), IMAGE, {**remembered, **extra})
         with self.lock_hash(image.hash):
             try:
                 if self.get(image.hash) and not replace_it:
@@ -322,7 +340,7 @@ class Vault:
 
     def extra(self, hash_: str, key: str) -> str:
         """What place() was told to remember beside the image; empty where it was not told."""
-        record = read_record(os.path.join(self.directory(hash_), RECORD)) or {}
+        record = read_record(os.path.join(self.directory(hash_), RECORD), IMAGE) or {}
         return str(record.get(key, ""))
 
     def lock_hash(self, hash_: str) -> contextlib.AbstractContextManager[None]:
@@ -354,8 +372,7 @@ class Vault:
             key, dummy, suffix = name[len("work-") :].partition(".")
             if name.startswith("work-"):
                 self._remove_leftover(name, f"vault-{key}" if suffix == "gone" else f"image-{key}", held)
-            elif name.startswith(f"{NAMES}.") and name.endswith(".tmp"):
-                self._remove_leftover(name, "vault-names", held)
+        remove_leftovers(self.path)
         stale = time.time() - PARTIAL_SECONDS
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.partial):
@@ -371,18 +388,11 @@ class Vault:
             remove_path(os.path.join(self.path, name))
 
     def _read_names(self) -> dict[str, Entry]:
-        record = read_record(self._names)
-        if record is None:
-            return {}
-        try:
-            return {key: Entry(**entry) for key, entry in record["names"].items()}
-        except (KeyError, TypeError, AttributeError) as exc:
-            raise RecordError(
-                f"the record {self._names} is damaged",
-                f"it does not say which names lead to which images ({exc})",
-                "Remove the file: the images stay, and their names are found again when they are next asked for.",
-                record=self._names,
-            ) from exc
+        return {key: Entry(**_ENTRY.split(entry)) for key, entry in self._names_record().get("names", {}).items()}
+
+    def _names_record(self) -> dict[str, t.Any]:
+        remedy = "Remove the file: the images stay, and their names are found again when they are next asked for"
+        return read_record(self._names, NAMES_KIND, remedy) or {}
 
     def _change_names(self, change: t.Callable[[dict[str, Entry]], dict[str, Entry]]) -> None:
         make_dir(self.path)
@@ -390,8 +400,8 @@ class Vault:
             before = self._read_names()
             after = change(before)
             if after != before:
-                names = {key: {k: v for k, v in e._asdict().items() if v} for key, e in after.items()}
-                write_record(self._names, {"names": names})
+                names = {key: _plain(entry, before.get(key)) for key, entry in after.items()}
+                write_record(self._names, NAMES_KIND, {**self._names_record(), "names": names})
 
 
 def ask_hosts(
@@ -416,6 +426,13 @@ def _acquisition(kind: str) -> type[Acquisition]:
     from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
 
     return Acquisition
+
+
+def _plain(entry: Entry, before: Entry | None) -> dict[str, t.Any]:
+    """An entry as plain data. What a newer version knows of it stays for as long as it leads to the same image."""
+    known = {key: value for key, value in entry._asdict().items() if value and key != "unknown"}
+    unknown = before.unknown if before and before.hash == entry.hash else {}
+    return {**unknown, **known}
 
 
 def _key(reference: Reference, arch: str, kind: str) -> str:

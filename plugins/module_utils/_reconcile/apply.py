@@ -451,16 +451,22 @@ class Applier:
         whole = instance.phase == "ready"
         if whole:
             self._at_each_driver(instance, lambda driver: driver.acts.check_removal(instance))
-        if instance.phase != "creating":
+        noted = instance.phase == "creating"
+        if not noted:
             # On a full disk nothing can be noted, and removing is what makes room.
             with contextlib.suppress(NoSpace):
                 self._store(replace(instance, phase="removing"))
+                noted = True
         self.runtime.report.step("removing")
         try:
             self._at_each_driver(instance, lambda driver: driver.acts.delete(instance))
+            self.scope.remove_content(instance.name)
+            if not noted:
+                # There may be room now.
+                with contextlib.suppress(NoSpace):
+                    self._store(replace(instance, phase="removing"))
             Attachment(self.driver, self.runtime, self.data).disconnect(instance)
-            with contextlib.suppress(NoSpace):
-                known_hosts.unpin(self.data.known_hosts, instance.alias)
+            self._unpin(instance)
             self.scope.remove(instance.name)
         except MinicloudError:
             # Where nobody can tell, the removal stays begun.
@@ -469,6 +475,12 @@ class Applier:
                     self._store(instance)
             raise
         self.runtime.report.step("removed")
+
+    def _unpin(self, instance: Instance) -> None:
+        try:
+            known_hosts.unpin(self.data.known_hosts, instance.alias, self.scope.is_stale)
+        except NoSpace as exc:
+            self.runtime.report.warn(f"The keys of {instance.name} stay in known_hosts until the next run: {exc}")
 
     def _at_each_driver(self, instance: Instance, act: t.Callable[[Driver], None]) -> None:
         """Act at every driver that may have something of an instance."""

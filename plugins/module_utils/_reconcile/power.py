@@ -138,7 +138,7 @@ class Power:
         """Have ssh know the host key of an instance at the address that it has now."""
         host, port = self.crew.of(instance).endpoint(instance)
         addresses = [known_hosts.host_pattern(host, port)] if host else []
-        known_hosts.pin(self.data.known_hosts, instance.alias, addresses, instance.host_keys)
+        known_hosts.pin(self.data.known_hosts, instance.alias, addresses, instance.host_keys, self.scope.is_stale)
 
     def _locate(self, instance: Instance) -> tuple[str, int]:
         """Where the ssh server of a starting instance is, from the moment on that this is known."""
@@ -172,7 +172,7 @@ class Power:
             latest = self.scope.read(instance.name)
             if latest is None or not self._is_still(instance, latest):
                 raise self._removed("cloud-init", instance)
-            found = {"status": readiness.status, "errors": readiness.errors}
+            found = {"status": readiness.status, "errors": [str(each) for each in readiness.errors]}
             user = latest.user or readiness.user
             self.lead_ports(latest)
             return self._store(replace(latest, ready=True, booted=True, restarting=False, cloud_init=found, user=user))

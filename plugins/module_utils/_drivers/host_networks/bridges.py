@@ -22,7 +22,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
     NotSupported,
-    RecordError,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    make_dir,
+    remove_path,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
@@ -33,21 +36,27 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     resolved,
     subnets,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network, Nic, PortForward
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    Scope,
-    make_dir,
-    read_record,
-    remove_path,
-    write_record,
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    NUMBER,
+    TEXT,
+    Network,
+    Nic,
+    PortForward,
+    RecordKind,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope, read_notes, write_record
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._hostnet.bridged import Bridged
     from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guest_ports import Guest, GuestPorts
 
 _NOTES = "applied.json"
+_APPLIED = RecordKind(
+    "what was applied of a network",
+    1,
+    {"rules": TEXT, "listing": TEXT, "config": TEXT, "hosts": TEXT, "ifindex": NUMBER},
+)
 
 
 class HostNetworks(Networks):
@@ -510,14 +519,11 @@ class HostNetworks(Networks):
         return os.path.join(self.scope.networks.directory(network.name), _NOTES)
 
     def _notes(self, network: Network) -> dict[str, t.Any]:
-        try:
-            return read_record(self._notes_path(network)) or {}
-        except RecordError:
-            return {}
+        return read_notes(self._notes_path(network), _APPLIED)
 
     def _note(self, network: Network, notes: dict[str, t.Any]) -> None:
         make_dir(self.scope.networks.directory(network.name))
-        write_record(self._notes_path(network), notes)
+        write_record(self._notes_path(network), _APPLIED, notes)
 
 
 def _digest(rules: firewall.Rules) -> str:

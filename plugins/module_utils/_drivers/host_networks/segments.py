@@ -29,6 +29,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    is_locked,
+    make_dir,
+    open_lock,
+    remove_path,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets
@@ -36,14 +44,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp impo
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.hub_lock import HUB_LOCK, hub_runs
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, find_program
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    Scope,
-    explained,
-    is_locked,
-    make_dir,
-    remove_path,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
 _LAUNCHER = f'umask 077 && echo $$ > {hub.PID} && exec "$@" < /dev/null > {hub.LOG} 2>&1'
 
@@ -161,7 +162,7 @@ class SegmentNetworks(Networks):
         Whoever starts the guest hands it on to the guest's hypervisor: with the last one that is closed the hub ends.
         """
         with explained(f"the network {network.name} could not be joined"):
-            member = os.open(self._path(network, hub.MEMBERS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            member = open_lock(self._path(network, hub.MEMBERS))
             try:
                 # A hub that is just ending has the lock, and a moment later there is none.
                 fcntl.flock(member, fcntl.LOCK_SH)
@@ -216,7 +217,7 @@ class SegmentNetworks(Networks):
         """Have the hub run."""
         handles = []
         with explained(f"the hub of the network {network.name} could not be started"):
-            handles.append(os.open(self._path(network, HUB_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            handles.append(open_lock(self._path(network, HUB_LOCK)))
             try:
                 try:
                     fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -41,10 +41,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    remove_path,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained, remove_path
 
 # The first libvirt that takes the files of a domain open.
 _LEAST_VERSION = 9_000_000
@@ -287,7 +290,11 @@ class LibvirtActs(FamilyActs):
             "seed": (self.look.path(instance, SEED), os.O_RDONLY),
         }
         # Else virtlogd makes it, as root's.
-        console = os.open(self.look.console_log(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        console = os.open(
+            self.look.console_log(instance),
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o600,
+        )
         handles = [console]
         try:
             if os.geteuid() != 0 and self.look.joins_networks():

@@ -287,7 +287,7 @@ class LibvirtLooks(FamilyLooks):
 
     def owner(self, instance: Instance) -> dict[str, str]:
         """What ties a domain to the record of an instance."""
-        data_dir = os.path.realpath(self.scope.data.path)
+        data_dir = self.scope.data.path
         return {"name": instance.name, "scope": instance.scope, "data_dir": data_dir}
 
 

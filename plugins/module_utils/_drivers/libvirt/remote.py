@@ -34,7 +34,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._scope import explained
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+)
 
 # What the pools are called by which libvirt is asked what it sees of the data directory, and the directories of those.
 _PROBE = "minicloud-probe-"
@@ -92,7 +94,7 @@ class Elsewhere(Placement):
     def _sees(self) -> tuple[bool, str]:
         """Whether libvirt finds in the data directory what was just put there, and else what it said."""
         library, connection = self.look.library(), self.look.connection()
-        directory = os.path.realpath(self.look.scope.data.path)
+        directory = self.look.scope.data.path
         while not os.path.exists(directory):  # nothing is made for a look
             directory = os.path.dirname(directory)
         self._forget_old(directory)

@@ -37,9 +37,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotFound,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, find_program
-from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 
 _UNTELLING = re.compile(r"lxc \S+ [0-9.]+ (?:WARN|NOTICE|INFO|DEBUG|TRACE) ")
 _LOG_KEPT = 16384
@@ -320,7 +322,7 @@ class LxdActs(Acts):
         if instance.uuid:
             return config.get(lxd_config.UUID) == instance.uuid
         # Its record was lost; LXD has the data directory that it is of.
-        return config.get(f"{lxd_config.OURS}data_dir") == os.path.realpath(self.scope.data.path)
+        return self.scope.data.is_at(config.get(f"{lxd_config.OURS}data_dir", ""))
 
     def grow_disk(self, instance: Instance) -> None:
         self._configure(instance, f"the disk of {instance.name} could not be grown")

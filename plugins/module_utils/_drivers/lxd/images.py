@@ -96,7 +96,7 @@ class LxdImages:
         vault = self.scope.data.vault
         for known in images:
             hash_, origin = (known["properties"].get(key, "") for key in (_HASH, _DATA_DIR))
-            if origin == self.scope.data.path and hash_ and not os.path.isdir(os.path.join(vault, hash_)):
+            if self.scope.data.is_at(origin) and hash_ and not os.path.isdir(os.path.join(vault, hash_)):
                 with contextlib.suppress(HypervisorError, NotFound):
                     self.client.call("delete", f"images/{known['fingerprint']}", "an image could not be removed")
 

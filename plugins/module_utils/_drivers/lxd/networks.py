@@ -118,7 +118,7 @@ class LxdNetworks(Networks):
     def __init__(self, look: LxdLooks, client: LxdClient) -> None:
         self.look = look
         self.client = client
-        self.data_dir = look.scope.data.path
+        self.data = look.scope.data
         self._host: HostNetworks | None = None
         if look.host.here and os.geteuid() == 0:
             from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import (
@@ -215,17 +215,22 @@ class LxdNetworks(Networks):
     def _wanted_rules(self, network: Network) -> dict[str, t.Any]:
         """See rules_of()."""
         if not self._avoids_host(network):
-            return rules_of(network, self.data_dir)
+            return rules_of(network, self.data.path)
         found = {subnets.gateway(ipaddress.ip_network(each)) for each in (network.subnet, network.subnet6) if each}
         for entry in self.look.api.get("networks", recursion="1", **_WHERE):
             for each in self._addresses(entry["name"]):
                 address = ipaddress.ip_address(each["address"])
                 if not address.is_loopback and not address.is_link_local:
                     found.add(str(address))
-        return rules_of(network, self.data_dir, [*sorted(found), *(["fe80::/10"] if network.subnet6 else [])])
+        return rules_of(network, self.data.path, [*sorted(found), *(["fe80::/10"] if network.subnet6 else [])])
 
     def _is_ours(self, network: Network, config: t.Mapping[str, str]) -> bool:
-        return config.get(NETWORK) == network.name and config.get(DATA_DIR) == self.data_dir
+        return config.get(NETWORK) == network.name and self.data.is_at(config.get(DATA_DIR, ""))
+
+    def _spelled(self, config: t.Mapping[str, str]) -> str:
+        """The data directory's path as a configuration has it, where it means ours; else as it is to be."""
+        there = config.get(DATA_DIR, "")
+        return there if self.data.is_at(there) else self.data.path
 
     def is_up(self, network: Network) -> bool:
         if network.mode == "bridged":
@@ -254,7 +259,7 @@ class LxdNetworks(Networks):
             return [f"LXD has no network {network.interface}"]
         if there.get("status", "Created") != "Created":
             return [f"LXD has not finished making the network {network.interface}"]
-        found = differences(there["config"], config_of(network, self.data_dir))
+        found = differences(there["config"], config_of(network, self._spelled(there["config"])))
         if self._rules_differ(network, self._rules(network)):
             found.append("its rules (lxc network acl) are not those that the network is to have")
         return found + (self._host.obstacles(network.interface) if self._host else [])
@@ -289,7 +294,7 @@ class LxdNetworks(Networks):
             else:
                 self._require_parent(network)
             return
-        wanted = config_of(network, self.data_dir)
+        wanted = config_of(network, self.data.path)
         doing = f"LXD could not change the network {network.interface}"
         there = self._look(network)
         finished = there is not None and there.get("status", "Created") == "Created"

@@ -36,6 +36,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    open_lock,
+    remove_path,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
@@ -46,11 +52,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    explained,
-    remove_path,
-    write_file,
-)
 
 _PID, _LOG = "qemu.pid", "qemu.log"
 
@@ -277,7 +278,7 @@ class QemuActs(FamilyActs):
 
     def _take_run_lock(self, instance: Instance) -> int:
         with explained(f"the lock of {instance.name} could not be opened"):
-            handle = os.open(self.look.path(instance, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = open_lock(self.look.path(instance, LOCK))
         for dummy in Deadline(2).pauses():
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

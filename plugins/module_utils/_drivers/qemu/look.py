@@ -20,6 +20,9 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    is_locked,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
@@ -27,7 +30,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._scope import is_locked
 
 # In the directory of an instance.
 LOCK, MONITOR = "run.lock", "monitor.sock"

@@ -31,6 +31,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    explained,
+    make_dir,
+    remove_path,
+    replacing,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import (
     Layer,
@@ -46,12 +53,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    explained,
-    make_dir,
-    remove_path,
-    write_file,
-)
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
@@ -308,18 +309,10 @@ def qemu_img(runtime: Runtime) -> str:
 
 def _copy_sparse(source: str, target: str) -> None:
     """Put a copy of a file in place whole; what is zero in it takes no space."""
-    temporary = f"{target}.{os.getpid()}.tmp"
-    with explained(f"{target} could not be made"):
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(source, "rb") as old, open(handle, "wb") as new:
-                for block in iter(lambda: old.read(1 << 16), b""):
-                    if block.count(0) == len(block):
-                        new.seek(len(block), os.SEEK_CUR)
-                    else:
-                        new.write(block)
-                new.truncate()
-            os.rename(temporary, target)
-        except BaseException:
-            remove_path(temporary)
-            raise
+    with explained(f"{target} could not be made"), open(source, "rb") as old, replacing(target) as new:
+        for block in iter(lambda: old.read(1 << 16), b""):
+            if block.count(0) == len(block):
+                new.seek(len(block), os.SEEK_CUR)
+            else:
+                new.write(block)
+        new.truncate()

@@ -18,6 +18,9 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, reached_at
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -28,7 +31,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Nic,
     Observed,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks

@@ -336,17 +336,17 @@ def test_reading_a_record_leaves_the_data_alone():
 def test_a_record_that_lacks_something_is_not_an_instance(missing):
     data = an_instance(**FULL).to_dict()
     del data[missing]
-    with pytest.raises((KeyError, TypeError)):
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
         Instance.from_dict(data)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"ports": ["http"]}, {"ports": None}, {"nics": [{"network": "user"}]}, {"nics": [None]}, {"colour": "red"}],
+    [{"ports": ["http"]}, {"ports": None}, {"nics": [{"network": "user"}]}, {"nics": [None]}],
     ids=str,
 )
 def test_a_record_with_something_strange_is_not_an_instance(change):
-    with pytest.raises((KeyError, TypeError, InvalidOption)):
+    with pytest.raises(ValueError, match=" is not a list of "):
         Instance.from_dict({**an_instance(**FULL).to_dict(), **change})
 
 

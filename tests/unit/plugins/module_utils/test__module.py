@@ -15,8 +15,9 @@ from ansible.module_utils import basic
 from ansible_collections.minicloud.local.plugins.module_utils import _module
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, LaunchError
-from ansible_collections.minicloud.local.plugins.module_utils._module import ActivityReporter, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir
+from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir
+from ansible_collections.minicloud.local.plugins.module_utils._module import ActivityReporter, perform, run_module
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 ARGUMENTS = {"name": {"type": "str", "required": True}, "colour": {"type": "str", "choices": ["red", "blue"]}}
 
@@ -127,6 +128,18 @@ class TestModules:
         assert next(iter(params)) in result["msg"]
         if "driver" in params:
             assert all(name in result["msg"] for name in DRIVERS)
+
+    @pytest.mark.parametrize(
+        "params",
+        [{"name": "a\0b"}, {"data_dir": "/srv/a\0"}, {"driver_options": {"uri": ["x", {"y\0": "z"}]}}],
+        ids=str,
+    )
+    def test_a_nul_in_an_option_is_named_before_anything_is_done(self, params):
+        result, dummy = perform(
+            lambda context: pytest.fail("the task was begun"), {"data_dir": None, **params}, None, "name", False
+        )
+        assert result["error"] == "InvalidOption"
+        assert f"{next(iter(params))} has a NUL character" in result["msg"]
 
     def test_output_that_is_no_text_does_not_break_the_result(self, task):
         def body(context):

@@ -21,20 +21,25 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    Instance,
+    Network,
+    Nic,
+    PortForward,
+    RecordKind,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
-    SCHEMA,
     DataDirectory,
     default_data_dir,
-    explained,
-    make_dir,
     read_record,
-    remove_path,
-    write_file,
     write_record,
 )
 from ansible_collections.minicloud.local.tests.unit import processes
+
+# A kind of record of which nothing is known but its schema.
+THING = RecordKind("a thing", 1, {})
 
 
 @pytest.fixture
@@ -157,19 +162,19 @@ class TestFiles:
     @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
     def test_killed_while_writing_the_old_content_stays(self, tmp_path, call, monkeypatch):
         path = str(tmp_path / "instance.json")
-        write_record(path, {"a": "old"})
+        write_record(path, THING, {"a": "old"})
 
         def body():
             if call == "write":
                 monkeypatch.setattr(os, "fchmod", lambda *args: processes.kill_myself())
             else:
                 monkeypatch.setattr(os, call, lambda *args: processes.kill_myself())
-            write_record(path, {"a": "new"})
+            write_record(path, THING, {"a": "new"})
 
         assert processes.run(body) == -9
-        assert read_record(path) == {"a": "old"}
-        write_record(path, {"a": "newer"})
-        assert read_record(path) == {"a": "newer"}
+        assert read_record(path, THING) == {"a": "old"}
+        write_record(path, THING, {"a": "newer"})
+        assert read_record(path, THING) == {"a": "newer"}
 
     def test_the_content_is_on_the_disk_before_the_name_leads_to_it(self, tmp_path, monkeypatch):
         calls = []
@@ -194,7 +199,7 @@ class TestFiles:
     )
     def test_a_file_system_that_refuses_is_explained(self, tmp_path, monkeypatch, call, number, error, advice):
         path = str(tmp_path / "instance.json")
-        write_record(path, {"a": "old"})
+        write_record(path, THING, {"a": "old"})
         with monkeypatch.context() as patch:
 
             def fail(*args):
@@ -202,11 +207,11 @@ class TestFiles:
 
             patch.setattr(os, call, fail) if call != "open" else patch.setattr(os, "fchmod", fail)
             with pytest.raises(error) as caught:
-                write_record(path, {"a": "new"})
+                write_record(path, THING, {"a": "new"})
         assert caught.type is error
         assert f"{path} could not be written: {os.strerror(number)}" in str(caught.value)
         assert advice in str(caught.value)
-        assert read_record(path) == {"a": "old"}
+        assert read_record(path, THING) == {"a": "old"}
         assert tree(tmp_path) == ["instance.json"]
 
     def test_explained_leaves_other_errors_alone(self):
@@ -234,15 +239,15 @@ class TestFiles:
 class TestRecords:
     def test_a_record_comes_back_and_has_a_schema_number(self, tmp_path):
         path = str(tmp_path / "r.json")
-        write_record(path, {"a": [1, {"ü": None}]})
-        assert read_record(path) == {"a": [1, {"ü": None}]}
+        write_record(path, THING, {"a": [1, {"ü": None}]})
+        assert read_record(path, THING) == {"a": [1, {"ü": None}]}
         with open(path, encoding="utf-8") as stream:
-            assert json.load(stream)["schema"] == SCHEMA
+            assert json.load(stream)["schema"] == THING.schema
 
     def test_no_record(self, tmp_path):
         (tmp_path / "file").write_text("")
-        assert read_record(str(tmp_path / "none.json")) is None
-        assert read_record(str(tmp_path / "file" / "r.json")) is None
+        assert read_record(str(tmp_path / "none.json"), THING) is None
+        assert read_record(str(tmp_path / "file" / "r.json"), THING) is None
 
     @pytest.mark.parametrize(
         "content",
@@ -265,7 +270,7 @@ class TestRecords:
         path = tmp_path / "r.json"
         path.write_bytes(content)
         with pytest.raises(RecordError) as caught:
-            read_record(str(path))
+            read_record(str(path), THING)
         assert f"the record {path} is damaged" in str(caught.value)
         assert "backup" in caught.value.hint
         assert "nothing was changed" in caught.value.hint
@@ -285,19 +290,24 @@ class TestRecords:
 
     def test_a_record_of_a_newer_version_is_refused(self, tmp_path):
         path = tmp_path / "r.json"
-        path.write_text(json.dumps({"schema": SCHEMA + 1, "whatever": 1}))
+        path.write_text(json.dumps({"schema": THING.schema + 1, "whatever": 1}))
         with pytest.raises(RecordError) as caught:
-            read_record(str(path))
+            read_record(str(path), THING)
         assert str(path) in str(caught.value)
         assert "written by a newer version" in str(caught.value)
         assert "Upgrade the collection" in caught.value.hint
 
     def test_a_record_that_may_not_be_read_is_named(self, tmp_path, monkeypatch):
         path = tmp_path / "r.json"
-        path.mkdir()  # root may read every file: a directory is what nobody can read as one
+        path.write_text("{}")
+
+        def refuse(*args):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "open", refuse)
         with pytest.raises(RecordError) as caught:
-            read_record(str(path))
-        assert f"the record {path} cannot be read: Is a directory" in str(caught.value)
+            read_record(str(path), THING)
+        assert f"the record {path} cannot be read: Permission denied" in str(caught.value)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_a_record_without_permission_says_whose_it_must_be(self, tmp_path):
@@ -305,7 +315,7 @@ class TestRecords:
         path.write_text("{}")
         path.chmod(0)
         with pytest.raises(RecordError, match="Run as the user that the data directory belongs to"):
-            read_record(str(path))
+            read_record(str(path), THING)
 
 
 class TestSettings:
@@ -539,7 +549,7 @@ class TestScopes:
     def test_a_record_with_another_name_than_its_directory_is_damaged(self, scope, name):
         scope.write(an_instance("b"))
         path = os.path.join(scope.directory("b"), "instance.json")
-        write_record(path, {**read_record(path), "name": name})
+        write_record(path, THING, {**read_record(path, THING), "name": name})
         with pytest.raises(RecordError, match="is damaged"):
             scope.read("b")
 
@@ -666,10 +676,10 @@ class TestNetworks:
 
     def test_a_record_that_is_none_is_told_of(self, scope):
         path = os.path.join(make_dir(scope.networks.directory("lab")), "network.json")
-        write_record(path, {"name": "lab", "scope": "qemu", "colour": "red"})
+        write_record(path, THING, {"name": "lab", "scope": "qemu", "colour": "red"})
         with pytest.raises(RecordError, match="does not describe a network"):
             scope.networks.read("lab")
-        write_record(path, Network("other", "qemu", "qemu", "").to_dict())
+        write_record(path, THING, Network("other", "qemu", "qemu", "").to_dict())
         with pytest.raises(RecordError, match="describes the network other of the scope qemu"):
             scope.networks.read("lab")
         found, broken = scope.networks.all()

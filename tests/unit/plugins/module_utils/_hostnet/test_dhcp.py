@@ -102,6 +102,18 @@ class TestIdentity:
         server.stop()
         assert process.wait(10) == -15
 
+    def test_one_that_was_started_through_a_link_to_the_directory_is_ours(self, directory, process, tmp_path):
+        there = tmp_path / "there"
+        there.mkdir()
+        for name in ("link", "dnsmasq.conf"):
+            (there / name).symlink_to(directory if name == "link" else os.path.join(directory, "dnsmasq.conf"))
+        self.note(str(there), process.pid)
+        with open(os.path.join(directory, "dnsmasq.conf"), "w", encoding="ascii"):
+            pass
+        server = Server(Runtime(None), str(there / "link"), "mcb01234567")
+        self.note(directory, process.pid)
+        assert server.pid() == process.pid
+
     def test_one_of_another_directory_is_left_alone(self, directory, process, tmp_path):
         other = tmp_path / "other"
         other.mkdir()

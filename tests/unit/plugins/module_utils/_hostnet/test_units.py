@@ -135,6 +135,23 @@ def test_each_data_directory_has_its_own(tmp_path: pathlib.Path) -> None:
     assert usual.name == "minicloud-autostart.service"
 
 
+@pytest.mark.parametrize("needed", [True, False])
+def test_one_under_another_spelling_of_the_path_gives_way(tmp_path: pathlib.Path, needed: bool) -> None:
+    """Versions before have named it after the path as a task had it, and not after what that leads to."""
+    (tmp_path / "link").symlink_to(tmp_path / "da%ta")
+    old, it, other = (unit(tmp_path, name=name) for name in ("link", "da%ta", "other"))
+    assert old.name == it.name
+    old.name = "minicloud-autostart-0123456789.service"
+    old.text = lambda: it.text().replace(f"{tmp_path}/da%%ta", f"{tmp_path}/link")  # type: ignore[method-assign]
+    old.switch_on()
+    other.switch_on()
+    assert not it.is_on()
+    it.settle(needed)
+    names = [each for each in os.listdir(it.unit_dir) if each.endswith(".service")]
+    assert sorted(names) == sorted([other.name, *([it.name] if needed else [])])
+    assert sorted(os.listdir(os.path.join(it.unit_dir, f"{it.target}.wants"))) == sorted(names)
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 @pytest.mark.parametrize("name", ["data", 'with space, % and $HOME "quoted"'], ids=["plain", "odd"])
 def test_systemd_finds_nothing_wrong(tmp_path: pathlib.Path, name: str) -> None:

@@ -184,7 +184,7 @@ def test_what_is_no_index_does_not_replace_one(server, host, data, runtime):
     Index(host, data, runtime).products("x86_64")
     server.files[PRODUCTS] = b"<html>Sign in</html>"
     assert Index(host, data, runtime).products("x86_64", refresh=True)
-    assert "is not whole JSON" in runtime.report.warnings[0]
+    assert "is not valid JSON" in runtime.report.warnings[0]
 
 
 def test_not_there(server, host, data, runtime):

@@ -743,7 +743,7 @@ def test_leftovers_of_others_are_removed_unless_they_are_at_work(data, vault, we
     key = hashlib.sha256(f"{reference} {ARCH}".encode()).hexdigest()[:16]
     for name in (f"partial/{key}.json.1.tmp", "partial/cccc.json.1.tmp", "names.json.1.tmp"):
         with open(os.path.join(vault.path, name), "w"):
-            pass
+            os.utime(os.path.join(vault.path, name), (1, 1))
     with data.lock("image-bbbb"):
         vault.ensure(at(web), ARCH)
         assert [name for name in os.listdir(vault.path) if name.startswith("work")] == ["work-bbbb"]

@@ -25,10 +25,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
     RestartRequired,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
-from ansible_collections.minicloud.local.plugins.module_utils._scope import write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
     HOST_ARCH,
@@ -749,8 +751,30 @@ class TestFailures:
         assert os.listdir(world.scope.directory("other"))
         after = world.everything()
         assert (after.files, after.records, after.machines) == (before.files, before.records, before.machines)
-        world.run(**FULL)  # the line that known_hosts kept does no harm
+        (warning,) = [text for text in world.reporter.warnings if "known_hosts" in text]
+        assert "The keys of web stay in known_hosts until the next run" in warning
+        assert "No space left" in warning
+        # Whatever the next run is about, what was left is taken away.
+        world.run(name="third")
+        world.run(name="third", state="absent")
+        assert world.everything() == before
+
+    def test_on_a_full_disk_what_is_removed_makes_room_for_the_rest(self, world, monkeypatch):
+        world.run(name="other")
+        before = world.everything()
+        world.run(**FULL)
+        directory, fsync = world.scope.directory("web"), os.fsync
+        filler = os.path.join(directory, "disk.qcow2")
+        write_file(filler, b"")
+
+        def full(handle):
+            if os.path.exists(filler):
+                raise OSError(28, "No space left on device")
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", full)
         world.run(state="absent")
+        assert [text for text in world.reporter.warnings if "known_hosts" in text] == []
         assert world.everything() == before
 
 

@@ -20,6 +20,7 @@ import types
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
+from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, write_file
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault
@@ -44,7 +45,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile import 
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 HOST_ARCH = normal_arch(platform.machine())
 VOLATILE = ("uuid", "created", "ssh_port", "nics", "host_keys", "disk_uuid")

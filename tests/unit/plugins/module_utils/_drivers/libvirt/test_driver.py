@@ -27,9 +27,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import write_file
 from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Image, Instance, Nic, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 IMAGE = Image("lts", "ab" * 32, "/base", "qcow2", 1, 2, "x86_64")
 

@@ -430,6 +430,16 @@ class TestChanges:
         driver.acts.delete(lost)
         assert lxd.objects["instances"] == {}
 
+    @pytest.mark.parametrize("spelled", ["link", "data"])
+    def test_one_whose_record_was_lost_is_known_however_the_data_directory_is_spelled(
+        self, driver, lxd, made, data, tmp_path, spelled
+    ):
+        """Versions before have noted the path as the task had it, through a link or not."""
+        (tmp_path / "link").symlink_to(data.path)
+        lxd.objects["instances"]["web"]["config"]["user.minicloud.data_dir"] = str(tmp_path / spelled)
+        driver.acts.delete(dataclasses.replace(made, uuid=""))
+        assert lxd.objects["instances"] == {}
+
     def test_it_cannot_be_published(self, driver):
         assert driver.export() is None
         assert not driver.about.can("publish")
@@ -717,7 +727,7 @@ class TestNetworks:
             "lab", "lxd", "lxd", "", subnet="10.7.0.0/24", dhcp_range="10.7.0.64-10.7.0.254", interface="mc7"
         )
 
-    def test_made_once_and_removed(self, driver, lxd, data, network):
+    def test_made_once_and_removed(self, tmp_path, driver, lxd, data, network):
         networks = driver.networks()
         networks.require(network)
         assert networks.drift(network, []) == ["LXD has no network mc7"]
@@ -725,6 +735,13 @@ class TestNetworks:
         networks.apply(network, [])
         assert lxd.changes == ["post network-acls", "post networks"]
         assert networks.drift(network, []) == []
+        # Versions before have noted the path of the data directory as a task had it, through a link as well.
+        link = tmp_path / "link"
+        link.symlink_to(driver.scope.data.path)
+        lxd.objects["networks"]["mc7"]["config"]["user.minicloud.data_dir"] = str(link)
+        assert networks.drift(network, []) == []
+        assert networks._is_ours(network, lxd.objects["networks"]["mc7"]["config"])
+        lxd.objects["networks"]["mc7"]["config"]["user.minicloud.data_dir"] = driver.scope.data.path
         assert lxd.objects["networks"]["mc7"]["config"] == {
             "ipv4.address": "10.7.0.1/24",
             "ipv4.nat": "true",

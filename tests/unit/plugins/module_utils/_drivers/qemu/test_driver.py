@@ -42,6 +42,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._files import (
+    make_dir,
+    write_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import Linux, this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
@@ -54,7 +58,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     parse_port,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, make_dir, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit import processes
 
 # A program that stands in for QEMU: it holds what it inherits, and answers on its monitor as told by the environment.

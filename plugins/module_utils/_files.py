@@ -1,0 +1,309 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Operations on files that survive a kill, a power cut and other users: replace, read, lock, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+import time
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HostError,
+    InvalidOption,
+    MissingRequirement,
+    NoSpace,
+)
+
+# How many links may lead on from each other: as many as the kernel follows.
+_LINKS = 40
+
+# What replacing() writes before it is renamed: today's names, and those of versions before, with a process id.
+_TEMPORARY = re.compile(r"\.(?:([0-9a-f]{16})|([0-9]{1,10}))\.tmp\Z")
+
+# After this time nobody writes any more under a name with a process id, whoever has that id now.
+_OLD = 3600
+
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> t.Iterator[None]:
+    """Turn an error of the file system met while DOING something into one that says what to do about it."""
+    try:
+        yield
+    except OSError as exc:
+        where = f" ({exc.filename})" if exc.filename else ""
+        why = f"{exc.strerror or exc}{where}"
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(doing, why, "Free some space on that file system, or use another data_dir.") from exc
+        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MissingRequirement(
+                doing, why, "Run as the user that the data directory belongs to, or choose another data_dir."
+            ) from exc
+        raise HostError(doing, why) from exc
+
+
+# -- directories ------------------------------------------------------------------------------------------------------
+
+
+def make_dir(path: str) -> str:
+    """Make a directory and its parents, private to the user whatever the umask; return its path."""
+    with explained(f"the directory {path} could not be made"):
+        _make_private(path)
+    return path
+
+
+def _make_private(path: str, parents: bool = True) -> None:
+    # Not makedirs: it gives the mode to the last directory only.
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        if not parents:
+            raise
+        _make_private(os.path.dirname(path))
+        _make_private(path, parents=False)
+    except FileExistsError:
+        # In a directory like /tmp somebody else can have been faster.
+        if not os.path.isdir(path) or not {os.lstat(path).st_uid, os.stat(path).st_uid} <= {0, os.geteuid()}:
+            raise
+    else:
+        os.chmod(path, 0o700)
+
+
+def require_safe_way(path: str) -> None:
+    """Return if nobody but root and the user of this run can put something else in the place of a directory.
+
+    path -- absolute; it need not be there, and each link on the way to it is followed, and looked at as well
+    Else InvalidOption, which names the directory on the way that others can write in, and the remedy.
+    """
+    here = "/"
+    todo = ["/", *path.split("/")]
+    todo.reverse()
+    links = 0
+    while todo:
+        name = todo.pop()
+        if name in ("", "."):
+            continue
+        step = os.path.dirname(here) if name == ".." else os.path.join(here, name)
+        try:
+            found = os.lstat(step)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            with explained(f"the way to the data directory {path} cannot be looked at"):
+                raise exc
+        if stat.S_ISLNK(found.st_mode):
+            links += 1
+            if links > _LINKS:
+                raise InvalidOption(f"the data directory {path} cannot be", f"links lead in a circle at {step}")
+            target = os.readlink(step)
+            here = "/" if target.startswith("/") else here
+            todo += reversed(target.split("/"))
+        elif stat.S_ISDIR(found.st_mode):
+            here = step
+        else:
+            raise InvalidOption(f"{step} is not a directory", hint="Choose another data_dir, or move it away.")
+        why = _weakness(step, found)
+        if why:
+            raise InvalidOption(
+                f"the data directory {path} is not safe: others can put something else in its place",
+                f"{step} {why[0]}",
+                f"{why[1]}, or choose another data_dir.",
+            )
+
+
+def _weakness(path: str, found: os.stat_result) -> tuple[str, str] | None:
+    """What lets others change what a directory or link leads to, and what to do about it; None: nothing does."""
+    if found.st_uid not in (0, os.geteuid()):
+        return f"belongs to uid {found.st_uid}", "Run as that user (become_user), have root own it"
+    # A link's own mode means nothing; and in a directory with the sticky bit nobody can move what is another's.
+    if stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_ISVTX:
+        return None
+    if found.st_mode & stat.S_IWOTH:
+        return "may be written in by everybody", f"Take that right away (chmod go-w {path})"
+    if found.st_mode & stat.S_IWGRP and not _is_own_group(path, found):
+        return "may be written in by a group", f"Take that right away (chmod g-w {path})"
+    return None
+
+
+def _is_own_group(path: str, found: os.stat_result) -> bool:
+    """Whether a directory's group is the one that many systems make for each user, and nobody else is in it.
+
+    With such groups the usual umask lets the group write, so a home directory is full of directories of this kind.
+    """
+    import grp
+    import pwd
+
+    try:
+        user = pwd.getpwuid(found.st_uid)
+        group = grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    own = user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
+    if not own or not hasattr(os, "getxattr"):
+        return own
+    # With a list of rights, what stands for the group is the most that any other user in the list may.
+    try:
+        return not os.getxattr(path, "system.posix_acl_access")
+    except OSError as exc:
+        return exc.errno in (errno.ENODATA, errno.ENOTSUP)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a regular file; OSError where there is none, and NotAFile where something else is there.
+
+    limit -- bytes that it may have at most. A link is not followed, and nothing is waited for.
+    """
+    _require_regular(os.lstat(path), limit, path)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as stream:
+        _require_regular(os.fstat(handle), limit, path)
+        return stream.read(limit)
+
+
+class NotAFile(OSError):
+    """What stands in the place of a file is none, or far larger than it can be. strerror says what it is."""
+
+
+def _require_regular(found: os.stat_result, limit: int, path: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise NotAFile(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file", path)
+    if found.st_size > limit:
+        raise NotAFile(errno.EFBIG, f"it has {found.st_size} bytes, more than {limit}", path)
+
+
+def write_file(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Put a file in place whole: whoever opens it, or finds it after a power cut, has the old content or the new."""
+    with explained(f"{path} could not be written"), replacing(path, mode) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: str, mode: int = 0o600) -> t.Iterator[t.BinaryIO]:
+    """A new file to write into, that takes the place of another when the block ends; OSError where it cannot.
+
+    If the block fails nothing is left. If the process is killed in it, remove_leftovers() finds what is.
+    """
+    handle, temporary = _new_file(path)
+    try:
+        with open(handle, "wb") as stream:
+            os.fchmod(handle, mode)
+            yield stream
+            stream.flush()
+            os.fsync(handle)
+            os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _new_file(path: str) -> tuple[int, str]:
+    """A file beside another, under a name that nobody knows before, locked for as long as its writer lives."""
+    while True:
+        temporary = f"{path}.{os.urandom(8).hex()}.tmp"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_nlink:
+                return handle, temporary
+        except BlockingIOError:
+            pass  # remove_leftovers() has it, and takes it away
+        except OSError:
+            return handle, temporary  # a file system without locks: there leftovers stay
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def remove_leftovers(directory: str, name: str = "") -> None:
+    """Remove the files in a directory that killed processes had begun to write; those of living ones stay.
+
+    name -- only of what was to become the file of that name: in a directory that is not ours alone
+    """
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            match = _TEMPORARY.search(entry.name)
+            if match and name in ("", entry.name[: match.start()]):
+                with contextlib.suppress(OSError):
+                    _remove_abandoned(entry.path, int(match[2] or 0))
+
+
+def _remove_abandoned(path: str, writer: int) -> None:
+    """writer -- the id of the process that wrote it, where the name tells it"""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or (writer and time.time() - found.st_mtime < _OLD and _lives(writer)):
+            return
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(handle)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def remove_path(path: str) -> None:
+    """Remove a file or a whole directory; all the same if it is not there."""
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+
+def open_lock(path: str) -> int:
+    """A descriptor of a file to be locked with flock, made if it is not there. OSError where it cannot be had."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def is_locked(path: str, kind: int) -> bool:
+    """Whether somebody holds a lock (flock) on a file that excludes one of a kind: LOCK_SH or LOCK_EX.
+
+    Nobody does where there is no such file. OSError where it cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
