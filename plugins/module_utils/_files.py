@@ -168,11 +168,25 @@ def read_file(path: str, limit: int) -> bytes:
 
     limit -- bytes that it may have at most. A link is not followed, and nothing is waited for.
     """
-    _require_regular(os.lstat(path), limit, path)
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as stream:
-        _require_regular(os.fstat(handle), limit, path)
-        return stream.read(limit)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENXIO):
+            _require_regular(os.lstat(path), limit, path)
+        raise
+    try:
+        found = os.fstat(handle)
+        _require_regular(found, limit, path)
+        content = os.read(handle, found.st_size + 1)
+        # Most are read at once. One that grows meanwhile is read as far as it may.
+        while len(content) <= limit:
+            more = os.read(handle, 1 << 16)
+            if not more:
+                break
+            content += more
+        return content[:limit]
+    finally:
+        os.close(handle)
 
 
 class NotAFile(OSError):

@@ -41,9 +41,7 @@ def parse_json(data: bytes, what: str, limit: int, depth: int) -> t.Any:
     if text.startswith("\ufeff"):
         raise _invalid(what, "it begins with a byte order mark; write it as UTF-8 without one")
     try:
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int
-        )
+        value = _DECODER.decode(text)
         # An escape is the one way for half a pair into a text that was UTF-8.
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
@@ -105,3 +103,6 @@ def _int(digits: str) -> int:
     if len(digits) > _DIGITS:
         raise ValueError(f"the number {digits[:20]}… is too long")
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int)

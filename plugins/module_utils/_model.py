@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import typing as t
@@ -152,6 +153,10 @@ def parse_port(text: str) -> PortForward:
     )
 
 
+# Ports in records are checked first and used afterwards.
+_known_port = functools.lru_cache(maxsize=256)(parse_port)
+
+
 def _normal_ip(text: str) -> str:
     """An address that a host can have, in its usual form, so that two of the same are equal; empty where it is none."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
@@ -196,19 +201,26 @@ class RecordKind(t.NamedTuple):
 
     def checked(self, data: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         """The data of a record of this kind, its types checked; ValueError says what is wrong with it."""
-        for name, each in self.fields.items():
-            if name in data:
-                if not each.holds(data[name]):
-                    raise ValueError(f"{name} is not {each.what}")
-            elif each.required:
-                raise ValueError(f"{name} is missing")
+        self.split(data)
         return dict(data)
 
     def split(self, data: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-        """The fields of a record by name, and under `unknown` those that this version does not know."""
-        found: dict[str, t.Any] = {"unknown": {}}
-        for name, value in self.checked(data).items():
-            (found if name in self.fields else found["unknown"])[name] = value
+        """The fields of a record by name, and under `unknown` those that this version does not know. See checked()."""
+        found: dict[str, t.Any] = {}
+        unknown: dict[str, t.Any] = {}
+        for name, value in data.items():
+            known = self.fields.get(name)
+            if known is None:
+                unknown[name] = value
+            elif known.holds(value):
+                found[name] = value
+            else:
+                raise ValueError(f"{name} is not {known.what}")
+        if len(found) < len(self.fields):
+            for name, each in self.fields.items():
+                if each.required and name not in found:
+                    raise ValueError(f"{name} is missing")
+        found["unknown"] = unknown
         return found
 
 
@@ -252,7 +264,7 @@ def _is_object(value: t.Any) -> bool:
 
 def _is_port(value: t.Any) -> bool:
     try:
-        return _is_text(value) and bool(parse_port(value))
+        return _is_text(value) and bool(_known_port(value))
     except InvalidOption:
         return False
 
@@ -278,13 +290,6 @@ def _is_subnet(value: t.Any) -> bool:
 def _is_range(value: t.Any) -> bool:
     """Two addresses with a hyphen between, or none."""
     return value == "" or (isinstance(value, str) and [*map(_is_address, value.split("-"))] == [True, True])
-
-
-def _is_nic(value: t.Any) -> bool:
-    try:
-        return isinstance(value, dict) and bool(NIC.checked(value))
-    except ValueError:
-        return False
 
 
 def _is_image(value: t.Any) -> bool:
@@ -336,7 +341,7 @@ _TYPES: t.Mapping[str, Field] = {
     ),
     "list[PortForward]": _PORTS,
     "list[Nic]": Field(
-        lambda value: isinstance(value, list) and all(map(_is_nic, value)), "a list of network interfaces"
+        lambda value: isinstance(value, list) and all(map(_is_object, value)), "a list of network interfaces"
     ),
     "dict[str, str]": TEXTS,
     "dict[str, t.Any]": OBJECT,
@@ -489,7 +494,7 @@ class Instance:
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Instance:
         """From a record's data. ValueError says what is wrong with it."""
         values = INSTANCE.split(data)
-        values["ports"] = [parse_port(port) for port in values["ports"]]
+        values["ports"] = [_known_port(port) for port in values["ports"]]
         values["nics"] = [Nic.from_dict(nic) for nic in values["nics"]]
         return cls(**values)
 
