@@ -368,7 +368,7 @@ def _cold_options(current: Instance, driver: str) -> tuple[str, ...]:
 
 
 def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str], around: Surroundings) -> Plan:
-    after = replace(current, phase="ready", disk=max(current.disk, observed.disk))
+    after = replace(current, phase="ready")
     changes: list[str] = []
     way = WAYS[situation(current, observed)][wish.state].split()
     if CHANGES in way:
@@ -400,6 +400,8 @@ def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed)
     found = []
     for option in ("cpus", "memory", "disk", "autostart", "tags"):
         wanted, actual = getattr(wish, option), getattr(after, option)
+        if option == "disk":
+            actual = max(actual, observed.disk)
         # A disk that somebody else has grown stays so.
         if wanted is None or (option == "disk" and wanted == current.disk and option not in observed.differs):
             continue

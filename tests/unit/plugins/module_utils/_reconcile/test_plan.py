@@ -318,6 +318,8 @@ class TestChangedByOthers:
         there = (an_instance(), Observed(state, drift=("its disk is larger",), disk=20 * GIB))
         assert plan_for(there, state="present", disk=10 * GIB).steps == []
         assert plan_for(there, state="present").steps == []
+        # The record stays what was asked for, so that the same task goes on having nothing to do.
+        assert plan_for(there, state="present", disk=10 * GIB, tags={"a": 1}).after.disk == 10 * GIB
         for smaller in (9 * GIB, 15 * GIB):
             with pytest.raises(InvalidOption, match=f"from 20 GiB to {smaller // GIB} GiB"):
                 plan_for(there, state="present", disk=smaller)
