@@ -39,6 +39,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.guess impo
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     Part,
     Reference,
+    Resolver,
     Source,
     parse_reference,
 )
@@ -73,8 +74,10 @@ class Acquisition:
         deadline: Deadline | None = None,
         patience: fetch.Patience | None = None,
         force: bool = False,
+        resolve: Resolver | None = None,
     ) -> None:
         self._vault = vault
+        self._resolve = resolve
         self._runtime = vault.runtime
         self._report = vault.runtime.report
         self._reference = reference
@@ -124,7 +127,7 @@ class Acquisition:
         entry = vault.entry(reference, arch, self.kind)
         if entry and entry.alias_of and self._refresh:
             target = parse_reference(entry.alias_of)
-            found = type(self)(vault, target, arch, self._checksum, True, self._deadline, self._patience).forecast()
+            found = self._like_this(target).forecast()
             return replace(found, name=str(reference)) if found else None
         image = vault.find(reference, arch, self.kind)
         if self._is_enough(image, entry):
@@ -160,9 +163,14 @@ class Acquisition:
 
     # -- what is there, and what is asked for -----------------------------------------------------------------------
 
+    def _like_this(self, target: Reference) -> Acquisition:
+        """The request to have the newest version of another reference."""
+        given = (self._arch, self._checksum, True, self._deadline, self._patience)
+        return type(self)(self._vault, target, *given, resolve=self._resolve)
+
     def _refresh_alias(self, entry: Entry) -> tuple[Image, bool]:
         target = parse_reference(entry.alias_of)
-        found = type(self)(self._vault, target, self._arch, self._checksum, True, self._deadline, self._patience).run()
+        found = self._like_this(target).run()
         moved = self._vault.set_entry(self._reference, self._arch, entry._replace(hash=found[0].hash), self.kind)
         return found[0], found[1] or moved
 
@@ -251,13 +259,13 @@ class Acquisition:
                 kind=self.kind,
             )
         if reference.host not in ("url", "file"):
-            if self._vault.resolve is None:
+            if self._resolve is None:
                 raise NotFound(
                     f"the image {reference} is not in the vault",
                     f"the image host {reference.host} is not known",
                     "Use bootstrap:bookworm, a URL or a path.",
                 )
-            return self._vault.resolve(reference, arch, self.kind)
+            return self._resolve(reference, arch, self.kind)
         path = urllib.parse.urlsplit(reference.name).path if reference.host == "url" else reference.name
         guessed = guess(os.path.basename(urllib.parse.unquote(path)))
         if guessed.arch and guessed.arch != arch:

@@ -225,3 +225,7 @@ class Source(t.NamedTuple):
     metadata: Part | None = None
     fingerprint: str = ""
     requirements: tuple[tuple[str, str], ...] = ()
+
+
+# Asks an image host for a reference, an architecture, and a kind of image.
+Resolver = t.Callable[[Reference, str, str], Source]

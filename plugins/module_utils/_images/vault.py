@@ -13,7 +13,7 @@
     vault/partial/                          downloads that can be resumed
     vault/work-<key>/                       what a run is preparing now, under the lock image-<key>
 
-Looking an image up reads two small files; what fetches and prepares images is imported only when it must work.
+A store: it keeps what it is given. What brings images into it is in provide.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
     Reference,
-    Source,
     parse_reference,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -50,12 +49,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, read_record, write_record
-
-if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
-
-# Asks an image host for a reference, an architecture, and a kind of image.
-Resolver = t.Callable[[Reference, str, str], Source]
 
 DISK_FILE, RECORD, NAMES = "disk.qcow2", "image.json", "names.json"
 
@@ -110,11 +103,9 @@ NAMES_KIND = RecordKind(
 class Vault:
     """The images of a data directory."""
 
-    def __init__(self, data: DataDirectory, runtime: Runtime, resolve: Resolver | None = None) -> None:
-        """resolve -- asks the image hosts for the references that are neither url, file nor bootstrap"""
+    def __init__(self, data: DataDirectory, runtime: Runtime) -> None:
         self.data = data
         self.runtime = runtime
-        self.resolve = resolve
         self.path = data.vault
         self.partial = os.path.join(data.vault, "partial")
         self._names = os.path.join(data.vault, NAMES)
@@ -240,37 +231,6 @@ class Vault:
             raise RecordError(f"the vault {self.path} cannot be read", exc.strerror or str(exc)) from exc
 
     # -- changing -------------------------------------------------------------------------------------------------
-
-    def ensure(
-        self,
-        reference: Reference,
-        arch: str,
-        checksum: str = "",
-        refresh: bool = False,
-        deadline: Deadline | None = None,
-        force: bool = False,
-        kind: str = DISK,
-    ) -> tuple[Image, bool]:
-        """Have an image here, fetched or built if need be, and whether that changed anything.
-
-        checksum -- sha256:HEX, sha512:HEX or sha256:URL of a list of checksums; what is here must match it too
-        refresh -- ask the source for its newest version; a version that it replaces stays in the vault
-        deadline -- by when it must be done; without one the wait for another run is an hour, the fetch unlimited
-        force -- fetch or build it all the same, and put it in the place of what is here
-        kind -- disk, or container for the image of one
-        """
-        image, changed = _acquisition(kind)(self, reference, arch, checksum, refresh, deadline, force=force).run()
-        self.touch(image)
-        return image, changed
-
-    def forecast(
-        self, reference: Reference, arch: str, checksum: str = "", refresh: bool = False, kind: str = DISK
-    ) -> Image | None:
-        """What ensure() would bring, without its content and as far as that is known before; None where nothing new.
-
-        Asks the source where it is to be refreshed. Raises what ensure() would raise before it begins to fetch.
-        """
-        return _acquisition(kind)(self, reference, arch, checksum, refresh).forecast()
 
     def touch(self, image: Image) -> None:
         """Note that an image was used just now."""
@@ -402,30 +362,6 @@ class Vault:
             if after != before:
                 names = {key: _plain(entry, before.get(key)) for key, entry in after.items()}
                 write_record(self._names, NAMES_KIND, {**self._names_record(), "names": names})
-
-
-def ask_hosts(
-    data: DataDirectory, runtime: Runtime, extra: t.Mapping[str, t.Any] | None = None, refresh: bool = False
-) -> Resolver:
-    """What asks the image hosts; nothing of theirs is imported until it does. extra -- the option image_hosts"""
-
-    def resolve(reference: Reference, arch: str, kind: str) -> Source:
-        from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
-
-        return ImageHosts(data, runtime, extra).resolve(reference, arch, kind, refresh)
-
-    return resolve
-
-
-def _acquisition(kind: str) -> type[Acquisition]:
-    """What brings images of a kind into the vault."""
-    if kind == CONTAINER:
-        from ansible_collections.minicloud.local.plugins.module_utils._images.acquire_root import RootAcquisition
-
-        return RootAcquisition
-    from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
-
-    return Acquisition
 
 
 def _plain(entry: Entry, before: Entry | None) -> dict[str, t.Any]:

@@ -56,7 +56,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
+    from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
 
 
 @dataclass
@@ -291,10 +291,10 @@ class Applier:
         return instance
 
     @functools.cached_property
-    def _vault(self) -> Vault:
-        from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault, ask_hosts
+    def _vault(self) -> ProvidedVault:
+        from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault, ask_hosts
 
-        return Vault(self.data, self.runtime, ask_hosts(self.data, self.runtime, self.wish.image_hosts))
+        return ProvidedVault(self.data, self.runtime, ask_hosts(self.data, self.runtime, self.wish.image_hosts))
 
     def _arch(self) -> str:
         return self.wish.arch or self.host_arch

@@ -24,12 +24,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
+from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault, ask_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
     Reference,
     parse_reference,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import PLAIN_NAME, Vault, ask_hosts
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import PLAIN_NAME, Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_TYPE,
@@ -167,7 +168,7 @@ def _parse_publishing(wish: ImageWish, params: t.Mapping[str, t.Any]) -> None:
 
 def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, check_mode: bool = False) -> ImageOutcome:
     """Bring the vault to what is wished, and tell what was done."""
-    vault = Vault(data, runtime, ask_hosts(data, runtime, wish.hosts, wish.state == LATEST))
+    vault = ProvidedVault(data, runtime, ask_hosts(data, runtime, wish.hosts, wish.state == LATEST))
     if wish.prune is not None:
         return _prune(wish.prune, vault, check_mode)
     if wish.instance:
@@ -205,7 +206,7 @@ def _present(
 # -- present and latest ------------------------------------------------------------------------------------------------
 
 
-def _plan_present(name: Reference, wish: ImageWish, vault: Vault) -> tuple[_Plan, Image]:
+def _plan_present(name: Reference, wish: ImageWish, vault: ProvidedVault) -> tuple[_Plan, Image]:
     """What is to be done, and the image that will be there."""
     plan = _Plan()
     image = vault.find(name, wish.arch, wish.kind)
@@ -234,7 +235,9 @@ def _is_outdated(name: Reference, wish: ImageWish, vault: Vault, image: Image | 
     return time.time() - made > BUILD_SECONDS
 
 
-def _carry_out_present(plan: _Plan, name: Reference, wish: ImageWish, vault: Vault, image: Image) -> tuple[Image, bool]:
+def _carry_out_present(
+    plan: _Plan, name: Reference, wish: ImageWish, vault: ProvidedVault, image: Image
+) -> tuple[Image, bool]:
     changed = False
     if plan.steps[0] != "set_alias":
         refresh = wish.state == LATEST

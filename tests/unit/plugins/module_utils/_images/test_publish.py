@@ -22,8 +22,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import clean as clean_module
 from ansible_collections.minicloud.local.plugins.module_utils._images.clean import clean, partitions
+from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import images
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
@@ -282,7 +282,7 @@ def source(data, runtime, tmp_path):
     """A stopped instance whose disk is an overlay over an image of the vault."""
     raw = write_disk(tmp_path / "source.raw", tmp_path)
     image = Image("24.04", "ab" * 32, "", "qcow2", 1, 16 * MIB, "x86_64", os="ubuntu", release="noble", user="ubuntu")
-    vault = Vault(data, runtime)
+    vault = ProvidedVault(data, runtime)
     work = os.path.join(data.vault, "made")
     os.makedirs(work)
     tool("qemu-img", "convert", "-O", "qcow2", raw, os.path.join(work, "disk.qcow2"))
@@ -317,7 +317,7 @@ def raw_of(image, tmp_path):
 class TestPublish:
     def test_check_do_again_check_again(self, go, source, data, runtime, tmp_path):
         foreseen = go(check=True, instance="web")
-        assert not Vault(data, runtime).find(parse_reference("my-base"), "x86_64")
+        assert not ProvidedVault(data, runtime).find(parse_reference("my-base"), "x86_64")
         done = go(instance="WEB", alias="other")
         assert foreseen.actions == ["publish_image"]
         assert done.actions == ["publish_image", "set_alias"]
@@ -340,7 +340,7 @@ class TestPublish:
         for params in ({}, {"state": "latest"}):
             found = go(**params)
             assert (found.changed, found.view["hash"]) == (False, published["hash"])
-        image, changed = Vault(data, runtime).ensure(parse_reference("my-base"), "x86_64")
+        image, changed = ProvidedVault(data, runtime).ensure(parse_reference("my-base"), "x86_64")
         assert (image.hash, changed) == (published["hash"], False)
         with pytest.raises(NotFound, match="published from the instance web"):
             go(force=True)
@@ -359,7 +359,7 @@ class TestPublish:
         second = go(instance="web", clean=False, force=True)
         assert second.actions == ["publish_image"]
         assert second.view["hash"] != first["hash"]
-        assert Vault(data, runtime).get(first["hash"])
+        assert ProvidedVault(data, runtime).get(first["hash"])
         assert go().view["hash"] == second.view["hash"]
 
     def test_unclean_on_request(self, go, source, tmp_path, runtime):
@@ -383,7 +383,7 @@ class TestPublish:
             assert caught.value.facts == {"state": "running"}
 
     def test_a_name_that_is_taken(self, go, source, data, runtime):
-        vault = Vault(data, runtime)
+        vault = ProvidedVault(data, runtime)
         vault.set_alias(vault.get("ab" * 32), "my-base")
         for check in (True, False):
             with pytest.raises(InvalidOption, match="the name my-base is taken"):
@@ -407,7 +407,7 @@ class TestPublish:
         monkeypatch.setattr(clean_module, "clean", fail)
         with pytest.raises(ImageError):
             go(instance="web")
-        assert len(Vault(data, runtime).images()[0]) == 1
+        assert len(ProvidedVault(data, runtime).images()[0]) == 1
         assert not [name for name in os.listdir(data.vault) if name.startswith("work-")]
 
     @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ class TestPublish:
 
 
 def test_an_image_that_an_instance_begins_to_use_stays(source, data, runtime):
-    vault = Vault(data, runtime)
+    vault = ProvidedVault(data, runtime)
     image = vault.get("ab" * 32)
     with pytest.raises(InUse):
         vault.remove(image, lambda: images._refuse_if_used(image, vault))

@@ -34,8 +34,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap, fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault as vault_module
+from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Source, parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.faulty_server import FaultyServer
@@ -103,7 +103,7 @@ def web(image):
 
 @pytest.fixture
 def vault(data, runtime):
-    return Vault(data, runtime)
+    return ProvidedVault(data, runtime)
 
 
 def at(web, path=FILE):
@@ -352,7 +352,7 @@ def test_an_image_host_is_asked_once(data, runtime, web, image):
             reference, web.url + FILE, arch, sha256(image), "", len(image), "ubuntu", "noble", "24.04", "ubuntu", "T"
         )
 
-    vault = Vault(data, runtime, resolve)
+    vault = ProvidedVault(data, runtime, resolve)
     got, changed = vault.ensure(parse_reference("noble"), ARCH)
     assert changed
     assert (got.name, got.title, got.user, got.source) == ("noble", "T", "ubuntu", web.url + FILE)
@@ -366,7 +366,9 @@ def test_an_image_host_is_asked_once(data, runtime, web, image):
 
 
 def test_what_an_image_host_promises_is_compared(data, runtime, web, image):
-    vault = Vault(data, runtime, lambda reference, arch, kind: Source(reference, web.url + FILE, arch, "0" * 64))
+    vault = ProvidedVault(
+        data, runtime, lambda reference, arch, kind: Source(reference, web.url + FILE, arch, "0" * 64)
+    )
     with pytest.raises(ChecksumMismatch):
         vault.ensure(parse_reference("noble"), ARCH)
     vault.resolve = lambda reference, arch, kind: Source(
@@ -454,7 +456,7 @@ def test_a_file_that_is_written_to_meanwhile(data, tmp_path):
             os.utime(path, ns=(1, 1))
         return run(argv, **kwargs)
 
-    vault = Vault(data, Runtime(meddle))
+    vault = ProvidedVault(data, Runtime(meddle))
     with pytest.raises(ImageError, match="written to meanwhile"):
         vault.ensure(parse_reference(str(path)), ARCH)
     assert half_made(vault) == []
@@ -648,7 +650,7 @@ def start(data, url, checksum=""):
 def ensure_and_tell(path, url, checksum):
     runtime = Runtime(run)
     runtime.report.step = lambda name: print(name, flush=True)
-    image, changed = Vault(DataDirectory(path), runtime).ensure(parse_reference(url), ARCH, checksum)
+    image, changed = ProvidedVault(DataDirectory(path), runtime).ensure(parse_reference(url), ARCH, checksum)
     print(f"changed {changed} {image.hash}", flush=True)
 
 
@@ -769,7 +771,7 @@ def small(tmp_path, runtime):
         status = os.statvfs(path)
         ballast.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - free)))
 
-    yield Vault(DataDirectory(str(path / "data")), runtime), fill
+    yield ProvidedVault(DataDirectory(str(path / "data")), runtime), fill
     subprocess.run(["umount", "-l", path], check=False)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
+from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import _cached_image
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
@@ -36,7 +36,7 @@ def kinds(tmp_path, data, runtime):
     """The alias base of a disk and of a container; the value is their hashes."""
     (tmp_path / "disk").write_bytes(bytes(510) + b"\x55\xaa" + b"x" * 100_000)
     (tmp_path / "image.tar").write_bytes(unified())
-    vault = Vault(data, runtime)
+    vault = ProvidedVault(data, runtime)
     found = {}
     for kind, name in (("disk", "disk"), ("container", "image.tar")):
         image = vault.ensure(parse_reference(str(tmp_path / name)), ARCH, kind=kind)[0]

@@ -23,7 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Hyp
 from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, write_file
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
-from ansible_collections.minicloud.local.plugins.module_utils._images import vault
+from ansible_collections.minicloud.local.plugins.module_utils._images import provide, vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     GIB,
     PAUSED,
@@ -340,6 +340,7 @@ class World:
         self.image_user = "ubuntu"
         for user_of_it in (registry, driver_listing, instances, listing, scopes):
             monkeypatch.setattr(user_of_it, "load", self._load)
+        monkeypatch.setattr(provide, "ProvidedVault", lambda data, runtime, *args: FakeVault(self, data, runtime))
         monkeypatch.setattr(vault, "Vault", lambda data, runtime, *args: FakeVault(self, data, runtime))
         monkeypatch.setattr(keys, "ensure_login_key", self._login_key)
         monkeypatch.setattr(keys, "make_host_key", self._host_key)
