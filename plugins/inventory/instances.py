@@ -48,7 +48,7 @@ options:
     description: As in M(minicloud.local.instance).
     type: dict
   states:
-    description: The states in which an instance is listed; V(all) for every state.
+    description: The states in which an instance is listed; V(all) for every state. One that is deleted is never listed.
     type: list
     elements: str
     choices: [running, paused, stopped, all]
@@ -123,6 +123,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry 
     scope_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._model import DELETED
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import SYSTEM_PATH, DataDirectory
@@ -214,7 +215,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self._made_groups: dict[str, str] = {}
         taken: dict[str, dict[str, t.Any]] = {}
         for view in views:
-            if "all" not in options["states"] and view["state"] not in options["states"]:
+            if view["state"] == DELETED or not {"all", view["state"]}.intersection(options["states"]):
                 continue
             variables = {f"{prefix}{name}": value for name, value in view.items() if name != "ansible_vars"}
             variables.update(view["ansible_vars"], ansible_connection=connection)

@@ -55,6 +55,10 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(?:I?B)?|B)?\s*\Z", re.IGNORECASE | re.ASCII)
+_AGE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)\s*\Z", re.IGNORECASE | re.ASCII)
+# A smaller number without a unit is more likely to be meant as days.
+_LEAST_PLAIN_AGE = 3600
+_AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _PORT = re.compile(
     r"(?:(?:(?P<ip>[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?(?P<host>[0-9]{0,5}):)?(?P<guest>[0-9]{1,5})(?:/(?P<protocol>tcp|udp))?\Z"
@@ -89,6 +93,22 @@ def parse_size(value: str | int, what: str) -> int:
     number, unit = match.groups()
     factor = _UNITS[(unit or "").upper()]
     return int(number) * factor if "." not in number else int(float(number) * factor)
+
+
+def parse_age(text: str, what: str, would: str) -> float:
+    """Seconds from `14d`, `12h`, `2w`, `1.5d` or plain seconds. InvalidOption where it is none.
+
+    what -- the option; would -- what a number without a unit would do that is more likely meant as days
+    """
+    match = _AGE.match(str(text))
+    if not match:
+        raise InvalidOption(f"{what} {text!r} is not a time", hint="Write a number with s, m, h, d or w, such as 14d.")
+    number, unit = float(match[1]), match[2].lower()
+    if not unit and 0 < number < _LEAST_PLAIN_AGE:
+        raise InvalidOption(
+            f"{what} {text!r} is so many seconds", would, f"Did you mean {match[1]}d? Write {match[1]}s for seconds."
+        )
+    return number * _AGE_UNITS[unit]
 
 
 def likely_size(value: str | int) -> str:
@@ -438,6 +458,7 @@ class Instance:
     booted -- whether it has ever become ready; ready -- whether it has since its last start
     restarting -- whether it was stopped only to be changed and started again
     stopping -- when it was told to stop (UTC, as created), if it was not seen to do so; empty otherwise
+    deleted -- since when it is deleted (UTC, as created), and can be recovered; empty otherwise
     cloud_init -- status and errors, as cloud-init reported them
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     unknown -- fields of its record that a newer version has written
@@ -462,6 +483,7 @@ class Instance:
     ready: bool = False
     restarting: bool = False
     stopping: str = ""
+    deleted: str = ""
     image: dict[str, str] = field(default_factory=dict)
     tags: dict[str, t.Any] = field(default_factory=dict)
     ports: list[PortForward] = field(default_factory=list)
@@ -477,6 +499,11 @@ class Instance:
     def user_mode(self) -> bool:
         """Whether its first interface is on no network of this host: only forwarded ports lead to it."""
         return not self.nics or self.nics[0].network == USER_NETWORK
+
+    @property
+    def starts_with_host(self) -> bool:
+        """Whether it is to start with the host now: one that is deleted is not, until it is recovered."""
+        return self.autostart and not self.deleted
 
     @property
     def alias(self) -> str:
@@ -657,3 +684,8 @@ class Observed(t.NamedTuple):
     reason: str = ""
     differs: tuple[str, ...] = ()
     disk: int = 0
+
+
+def as_recorded(instance: Instance, seen: Observed) -> Observed:
+    """What a driver sees of an instance, with what only its record knows: that it is deleted."""
+    return seen._replace(state=DELETED) if instance.deleted and seen.state == STOPPED else seen

@@ -159,6 +159,7 @@ _NUMBERS: dict[str, t.Callable[[str, float], None]] = {
     "memory": _check_size,
     "disk": _check_size,
     "prune_older_than": _check_seconds,
+    "purge_older_than": _check_seconds,
     "ports": _check_port,
     "mac": _check_mac,
 }

@@ -35,19 +35,27 @@ options:
       - The instance's name, which becomes its host name.
       - It begins with a letter, goes on with letters, digits and hyphens, ends with a letter or digit, and has at most
         63 characters. Names are compared without case.
+      - Required unless O(purge_older_than) is given.
     type: str
-    required: true
   state:
     description:
       - V(running) is an instance that runs; it is made, started or resumed where it does not.
       - V(stopped) is shut down by its guest; with O(force=true) it is switched off instead.
       - V(restarted) stops and starts it, and is always a change.
       - V(present) exists, in whatever state; one that is made by it is not started.
+      - V(deleted) is stopped and put aside. It keeps its disk and its name, does not start with the host, and gives up
+        the ports that lead to it; its addresses stay its own. V(running), V(stopped), V(restarted) or V(present) bring
+        it back as it was. M(minicloud.local.instance_info) lists it, and the inventory does not.
       - V(absent) is gone, with its disk and everything else that it owned. Where the hypervisor refuses that, such as
         LXD for an instance with C(security.protection.delete), the instance stays as it was.
     type: str
-    choices: [running, stopped, restarted, present, absent]
+    choices: [running, stopped, restarted, present, deleted, absent]
     default: running
+  purge_older_than:
+    description:
+      - With O(state=absent) and without a O(name), removes for good those instances of the driver that have been
+        deleted for longer, such as V(14d), V(12h) or V(2w). V(0) removes all that are deleted.
+    type: str
   image:
     description:
       - What to make the disk from. Used when the instance is made, and V(lts) then unless given. A different one later
@@ -343,6 +351,20 @@ EXAMPLES = r"""
       key: /etc/minicloud/client.key
       verify: /etc/minicloud/server.crt
 
+- name: Put it aside, so that it can still be brought back
+  minicloud.local.instance:
+    name: web
+    state: deleted
+
+- name: Bring it back and start it
+  minicloud.local.instance:
+    name: web
+
+- name: Remove what was put aside more than two weeks ago
+  minicloud.local.instance:
+    state: absent
+    purge_older_than: 14d
+
 - name: Remove it with all it owned
   minicloud.local.instance:
     name: web
@@ -354,9 +376,10 @@ actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
     - C(fetch_image), C(ensure_network), C(create), C(start), C(resume), C(wait_ready), C(stop), C(await_stop),
-      C(stay_stopped), C(set_cpus), C(set_memory), C(grow_disk), C(set_networks), C(set_ports), C(set_tags),
+      C(stay_stopped), C(soft_delete), C(recover), C(set_cpus), C(set_memory), C(grow_disk), C(set_networks),
+      C(set_ports), C(set_tags),
       C(set_autostart), C(reconfigure), C(repair_networks), C(repair_autostart), C(keep), C(delete) and
-      C(remove_leftovers).
+      C(remove_leftovers). With O(purge_older_than) they are C(delete NAME) for each instance that is removed.
   type: list
   elements: str
   returned: success
@@ -375,7 +398,8 @@ instance:
       sample: web
     state:
       description:
-        - V(running), V(stopped), V(paused), or V(absent) where it was removed at the hypervisor by other means.
+        - V(running), V(stopped), V(paused), V(deleted), or V(absent) where it was removed at the hypervisor by other
+          means.
         - V(paused) has its memory and does nothing, since somebody has paused it at the hypervisor, or since the
           hypervisor has, such as QEMU when the host's disk is full. O(minicloud.local.instance#module:state=running)
           has it go on.
@@ -578,6 +602,11 @@ instance:
       type: str
       returned: always
       sample: "2026-05-04T10:20:30Z"
+    deleted:
+      description: Since when it is deleted, in UTC; empty where it is not.
+      type: str
+      returned: always
+      sample: ""
     autostart:
       description: Whether it starts with the host.
       type: bool
@@ -613,6 +642,12 @@ instance:
         ansible_host: 127.0.0.1
         ansible_port: 2222
         ansible_user: debian
+purged:
+  description: The instances that were removed; in check mode, that would be removed.
+  type: list
+  elements: str
+  returned: when purge_older_than is given
+  sample: [web-old]
 stage:
   description: How far a launch that failed had come.
   type: str
@@ -636,16 +671,17 @@ error:
 """
 
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import Outcome, reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 
 ARGUMENTS = {
-    "name": {"type": "str", "required": True},
+    "name": {"type": "str"},
     "state": {
         "type": "str",
-        "choices": ["running", "stopped", "restarted", "present", "absent"],
+        "choices": ["running", "stopped", "restarted", "present", "deleted", "absent"],
         "default": "running",
     },
+    "purge_older_than": {"type": "str"},
     "image": {"type": "str"},
     "image_checksum": {"type": "str"},
     "image_hosts": {"type": "dict"},
@@ -686,6 +722,11 @@ ARGUMENTS = {
 
 def run(context: ModuleContext) -> dict[str, object]:
     params = context.params
+    if params["purge_older_than"] is not None:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.purge import purge_instances
+
+        outcome = purge_instances(params, context.runtime, context.data, context.check_mode)
+        return {**told(outcome), "purged": sorted(outcome.after)}
     outcome = reconcile_instance(
         parse_wish(params),
         context.runtime,
@@ -694,6 +735,11 @@ def run(context: ModuleContext) -> dict[str, object]:
         params["driver_options"],
         context.check_mode,
     )
+    return told(outcome)
+
+
+def told(outcome: Outcome) -> dict[str, object]:
+    """What was done, as a result."""
     return {
         "changed": outcome.changed,
         "actions": outcome.actions,

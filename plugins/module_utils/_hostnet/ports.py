@@ -155,8 +155,9 @@ def give_back(instance: Instance, port: int | None) -> bool:
 
 
 def _ports_of(instances: t.Iterable[Instance]) -> set[int]:
-    """The ports in the records of some instances, those for ssh among them."""
-    return {port for each in instances for port in (each.ssh_port, *(port.host_port for port in each.ports))}
+    """The ports in the records of some instances, those for ssh among them. What is deleted keeps none."""
+    there = (each for each in instances if not each.deleted)
+    return {port for each in there for port in (each.ssh_port, *(port.host_port for port in each.ports))}
 
 
 def _pick_unseen(taken: t.Container[int]) -> int:

@@ -224,6 +224,20 @@ class Applier:
     def _keep_step(self, work: _Work) -> None:
         work.current = self._store(replace(work.there, phase="ready"))
 
+    def _soft_delete_step(self, work: _Work) -> None:
+        deleted = time.strftime(TIME_FORMAT, time.gmtime())
+        work.current = self._store(replace(work.there, phase="ready", restarting=False, deleted=deleted))
+        self._tell_autostart(work.current)
+
+    def _recover_step(self, work: _Work) -> None:
+        work.current = self._store(replace(work.there, phase="ready", deleted=""))
+        self._tell_autostart(work.current)
+
+    def _tell_autostart(self, instance: Instance) -> None:
+        """Tell the hypervisor of one that starts with the host, but not while it is deleted."""
+        if instance.autostart:
+            self.crew.of(instance).acts.reconfigure(instance)
+
     def _stop_step(self, work: _Work) -> None:
         there = replace(work.there, restarting=work.wanted.restarting)
         work.current = self.power.stop(there, work.deadline, self.wish.force)
@@ -255,6 +269,8 @@ class Applier:
         "remove_leftovers": _remove_step,
         "create": _create_step,
         "keep": _keep_step,
+        "soft_delete": _soft_delete_step,
+        "recover": _recover_step,
         "stop": _stop_step,
         "start": _start_step,
         "resume": _resume_step,
@@ -284,7 +300,7 @@ class Applier:
     @staticmethod
     def _merged(after: Instance, current: Instance) -> Instance:
         """The planned record with what the steps found out meanwhile."""
-        return replace(after, owner=current.owner, ready=current.ready)
+        return replace(after, owner=current.owner, ready=current.ready, deleted=current.deleted)
 
     def _store(self, instance: Instance) -> Instance:
         self.scope.write(instance)

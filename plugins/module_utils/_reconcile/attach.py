@@ -209,7 +209,7 @@ class Attachment:
                 if key_of(nic.network) == key_of(network.name) and address in (nic.address, nic.lease):
                     raise InUse(
                         f"address {address} cannot be given to {instance.name}",
-                        f"it is kept for {other.name}",
+                        f"it is kept for {described(other)}",
                         "Take another, or give that instance another one first.",
                     )
         for mac, addresses in networks.leases([network]).items():
@@ -228,7 +228,7 @@ class Attachment:
                 if not same and any(nic.mac.lower() == mac for nic in other.nics):
                     raise InUse(
                         f"mac {mac} cannot be given to {instance.name}",
-                        f"{other.name} (scope {scope.name}) has it",
+                        f"{described(other)} (scope {scope.name}) has it",
                         "Give another, or leave it out to have one chosen.",
                     )
 
@@ -236,3 +236,8 @@ class Attachment:
 def all_networks(data: DataDirectory) -> list[Network]:
     """The networks of all scopes."""
     return [network for scope in data.scopes() for network in scope.networks.all()[0]]
+
+
+def described(instance: Instance) -> str:
+    """An instance by name, for an error about what it has: whoever does not see it is told why it is still there."""
+    return f"{instance.name}, which is deleted and can be recovered," if instance.deleted else instance.name

@@ -28,7 +28,8 @@ _ADDRESSES = 180.0
 
 def needs_unit(record: Starting) -> bool:
     """Whether something is to start with the host that its hypervisor does not start by itself."""
-    return record.autostart and record.phase != "removing" and not ABOUT[record.driver].is_server
+    starts = record.starts_with_host if isinstance(record, Instance) else record.autostart
+    return starts and record.phase != "removing" and not ABOUT[record.driver].is_server
 
 
 def is_settled(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:

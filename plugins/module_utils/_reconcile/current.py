@@ -23,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Nic,
     Observed,
+    as_recorded,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     LEFTOVERS,
@@ -59,7 +60,7 @@ def _observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
     """What is known of an instance now; by force it can be removed also where its host is gone for good."""
     driver = crew.of(instance)
     try:
-        return driver.observe([instance])[0]
+        return as_recorded(instance, driver.observe([instance])[0])
     except MissingRequirement as exc:
         if driver.host.here or wish.state != ABSENT:
             raise

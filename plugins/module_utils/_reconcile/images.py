@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import calendar
-import re
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -34,13 +33,16 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.vault impo
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_TYPE,
+    DELETED,
     DISK,
     KINDS,
     STOPPED,
     Image,
     Instance,
+    as_recorded,
     check_name,
     normal_arch,
+    parse_age,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import image_view, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -50,11 +52,6 @@ PRESENT, LATEST = "present", "latest"
 
 # How old an image that is built on this host may become before `latest` builds it anew from newer packages.
 BUILD_SECONDS = 24 * 3600
-
-_AGE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*\Z", re.IGNORECASE)
-# A smaller number without a unit is more likely to be meant as days.
-_LEAST_PLAIN_AGE = 3600
-_AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @dataclass
@@ -99,23 +96,6 @@ class _Plan:
     remove: list[Image] = field(default_factory=list)
 
 
-def parse_age(text: str) -> float:
-    """Seconds from `14d`, `12h`, `2w`, `1.5d` or plain seconds. InvalidOption where it is none."""
-    match = _AGE.match(str(text))
-    if not match:
-        raise InvalidOption(
-            f"prune_older_than {text!r} is not a time", hint="Write a number with s, m, h, d or w, such as 14d."
-        )
-    number, unit = float(match[1]), match[2].lower()
-    if not unit and 0 < number < _LEAST_PLAIN_AGE:
-        raise InvalidOption(
-            f"prune_older_than {text!r} is so many seconds",
-            "that would remove nearly all images",
-            f"Did you mean {match[1]}d? Write {match[1]}s for seconds.",
-        )
-    return number * _AGE_UNITS[unit]
-
-
 def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
     wish = ImageWish(parse_reference(params["name"]) if params.get("name") else None, params["state"])
@@ -126,7 +106,7 @@ def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
     wish.force = bool(params.get("force"))
     wish.hosts = params.get("image_hosts")
     if params.get("prune_older_than") is not None:
-        wish.prune = parse_age(params["prune_older_than"])
+        wish.prune = parse_age(params["prune_older_than"], "prune_older_than", "that would remove nearly all images")
         if wish.state != ABSENT or wish.name:
             raise InvalidOption(
                 "prune_older_than does not go with these options",
@@ -300,7 +280,14 @@ def _publishable(crew: Crew, name: str) -> Instance:
             f"the instance {instance.name} cannot be published", "it is a container", "Only virtual machines can be."
         )
     require_capability(crew.of(instance).name, "publish", "instance: publish one as an image", instance.instance_type)
-    state = crew.of(instance).observe([instance])[0].state
+    state = as_recorded(instance, crew.of(instance).observe([instance])[0]).state
+    if state == DELETED:
+        raise InUse(
+            f"the instance {instance.name} cannot be published",
+            f"it is deleted since {instance.deleted}",
+            "Recover it first, with state: present of minicloud.local.instance.",
+            state=state,
+        )
     if state != STOPPED:
         raise InUse(
             f"the instance {instance.name} cannot be published",

@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Image,
     Instance,
     Observed,
+    as_recorded,
     key_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import look, surroundings
@@ -178,7 +179,8 @@ class _Task:
         if self.repairs:
             self._repair_autostart()
         self.plan, self.current = self.applier.carry_out(self.plan)
-        self.observed = self.crew.of(self.current).observe([self.current])[0] if self.current else None
+        current = self.current
+        self.observed = as_recorded(current, self.crew.of(current).observe([current])[0]) if current else None
 
     def _repair_autostart(self) -> None:
         # Another run that has changed the instance sees to it, too, before it gives the lock back.

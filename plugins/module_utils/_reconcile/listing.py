@@ -15,7 +15,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import active_driver, load, scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed, as_recorded
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -62,7 +62,7 @@ def list_instances(
             for driver, owned in crew.group(whole, lambda instance: _reported(runtime, instance.owner)):
                 with _reported(runtime, driver.name):
                     for instance, seen in zip(owned, driver.observe(owned)):
-                        found.append(Listed(instance, seen, driver))
+                        found.append(Listed(instance, as_recorded(instance, seen), driver))
                         for text in seen.drift:
                             runtime.report.warn(f"{instance.name}: {text}.")
     return sorted(found, key=lambda entry: (entry.instance.name.lower(), entry.instance.scope))

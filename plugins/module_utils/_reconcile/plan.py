@@ -229,7 +229,7 @@ _LEADS_TO = {
 }
 
 # Steps that take a part of a driver which not every driver has: its capability.
-PARTS = {"suspend": "suspend", "soft_delete": "soft_delete", "recover": "soft_delete"}
+PARTS = {"suspend": "suspend"}
 
 
 def make_plan(
@@ -241,6 +241,9 @@ def make_plan(
     """
     row = situation(current, observed)
     way = WAYS[row][wish.state]
+    if wish.deleted_before and not (current and "" < current.deleted < wish.deleted_before):
+        # Another run has recovered or removed it.
+        return Plan([], current, observed.state if observed else ABSENT)
     if current is None or observed is None or row == LEFTOVERS:
         return _creation(wish, image, around, row)
     if row == MOVED:
@@ -377,12 +380,16 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
         at = way.index(CHANGES)
         way[at : at + 1] = [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
     state = _state_after(way, observed.state)
+    if current.deleted and state != DELETED:
+        after.deleted = ""
+        if "recover" not in way:  # it was started by other means
+            way.insert(0, "recover")
     if current.phase != "ready":
         way.insert(0, "keep")
     starts, goes_down = "start" in way, bool({"stop", "await_stop"}.intersection(way))
     if starts or goes_down:
         after.ready, after.owner, after.stopping = False, "", ""
-    elif len(observed.drift) > bool(observed.disk) and state == STOPPED and not changes:
+    elif len(observed.drift) > bool(observed.disk) and state in (STOPPED, DELETED) and not changes:
         # Nothing else puts it right. A disk that somebody has grown stays so.
         way.append("reconfigure")
     after.restarting = starts and (goes_down or current.restarting)

@@ -29,7 +29,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, RUNNING, STOPPED, UP, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    DELETED,
+    RUNNING,
+    STOPPED,
+    UP,
+    Instance,
+    as_recorded,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -52,7 +60,7 @@ class SwitchWish:
 class Side:
     """The scope of a driver, as a switch finds it.
 
-    instances -- those that are whole and were not removed by other means
+    instances -- those that are whole, not deleted, and were not removed by other means
     running -- the uuids of those that run, or are paused; noted -- states by uuid
     """
 
@@ -180,8 +188,10 @@ class Switch:
         states: dict[str, str] = {}
         if instances:  # else there is nothing to ask the hypervisor for, which may not even be there
             for acting, owned in self.crew(driver).group(instances):
-                states.update((each.uuid, seen.state) for each, seen in zip(owned, acting.observe(owned)))
-        there = tuple(each for each in instances if states[each.uuid] != ABSENT)
+                states.update(
+                    (each.uuid, as_recorded(each, seen).state) for each, seen in zip(owned, acting.observe(owned))
+                )
+        there = tuple(each for each in instances if states[each.uuid] not in (ABSENT, DELETED))
         running = frozenset(each.uuid for each in there if states[each.uuid] in UP)
         return Side(driver, scope_of(driver), there, running, noted)
 

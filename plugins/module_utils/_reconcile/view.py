@@ -13,7 +13,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args, login_command
-from ansible_collections.minicloud.local.plugins.module_utils._model import STOPPED, Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._model import DELETED, STOPPED, Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 LOGIN_KEY = "id_ed25519"
@@ -62,7 +62,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "state": observed.state,
         "driver": instance.driver,
         # A hypervisor that ended by itself has left its name in the record.
-        "owner": instance.owner if observed.state != STOPPED else "",
+        "owner": instance.owner if observed.state not in (STOPPED, DELETED) else "",
         "scope": instance.scope,
         "instance_type": instance.instance_type,
         "arch": instance.arch,
@@ -95,6 +95,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
             "command": login_command(endpoint) if endpoint.host else "",
         },
         "created": instance.created,
+        "deleted": instance.deleted,
         "autostart": instance.autostart,
         "cloud_init": {
             "status": instance.cloud_init.get("status", ""),

@@ -50,6 +50,7 @@ class Wish:
 
     image -- as the task names it, with the password that a URL may have; as text it is the name that is kept
     image_checksum -- as of parse_checksum()
+    deleted_before -- where it is not empty, only an instance that is deleted since an earlier time is dealt with
     bridged -- one more interface, besides those of networks or those that the instance has
     ssh_authorized_keys, cloud_init, vendor_data, network_config, meta_data -- None also where nothing is in them
     origin -- fingerprints of the options that only count when an instance is made, by option
@@ -57,6 +58,7 @@ class Wish:
 
     name: str
     state: str = RUNNING
+    deleted_before: str = ""
     image: Reference | None = None
     image_checksum: str | None = None
     image_hosts: dict[str, t.Any] | None = None
@@ -97,6 +99,10 @@ class Wish:
 
 def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
+    if params.get("name") is None:
+        raise InvalidOption(
+            "name is missing", hint="Name the instance; or use purge_older_than with state: absent for deleted ones."
+        )
     wish = Wish(name=check_name(params["name"]))
     for option in _PLAIN:
         if params.get(option) is not None:

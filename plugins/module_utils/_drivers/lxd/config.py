@@ -68,7 +68,7 @@ def config_of(instance: Instance, data_dir: str) -> Config:
     config = {
         "limits.cpu": str(instance.cpus),
         "limits.memory": f"{instance.memory >> 20}MiB",
-        "boot.autostart": "true" if instance.autostart else "false",
+        "boot.autostart": "true" if instance.starts_with_host else "false",
         UUID: instance.uuid,
         f"{OURS}data_dir": data_dir,
         f"{OURS}created": instance.created,
@@ -205,8 +205,8 @@ def drift_of(
     if size and size != instance.disk >> 20 << 20:
         text = f"its disk was changed in LXD to {format_size(size)}, from {format_size(instance.disk)}"
         found["disk"] = f"{text}, and stays so" if size > instance.disk else text
-    if (config.get("boot.autostart", "") in _YES) != instance.autostart:
-        found["autostart"] = f"its autostart was changed in LXD, from {str(instance.autostart).lower()}"
+    if (config.get("boot.autostart", "") in _YES) != instance.starts_with_host:
+        found["autostart"] = f"its autostart was changed in LXD, from {str(instance.starts_with_host).lower()}"
     if {key: value for key, value in config.items() if key.startswith(TAG)} != _tags(instance):
         found["tags"] = "its tags were changed in LXD"
     wanted = {port_name(port): port_device(port, "")["listen"] for port in instance.ports}

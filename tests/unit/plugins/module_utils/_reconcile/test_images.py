@@ -23,13 +23,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, parse_age
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import (
     list_images,
     offered_images,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
-    parse_age,
     parse_image_wish,
     reconcile_image,
 )
@@ -206,11 +205,11 @@ def test_what_cannot_be_meant(params, error, runtime, data):
 
 
 def test_ages():
-    assert [parse_age(text) for text in ("90s", "7200", "0", "1.5h", "14d", "2 w")] == [
+    assert [parse_age(text, "it", "why") for text in ("90s", "7200", "0", "1.5h", "14d", "2 w")] == [
         90, 7200, 0, 5400, 1209600, 1209600,
     ]  # fmt: skip
     with pytest.raises(InvalidOption, match=r"Did you mean 14d\? Write 14s for seconds"):
-        parse_age("14")
+        parse_age("14", "it", "why")
 
 
 def test_what_can_be_built_is_offered(runtime, data):

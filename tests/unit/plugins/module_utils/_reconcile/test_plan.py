@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_DISK,
     DEFAULT_MEMORY,
+    DELETED,
     GIB,
     PAUSED,
     RUNNING,
@@ -256,6 +257,48 @@ class TestTables:
     def test_what_is_as_it_is_wished_has_no_step(self, wish):
         if wish in WAYS:
             assert WAYS[wish][wish] in ("", CHANGES)
+
+
+class TestDeleted:
+    THERE = (an_instance(owner="", ready=False, deleted="2026-01-02T03:04:05Z"), Observed(DELETED))
+    # Somebody has started it at the hypervisor.
+    UP = (an_instance(deleted="2026-01-02T03:04:05Z"), Observed(RUNNING))
+
+    @pytest.mark.parametrize(
+        ("state", "steps"),
+        [
+            ("running", "recover start wait_ready"),
+            ("restarted", "recover start wait_ready"),
+            ("stopped", "recover"),
+            ("present", "recover"),
+            ("deleted", ""),
+            ("absent", "delete"),
+        ],
+    )
+    def test_what_brings_it_back(self, state, steps):
+        plan = plan_for(self.THERE, state=state)
+        assert plan.steps == steps.split()
+        assert state in ("absent", "deleted") or plan.after.deleted == ""
+
+    @pytest.mark.parametrize("situation", ["stopped", "died", "ready", "paused", "stopping"])
+    def test_what_is_up_is_stopped_first(self, situation):
+        up = situation in ("ready", "paused", "stopping")
+        assert plan_for(situation, state="deleted").steps == (["stop"] if up else []) + ["soft_delete"]
+
+    @pytest.mark.parametrize("situation", ["absent", "creating"])
+    def test_what_is_not_there_is_not_made_for_it(self, situation):
+        assert plan_for(situation, state="deleted").after is None
+
+    def test_one_that_runs_by_other_means_is_not_deleted_any_more(self):
+        assert plan_for(self.UP).steps == ["recover"]
+        assert plan_for(self.UP, state="stopped").steps == ["recover", "stop"]
+        assert plan_for(self.UP, state="deleted").steps == ["stop", "soft_delete"]
+
+    def test_a_purge_leaves_alone_what_another_run_has_recovered(self):
+        wish = {"state": "absent", "deleted_before": "2026-01-02T03:04:06Z"}
+        assert plan_for(self.THERE, **wish).steps == ["delete"]
+        for there in ("ready", "stopped", "absent", (an_instance(deleted="2026-01-02T03:04:06Z"), Observed(DELETED))):
+            assert plan_for(there, **wish).steps == []
 
 
 class TestRemovalCutOff:
