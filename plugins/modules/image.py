@@ -357,25 +357,14 @@ error:
   sample: ChecksumMismatch
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils._arguments import IMAGE
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,
     reconcile_image,
 )
 
-ARGUMENTS = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "latest", "absent"], "default": "present"},
-    "checksum": {"type": "str"},
-    "arch": {"type": "str"},
-    "instance_type": {"type": "str", "choices": ["vm", "container"], "default": "vm"},
-    "alias": {"type": "str"},
-    "force": {"type": "bool", "default": False},
-    "instance": {"type": "str"},
-    "clean": {"type": "bool", "default": True},
-    "prune_older_than": {"type": "str"},
-    "image_hosts": {"type": "dict"},
-}
+ARGUMENTS = IMAGE
 
 
 def run(context: ModuleContext) -> dict[str, object]:

@@ -670,54 +670,12 @@ error:
   sample: LaunchError
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils._arguments import INSTANCE
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import Outcome, reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 
-ARGUMENTS = {
-    "name": {"type": "str"},
-    "state": {
-        "type": "str",
-        "choices": ["running", "stopped", "restarted", "present", "deleted", "absent"],
-        "default": "running",
-    },
-    "purge_older_than": {"type": "str"},
-    "image": {"type": "str"},
-    "image_checksum": {"type": "str"},
-    "image_hosts": {"type": "dict"},
-    "cpus": {"type": "int"},
-    "memory": {"type": "str"},
-    "disk": {"type": "str"},
-    "instance_type": {"type": "str", "choices": ["vm", "container"]},
-    "arch": {"type": "str"},
-    "user": {"type": "str"},
-    "ssh_authorized_keys": {"type": "list", "elements": "str", "no_log": False},
-    "cloud_init": {"type": "raw"},
-    "vendor_data": {"type": "raw"},
-    "network_config": {"type": "raw"},
-    "meta_data": {"type": "raw"},
-    "networks": {
-        "type": "list",
-        "elements": "dict",
-        "options": {
-            "name": {"type": "str"},
-            "bridged": {"type": "str"},
-            "address": {"type": "str"},
-            "mac": {"type": "str"},
-            "mode": {"type": "str", "choices": ["auto", "manual"], "default": "auto"},
-        },
-    },
-    "bridged": {"type": "str"},
-    "ports": {"type": "list", "elements": "str"},
-    "tags": {"type": "dict"},
-    "autostart": {"type": "bool"},
-    "allow_restart": {"type": "bool", "default": False},
-    "wait": {"type": "bool", "default": True},
-    "timeout": {"type": "float", "default": 300},
-    "cloud_init_errors": {"type": "str", "choices": ["fail", "warn", "ignore"], "default": "fail"},
-    "recreate": {"type": "bool", "default": False},
-    "force": {"type": "bool", "default": False},
-}
+ARGUMENTS = INSTANCE
 
 
 def run(context: ModuleContext) -> dict[str, object]:

@@ -303,27 +303,14 @@ error:
   sample: InvalidOption
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils._arguments import NETWORK
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     parse_network,
     reconcile_network,
 )
 
-ARGUMENTS = {
-    "name": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "mode": {"type": "str", "choices": ["nat", "isolated", "bridged"]},
-    "subnet": {"type": "str"},
-    "subnet6": {"type": "str"},
-    "dhcp_range": {"type": "str"},
-    "domain": {"type": "str"},
-    "parent": {"type": "str"},
-    "bridge_type": {"type": "str", "choices": ["bridge", "macvtap"]},
-    "confirm_bridge": {"type": "bool", "default": False},
-    "mtu": {"type": "int"},
-    "host_access": {"type": "bool"},
-    "autostart": {"type": "bool"},
-}
+ARGUMENTS = NETWORK
 
 
 def run(context: ModuleContext) -> dict[str, object]:

@@ -20,6 +20,7 @@ ROOMS = (
     "module_utils/_errors.py",
     "module_utils/_json.py",
     "module_utils/_options.py",
+    "module_utils/_arguments.py",
     "module_utils/_runtime.py",
     "module_utils/_command.py",
     "module_utils/_model.py",
