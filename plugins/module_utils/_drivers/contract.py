@@ -319,7 +319,7 @@ class Part(abc.ABC):  # noqa: B024 (what its kinds have in common is no method)
     capabilities: t.ClassVar[Capabilities] = {}
 
 
-class Host(t.NamedTuple):
+class Member(t.NamedTuple):
     """What a network's DHCP and DNS know of one interface of an instance.
 
     name -- that the instance has; mac -- as in its record; addresses -- that are kept for it, IPv4 and IPv6
@@ -340,8 +340,8 @@ class Networks(Part):
         """Return if this host can have such a network; else MissingRequirement, NotSupported or InvalidOption."""
 
     @abc.abstractmethod
-    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
-        """How what is there differs from the record and its hosts, as sentences; none: it works as it should."""
+    def drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
+        """How what is there differs from the record and its members, as sentences; none: it works as it should."""
 
     def problems(self, network: Network) -> list[str]:
         """What keeps the network from working and apply() cannot put right, as sentences."""
@@ -359,7 +359,7 @@ class Networks(Part):
         """Whether apply() has made anything of the network that is not removed yet; cheap."""
 
     @abc.abstractmethod
-    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+    def apply(self, network: Network, members: t.Sequence[Member]) -> None:
         """Have the network be as its record says, whatever is there already. What is right stays untouched."""
 
     @abc.abstractmethod

@@ -14,7 +14,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
@@ -103,7 +103,7 @@ class Attachment:
                 network = self.scope.networks.read(name)
                 if network and networks:
                     self.runtime.report.step(f"network {network.name}")
-                    networks.apply(network, hosts_of(network, self.scope.instances()[0]))
+                    networks.apply(network, members_of(network, self.scope.instances()[0]))
                     for text in networks.problems(network):
                         self.runtime.report.warn(f"network {network.name}: {text}")
 
@@ -123,7 +123,7 @@ class Attachment:
                 if network.on_demand and not users_of(network, instances):
                     networks.remove(network)
                 else:
-                    networks.apply(network, hosts_of(network, instances))
+                    networks.apply(network, members_of(network, instances))
 
     def _names(self, instance: Instance) -> list[str]:
         return list(dict.fromkeys(key_of(nic.network) for nic in instance.nics if nic.network != USER_NETWORK))

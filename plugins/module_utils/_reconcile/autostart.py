@@ -118,7 +118,7 @@ def _noted(failures: dict[str, str], name: str, runtime: Runtime) -> t.Iterator[
 
 
 def _bring_up(network: Network, runtime: Runtime, data: DataDirectory) -> None:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of
 
     driver = load(network.driver, runtime, data, network.handles.get(network.driver))
     networks, scope = driver.networks(), driver.scope
@@ -127,7 +127,7 @@ def _bring_up(network: Network, runtime: Runtime, data: DataDirectory) -> None:
     with scope.networks.lock(network.name, Deadline(120), runtime.report):
         latest = scope.networks.read(network.name)
         if latest and needs_unit(latest):
-            networks.apply(latest, hosts_of(latest, scope.instances()[0]))
+            networks.apply(latest, members_of(latest, scope.instances()[0]))
 
 
 def _lead_ports(instance: Instance, runtime: Runtime, data: DataDirectory, patience: Deadline) -> None:

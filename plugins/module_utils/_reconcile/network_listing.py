@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import active_driver, load, scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, key_of
@@ -56,7 +56,7 @@ def list_networks(
                 problems: list[str] = []
                 # One that waits for its first instance is not there on purpose.
                 if networks and network.phase == "ready" and (networks.is_up(network) or not network.on_demand):
-                    drift = networks.drift(network, hosts_of(network, instances))
+                    drift = networks.drift(network, members_of(network, instances))
                     problems = networks.problems(network)
                 found.append(network_view(network, users_of(network, instances), drift, problems))
         except MinicloudError as exc:

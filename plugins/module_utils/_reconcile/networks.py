@@ -14,7 +14,7 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, users_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
@@ -269,7 +269,7 @@ class _Keeper:
         self.drift = []
         plan = plan_network(self.wish, current, (), users_of(current, instances) if current else ())
         if current and current.phase == "ready" and not plan.steps and self.wish.state != ABSENT:
-            self.drift = self.networks.drift(current, hosts_of(current, instances))
+            self.drift = self.networks.drift(current, members_of(current, instances))
             plan = plan_network(self.wish, current, self.drift, ())
         return current, plan
 
@@ -306,7 +306,7 @@ class _Keeper:
                     self._check(after)
                     self._store(after)
                 try:
-                    self.networks.apply(after, hosts_of(after, self.scope.instances()[0]))
+                    self.networks.apply(after, members_of(after, self.scope.instances()[0]))
                 except MinicloudError:
                     # Nobody is on it yet: leave nothing half-made.
                     if after.phase == "creating":

@@ -17,7 +17,7 @@ import os
 import random
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
@@ -142,17 +142,17 @@ class HostNetworks(Networks):
         """What of the address space is in use by something else than the network."""
         return links.taken(network, others, self._look_links().values(), self._look_routes())
 
-    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         if network.mode == "bridged":
-            stray = self._stray_taps(network, hosts)
+            stray = self._stray_taps(network, members)
             found = self._bridged.drift(network) + [_not_on_bridge(tap) for tap in stray]
-            ports, guests = self._ports(network), self._port_guests(network, hosts)
+            ports, guests = self._ports(network), self._port_guests(network, members)
             if guests or ports.concerned:
                 found += ports.drift(guests, self._look_ruleset(), self._look_docker)
             return found
-        found = list(self._link_drift(network, hosts))
-        found += self._firewall_drift(network, hosts)
-        found += self._server_drift(network, hosts)
+        found = list(self._link_drift(network, members))
+        found += self._firewall_drift(network, members)
+        found += self._server_drift(network, members)
         return found
 
     def problems(self, network: Network) -> list[str]:
@@ -187,7 +187,7 @@ class HostNetworks(Networks):
                 found.append(f"Docker's firewall drops what crosses the bridge {bridge}: run {program} -I {rule}")
         return found
 
-    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+    def apply(self, network: Network, members: t.Sequence[Member]) -> None:
         self._forget()
         notes = self._notes(network)
         if not self.is_up(network):
@@ -195,16 +195,16 @@ class HostNetworks(Networks):
         if network.mode == "bridged":
             self._bridged.apply(network)
             self._links = None
-            taps = [f"link set dev {tap} master {network.interface}" for tap in self._stray_taps(network, hosts)]
+            taps = [f"link set dev {tap} master {network.interface}" for tap in self._stray_taps(network, members)]
             links.change(self.runtime, taps, f"guests could not be put on {network.interface}")
-            self._apply_ports(network, hosts)
+            self._apply_ports(network, members)
             return
-        if self._link_drift(network, hosts):
-            self._apply_link(network, hosts)
-        if self._firewall_drift(network, hosts):
-            self._apply_firewall(network, hosts, notes)
-        if self._server_drift(network, hosts):
-            self._apply_server(network, hosts, notes)
+        if self._link_drift(network, members):
+            self._apply_link(network, members)
+        if self._firewall_drift(network, members):
+            self._apply_firewall(network, members, notes)
+        if self._server_drift(network, members):
+            self._apply_server(network, members, notes)
 
     def remove(self, network: Network) -> None:
         self._forget()
@@ -311,7 +311,7 @@ class HostNetworks(Networks):
                 settings["ipv6/conf/all/forwarding"] = "1"
         return settings
 
-    def _link_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def _link_drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         there = self._look_links()
         bridge = there.get(network.interface)
         if bridge is None:
@@ -336,21 +336,21 @@ class HostNetworks(Networks):
         for key, value in self._settings(network).items():
             if links.read_sysctl(key) not in (value, None):
                 found.append(f"The kernel setting net.{key.replace('/', '.')} is not {value}.")
-        found += [_not_on_bridge(tap) for tap in self._stray_taps(network, hosts)]
+        found += [_not_on_bridge(tap) for tap in self._stray_taps(network, members)]
         return found
 
     def _strange(self, network: Network, bridge: links.Link) -> list[str]:
         wanted = self._wanted_addresses(network)
         return [each for each in bridge.addresses if each not in wanted and not each.startswith("fe80:")]
 
-    def _stray_taps(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def _stray_taps(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         there = self._look_links()
         if network.bridge_type == "macvtap":
             return []
-        taps = (links.tap_name(network.interface, host.mac) for host in hosts)
+        taps = (links.tap_name(network.interface, member.mac) for member in members)
         return [tap for tap in taps if tap in there and there[tap].master != network.interface]
 
-    def _apply_link(self, network: Network, hosts: t.Sequence[Host]) -> None:
+    def _apply_link(self, network: Network, members: t.Sequence[Member]) -> None:
         name = network.interface
         bridge = self._look_links().get(name)
         if bridge is None:
@@ -373,16 +373,19 @@ class HostNetworks(Networks):
                 nodad = " nodad" if ":" in address else " broadcast +"
                 commands.append(f"address add {address}{nodad} dev {name}")
         commands.append(f"link set dev {name} mtu {network.mtu or 1500} up")
-        commands += [f"link set dev {tap} master {name}" for tap in self._stray_taps(network, hosts)]
+        commands += [f"link set dev {tap} master {name}" for tap in self._stray_taps(network, members)]
         links.change(self.runtime, commands, f"the bridge {name} could not be set up")
         self.runtime.report.step("bridge_up")
         self._links = None
 
     # The firewall
 
-    def _rules(self, network: Network, hosts: t.Sequence[Host]) -> firewall.Rules:
+    def _rules(self, network: Network, members: t.Sequence[Member]) -> firewall.Rules:
         forwards = tuple(
-            (port, host.addresses[0]) for host in hosts for port in host.forwards if host.addresses and port.host_port
+            (port, member.addresses[0])
+            for member in members
+            for port in member.forwards
+            if member.addresses and port.host_port
         )
         return firewall.Rules(
             network.interface,
@@ -391,11 +394,11 @@ class HostNetworks(Networks):
             network.mode == "nat",
             forwards,
             network.reaches_host,
-            tuple(links.tap_name(network.interface, host.mac) for host in hosts),
+            tuple(links.tap_name(network.interface, member.mac) for member in members),
             links.bridge_mac(network.interface),
         )
 
-    def _firewall_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def _firewall_drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         found = []
         notes = self._notes(network)
         ruleset = self._look_ruleset()
@@ -404,12 +407,12 @@ class HostNetworks(Networks):
             found.append("The firewall rules are missing.")
         elif listing != notes.get("listing"):
             found.append("The firewall rules were changed.")
-        elif notes.get("rules") != _digest(self._rules(network, hosts)):
+        elif notes.get("rules") != _digest(self._rules(network, members)):
             found.append("The firewall rules are not those that the network is to have now.")
         return found + firewall.obstacles(ruleset, self._look_docker(), network.interface)
 
-    def _apply_firewall(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
-        rules = self._rules(network, hosts)
+    def _apply_firewall(self, network: Network, members: t.Sequence[Member], notes: dict[str, t.Any]) -> None:
+        rules = self._rules(network, members)
         name = firewall.table_name(network.interface)
         if not firewall.put_table(self.runtime, name, firewall.table_text(rules), firewall.guard_table_text(rules)):
             self.runtime.report.warn(
@@ -430,20 +433,22 @@ class HostNetworks(Networks):
 
         return GuestPorts(self.runtime, self.scope.networks.directory(network.name), network.interface)
 
-    def _port_guests(self, network: Network, hosts: t.Sequence[Host]) -> list[Guest]:
+    def _port_guests(self, network: Network, members: t.Sequence[Member]) -> list[Guest]:
         """Those guests of a bridged network that have ports and run: then their taps are there."""
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guest_ports import Guest
 
         if network.bridge_type == "macvtap":
             return []
-        asking = [host for host in hosts if host.forwards]
+        asking = [member for member in members if member.forwards]
         there = self._look_links() if asking else {}
         return [
-            Guest(host.mac, host.forwards) for host in asking if links.tap_name(network.interface, host.mac) in there
+            Guest(member.mac, member.forwards)
+            for member in asking
+            if links.tap_name(network.interface, member.mac) in there
         ]
 
-    def _apply_ports(self, network: Network, hosts: t.Sequence[Host]) -> None:
-        ports, guests = self._ports(network), self._port_guests(network, hosts)
+    def _apply_ports(self, network: Network, members: t.Sequence[Member]) -> None:
+        ports, guests = self._ports(network), self._port_guests(network, members)
         if guests or ports.concerned:
             ports.apply(guests, self._look_ruleset(), self._look_docker)
             self._ruleset = self._docker = None
@@ -468,16 +473,16 @@ class HostNetworks(Networks):
             upstream=network.mode == "nat",
         )
 
-    def _texts(self, network: Network, hosts: t.Sequence[Host]) -> tuple[str, str, str]:
+    def _texts(self, network: Network, members: t.Sequence[Member]) -> tuple[str, str, str]:
         known = [
-            dhcp.KnownHost(host.name, host.mac, next((each for each in host.addresses if ":" not in each), ""))
-            for host in hosts
+            dhcp.KnownHost(member.name, member.mac, next((each for each in member.addresses if ":" not in each), ""))
+            for member in members
         ]
         return (dhcp.config_text(self._served(network)), *dhcp.hosts_texts(network.domain, known))
 
-    def _server_drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def _server_drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         notes = self._notes(network)
-        config, dhcp_hosts, dns_hosts = self._texts(network, hosts)
+        config, dhcp_hosts, dns_hosts = self._texts(network, members)
         if not self._server(network).pid():
             return ["The server of addresses and names (dnsmasq) does not run."]
         found = []
@@ -488,12 +493,12 @@ class HostNetworks(Networks):
             found.append("The server of addresses and names (dnsmasq) does not know the network's instances.")
         return found
 
-    def _apply_server(self, network: Network, hosts: t.Sequence[Host], notes: dict[str, t.Any]) -> None:
+    def _apply_server(self, network: Network, members: t.Sequence[Member], notes: dict[str, t.Any]) -> None:
         server = self._server(network)
-        config, dhcp_hosts, dns_hosts = self._texts(network, hosts)
+        config, dhcp_hosts, dns_hosts = self._texts(network, members)
         index = self._look_links()[network.interface].number
         runs = server.pid() and notes.get("config") == firewall.digest(config) and notes.get("ifindex") == index
-        owners = {host.addresses[0]: host.mac.lower() for host in hosts if host.addresses}
+        owners = {member.addresses[0]: member.mac.lower() for member in members if member.addresses}
         server.write_hosts(dhcp_hosts, dns_hosts)
         self.runtime.report.step("hosts")
         if runs:

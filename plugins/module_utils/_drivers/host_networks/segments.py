@@ -22,7 +22,7 @@ import sys
 import typing as t
 import zlib
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -98,9 +98,9 @@ class SegmentNetworks(Networks):
     def is_up(self, network: Network) -> bool:
         return os.path.exists(self._path(network, hub.CONFIG))
 
-    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         found = []
-        if self._read(network, hub.CONFIG) != self._config(network, hosts).encode():
+        if self._read(network, hub.CONFIG) != self._config(network, members).encode():
             found.append("The hub of the network does not know the network's instances.")
         if self.used(network) and not self.runs(network):
             found.append("The hub of the network does not run, so its instances do not reach each other.")
@@ -114,9 +114,9 @@ class SegmentNetworks(Networks):
             f"The subnet {network.subnet} collides with {other.subnet}, {other.by}: what is there cannot be reached."
         ]
 
-    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+    def apply(self, network: Network, members: t.Sequence[Member]) -> None:
         make_dir(self.scope.networks.directory(network.name))
-        config = self._config(network, hosts).encode()
+        config = self._config(network, members).encode()
         if self._read(network, hub.CONFIG) != config:
             # The hub sees by itself that it is another.
             write_file(self._path(network, hub.CONFIG), config)
@@ -206,10 +206,10 @@ class SegmentNetworks(Networks):
             return b""
 
     @staticmethod
-    def _config(network: Network, hosts: t.Sequence[Host]) -> str:
+    def _config(network: Network, members: t.Sequence[Member]) -> str:
         known = {
-            host.mac: hub.Host(host.name, next((each for each in host.addresses if ":" not in each), ""))
-            for host in hosts
+            member.mac: hub.Host(member.name, next((each for each in member.addresses if ":" not in each), ""))
+            for member in members
         }
         return hub.Config(network.subnet, network.domain, known, network.mode == "nat", network.mtu).to_text()
 

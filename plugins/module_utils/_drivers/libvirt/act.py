@@ -14,15 +14,14 @@ files are missing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import definition
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
-    names,
     parse_domain,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domains import Domains
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.placement import Here, Placement
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.remote import Elsewhere
@@ -63,9 +62,6 @@ _LOG_LIMIT = 64 << 10
 # Seconds in which a machine that cannot go on pauses again.
 _SECOND_THOUGHTS = 1.0
 
-# A guest that is still booting does not hear the power button.
-_PRESS_AGAIN = 10.0
-
 
 class LibvirtActs(FamilyActs):
     """See Acts."""
@@ -75,6 +71,7 @@ class LibvirtActs(FamilyActs):
     def __init__(self, look: LibvirtLooks) -> None:
         super().__init__(look)
         self.library = look.library()
+        self.domains = Domains(look)
         self.placement: Placement = Here(look) if look.host.here else Elsewhere(look)
 
     # What the host has
@@ -165,10 +162,10 @@ class LibvirtActs(FamilyActs):
         with self.look.explained(f"the domain of {instance.name} could not be defined"):
             connection = self.look.connection()
             domain = self.look.domain(instance)
-            name = self._free_name(connection, instance)
+            name = self.domains.free_name(connection, instance)
             if domain is not None and domain.name() != name:
                 # A definition cannot change the name.
-                self._undefine(domain)
+                self.domains.undefine(domain)
             parts = definition.Parts(
                 name=name,
                 owner=self.look.owner(instance),
@@ -209,33 +206,6 @@ class LibvirtActs(FamilyActs):
             name = tap_name(network.interface, nic.mac)
             found[nic.mac] = definition.Bridge(network.interface, name, 0 if direct else network.mtu, direct)
         return found
-
-    def _free_name(self, connection: t.Any, instance: Instance) -> str:
-        """The name for the domain of an instance: its own, unless another domain of that name is there."""
-        own, longer = names(instance)
-        try:
-            other = connection.lookupByName(own)
-        except self.library.libvirtError as exc:
-            if exc.get_error_code() != self.library.VIR_ERR_NO_DOMAIN:
-                raise
-            return own
-        return own if other.UUIDString() == instance.uuid else longer
-
-    def _undefine(self, domain: t.Any) -> None:
-        library = self.library
-        flags = (
-            library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        )
-        # The variables of a session's machine are the instance's own file, which another driver may need.
-        own_nvram = not self.look.is_system()
-        flags |= library.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if own_nvram else library.VIR_DOMAIN_UNDEFINE_NVRAM
-        try:
-            domain.undefineFlags(flags)
-        except library.libvirtError as exc:
-            if exc.get_error_code() != library.VIR_ERR_NO_DOMAIN:
-                raise
 
     # Running
 
@@ -316,7 +286,7 @@ class LibvirtActs(FamilyActs):
                 # whether that machine is as the record says by now.
                 if not self.look.is_active(domain):
                     raise
-                self._destroy(domain)
+                self.domains.destroy(domain)
                 domain.createWithFlags(flags)
         finally:
             for handle in handles:
@@ -386,7 +356,7 @@ class LibvirtActs(FamilyActs):
     def resume(self, instance: Instance) -> None:
         library, domain = self.library, self._domain(instance)
         with self.look.explained(f"{instance.name} could not be resumed"):
-            self._go_on(domain)
+            self.domains.go_on(domain)
             self.runtime.report.step("resumed")
             # What could not be written is tried again now.
             for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
@@ -397,23 +367,15 @@ class LibvirtActs(FamilyActs):
                         "Free some space where its disk is, and run this again.",
                     )
 
-    def _go_on(self, domain: t.Any) -> None:
-        """Have a domain run that is up and does nothing."""
-        state = domain.state()[0]
-        if state == self.library.VIR_DOMAIN_PMSUSPENDED:
-            domain.pMWakeup()
-        elif state == self.library.VIR_DOMAIN_PAUSED:
-            domain.resume()
-
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         domain = self._domain(instance)
         if domain is None:
             return
         with self.look.explained(f"{instance.name} could not be stopped"):
             if force:
-                self._destroy(domain)
+                self.domains.destroy(domain)
                 return
-            ended = self._shut_down(domain, deadline)
+            ended = self.domains.shut_down(domain, deadline)
         if not ended:
             raise HypervisorError(
                 f"{instance.name} did not shut down within {deadline.seconds:g} seconds",
@@ -421,60 +383,11 @@ class LibvirtActs(FamilyActs):
                 "Use a longer timeout, or force: true, which is like pulling the plug.",
             )
 
-    def _shut_down(self, domain: t.Any, deadline: Deadline) -> bool:
-        """Press the power button, now and then again, until libvirt tells that the domain has stopped."""
-        library = self.library
-        library.virEventRegisterDefaultImpl()
-        # A connection that was opened before this would tell of no events.
-        connection = library.open(self.look.uri)
-        seen: list[int] = []
-
-        def on_event(dummy_connection: t.Any, dummy_domain: t.Any, event: int, *dummy: t.Any) -> None:
-            seen.append(event)
-
-        try:
-            watched = connection.lookupByUUIDString(domain.UUIDString())
-            callback = connection.domainEventRegisterAny(watched, library.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
-            timer = library.virEventAddTimeout(int(_PRESS_AGAIN * 1000), lambda *dummy: None, None)
-            try:
-                while self.look.is_active(watched) and not deadline.expired():
-                    self._go_on(watched)
-                    watched.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-                    self._await(seen, timer, min(_PRESS_AGAIN, deadline.left()))
-                return not self.look.is_active(watched)
-            finally:
-                library.virEventRemoveTimeout(timer)
-                connection.domainEventDeregisterAny(callback)
-        except library.libvirtError as exc:
-            # It has ended meanwhile, and somebody has undefined it or it was never defined for good.
-            if exc.get_error_code() in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
-                return not self.look.is_active(domain)
-            raise
-        finally:
-            connection.close()
-
-    def _await(self, seen: list[int], timer: int, seconds: float) -> None:
-        """Return when the domain has stopped, or after some seconds."""
-        library = self.library
-        pause = Deadline(seconds)
-        while library.VIR_DOMAIN_EVENT_STOPPED not in seen and not pause.expired():
-            library.virEventUpdateTimeout(timer, max(1, int(pause.left() * 1000)))
-            library.virEventRunDefaultImpl()
-
-    def _destroy(self, domain: t.Any) -> None:
-        try:
-            if self.look.is_active(domain):
-                domain.destroy()
-        except self.library.libvirtError as exc:
-            # It has just ended by itself.
-            if exc.get_error_code() not in (self.library.VIR_ERR_NO_DOMAIN, self.library.VIR_ERR_OPERATION_INVALID):
-                raise
-
     def remove_machine(self, instance: Instance) -> None:
         with self.look.explained(f"the domain of {instance.name} could not be removed"):
             try:
                 if not instance.uuid:
-                    self._delete_unknown(instance)
+                    self.domains.remove_unknown(instance)
                     return
                 domain = self.look.connection().lookupByUUIDString(instance.uuid)
                 # Somebody else's domain is left alone: it is not what was made of this instance.
@@ -484,36 +397,7 @@ class LibvirtActs(FamilyActs):
                 if exc.get_error_code() == self.library.VIR_ERR_NO_DOMAIN:
                     return
                 raise
-            self._remove(domain)
-
-    def _remove(self, domain: t.Any) -> None:
-        """Take a domain away. What refuses to be undefined runs on; what is undefined and refuses to end is kept."""
-        xml = domain.XMLDesc(self.library.VIR_DOMAIN_XML_SECURE | self.library.VIR_DOMAIN_XML_INACTIVE)
-        defined = bool(domain.isPersistent())
-        if defined:
-            self._undefine(domain)
-        try:
-            self._destroy(domain)
-        except self.library.libvirtError:
-            if defined:
-                self.look.connection().defineXML(xml)
-            raise
-        self.runtime.report.step("undefined")
-
-    def _delete_unknown(self, instance: Instance) -> None:
-        """Remove what was made of an instance whose record, and with it its uuid, was lost."""
-        for domain in self.look.connection().listAllDomains():
-            with self._gone_is_fine():
-                if self.look.is_ours(parse_domain(domain.XMLDesc()), instance):
-                    self._remove(domain)
-
-    @contextlib.contextmanager
-    def _gone_is_fine(self) -> t.Iterator[None]:
-        try:
-            yield
-        except self.library.libvirtError as exc:
-            if exc.get_error_code() != self.library.VIR_ERR_NO_DOMAIN:
-                raise
+            self.domains.remove(domain)
 
     def log(self, instance: Instance) -> str:
         """What QEMU has said since its last start, which libvirt notes with a line of its own."""

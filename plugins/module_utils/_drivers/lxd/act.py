@@ -15,7 +15,6 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import NicPlace
@@ -28,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look 
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import LxdNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.pools import PROFILE, LxdPools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

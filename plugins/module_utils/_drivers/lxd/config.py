@@ -12,7 +12,7 @@ import json
 import re
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
     NotReadable,

@@ -17,7 +17,6 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import (
     LxdApi,
@@ -26,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api i
     place_of,
     untrusted,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,

@@ -14,7 +14,7 @@ import os
 import random
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import NotThere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import OURS, NicPlace
@@ -250,7 +250,7 @@ class LxdNetworks(Networks):
             return None
         return there if there.get("managed", True) else None
 
-    def drift(self, network: Network, hosts: t.Sequence[Host]) -> list[str]:
+    def drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
         if network.mode == "bridged":
             # Ports are forwarded by LXD.
             return self._host.drift(network, ()) if self._host else []
@@ -286,7 +286,7 @@ class LxdNetworks(Networks):
             return self._host.problems(network)
         return self._host.blocked(network.interface) if network.mode == "nat" else []
 
-    def apply(self, network: Network, hosts: t.Sequence[Host]) -> None:
+    def apply(self, network: Network, members: t.Sequence[Member]) -> None:
         # Addresses of hosts are kept by the devices of the instances.
         if network.mode == "bridged":
             if self._host:

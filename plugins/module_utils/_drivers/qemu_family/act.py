@@ -16,7 +16,7 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import forwarding_nic, hosts_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import forwarding_nic, members_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
@@ -254,7 +254,7 @@ class FamilyActs(Acts):
         if network:
             with self.scope.networks.lock(network.name, report=self.runtime.report):
                 others = [other for other in self.scope.instances()[0] if other.uuid != instance.uuid]
-                networks.apply(network, hosts_of(network, [*others, instance]))
+                networks.apply(network, members_of(network, [*others, instance]))
 
     @abc.abstractmethod
     def set_link(self, instance: Instance, mac: str, up: bool) -> bool:

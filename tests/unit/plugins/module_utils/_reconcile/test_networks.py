@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import hosts_of, reached_at
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
@@ -146,7 +146,7 @@ def test_a_network_knows_the_interfaces_on_it():
     second = Nic("lab", "52:54:00:00:00:02", "manual")
     elsewhere = Nic("other", "52:54:00:00:00:03", address="10.9.9.9")
     ports = [parse_port("8080:80")]
-    found = hosts_of(
+    found = members_of(
         a_network(),
         [
             an_instance("web", first, second, owner="qemu", ports=ports),
@@ -172,7 +172,7 @@ def test_ports_lead_to_the_first_interface_on_a_network_of_others_where_no_addre
     ports = [parse_port("8080:80")]
 
     def forwarded(*nics):
-        found = hosts_of(bridged, [an_instance("web", *nics, owner="qemu", ports=ports)])
+        found = members_of(bridged, [an_instance("web", *nics, owner="qemu", ports=ports)])
         return [host.mac[-1] for host in found if host.forwards]
 
     assert forwarded(lan) == ["1"]

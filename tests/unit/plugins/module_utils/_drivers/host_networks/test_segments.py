@@ -13,7 +13,7 @@ import socket
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import segments as segment_networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import SegmentNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, MissingRequirement
@@ -24,7 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
-HOSTS = [Host("one", MAC, ("10.20.30.64",)), Host("two", OTHER, ("10.20.30.65", "fd00::2"))]
+HOSTS = [Member("one", MAC, ("10.20.30.64",)), Member("two", OTHER, ("10.20.30.65", "fd00::2"))]
 
 
 class Steps(Reporter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Host
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Instance,
@@ -20,7 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 
 
-def hosts_of(network: Network, instances: t.Iterable[Instance]) -> list[Host]:
+def members_of(network: Network, instances: t.Iterable[Instance]) -> list[Member]:
     """The interfaces on a network, of those instances that are not being removed."""
     found = []
     for instance in instances:
@@ -31,7 +31,7 @@ def hosts_of(network: Network, instances: t.Iterable[Instance]) -> list[Host]:
             if key_of(nic.network) == key_of(network.name):
                 addresses = (nic.address or nic.lease,) if nic.address or nic.lease else ()
                 forwards = tuple(instance.ports) if nic is main and instance.owner else ()
-                found.append(Host(instance.name, nic.mac, addresses, forwards))
+                found.append(Member(instance.name, nic.mac, addresses, forwards))
     return found
 
 
