@@ -77,11 +77,21 @@ class Qmp:
             raise ConnectionAbortedError("QEMU does not speak as a monitor does")
         return answer
 
+    def hand_over(self, name: str, handle: int) -> None:
+        """Give QEMU an open file, which it knows by a name then."""
+        request = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+        self._stream.flush()
+        socket.send_fds(self._socket, [request], [handle])
+        self._answer("getfd")
+
     def execute(self, command: str, **arguments: t.Any) -> t.Any:
         """The command's answer. HypervisorError with QEMU's own words if it refuses."""
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         self._stream.write(json.dumps(request).encode() + b"\n")
         self._stream.flush()
+        return self._answer(command)
+
+    def _answer(self, command: str) -> t.Any:
         # Before the answer come events, which a guest can cause: but not so many.
         for dummy in range(_MOST_EVENTS):
             answer = self._read()
@@ -125,6 +135,7 @@ PAUSED: dict[str, str] = {
     "guest-panicked": "its guest's kernel has panicked; a restart helps",
     "debug": "a debugger has stopped it",
     "postmigrate": "its memory was copied elsewhere",
+    "inmigrate": "its memory is being loaded",
 }
 
 # Looks at once, so that there are descriptors enough; seconds for each such group.

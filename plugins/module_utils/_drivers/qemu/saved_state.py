@@ -1,0 +1,193 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""What a machine of QEMU is doing, saved in a file: its memory, and the state of its devices.
+
+QEMU checks little of what it loads: other interfaces, or others' addresses, it takes without a word. So what the
+machine was like is kept beside the file, and compared before anything is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+
+# Seconds for saving memory, and for loading it.
+_PATIENCE = 900.0
+
+# QEMU saves with 128 MiB a second unless told otherwise, which is for networks.
+_BANDWIDTH = 1 << 40
+
+# Where less is left, a failure is for want of space.
+_ROOM = 32 << 20
+
+# Arguments of QEMU that make the machine what its guest sees.
+_SHAPING = ("-machine", "-accel", "-cpu", "-smp", "-m", "-device", "-object")
+# What the parts of them are called that go with the process, not with the machine: numbers of open files.
+_PASSING = re.compile(r"fd=\d+")
+
+
+class Origin(t.NamedTuple):
+    """The machine that memory was saved of.
+
+    machine -- its exact type, such as pc-q35-7.2; version -- of QEMU, such as 7.2
+    processor -- of the host, as far as the guest's depends on it; empty where it was emulated
+    shape -- the arguments of QEMU that the guest sees something of, each with its option
+    """
+
+    machine: str
+    version: str
+    processor: str
+    shape: tuple[str, ...]
+
+
+def origin_of(qmp: Qmp, pid: int) -> Origin:
+    """What a running QEMU is like. pid -- of its process. HypervisorError where it does not tell."""
+    told = qmp.execute("query-version")["qemu"]
+    type_ = str(qmp.execute("qom-get", path="/machine", property="type"))
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            argv = stream.read(1 << 20).decode(errors="surrogateescape").split("\0")[1:-1]
+    except OSError as exc:
+        raise HypervisorError("how QEMU was started is not known", f"{exc.filename}: {exc.strerror}") from exc
+    version = f"{told['major']}.{told['minor']}"
+    return Origin(type_.partition("-machine")[0], version, processor_of(argv), shape_of(argv))
+
+
+def planned_origin(argv: t.Sequence[str], version: str, machine: str) -> Origin:
+    """What a QEMU would be like. version -- as it tells it; machine -- the exact type that it is given"""
+    return Origin(machine, ".".join(re.findall(r"\d+", version)[:2]), processor_of(argv), shape_of(argv))
+
+
+def shape_of(argv: t.Sequence[str]) -> tuple[str, ...]:
+    """The arguments of QEMU that make the machine what its guest sees, each with its option."""
+    found = []
+    for option, value in zip(argv, argv[1:]):
+        if option in _SHAPING:
+            if option == "-accel":
+                value = value.partition(",")[0]
+            elif option == "-machine":
+                # Which type it is exactly, is told apart.
+                value = ",".join(["", *value.split(",")[1:]])
+            found.append(f"{option} {_PASSING.sub('fd', value)}")
+    return tuple(found)
+
+
+def processor_of(argv: t.Sequence[str]) -> str:
+    """What of the host's processor the guest has; empty under emulation."""
+    accelerator = next((value for option, value in zip(argv, argv[1:]) if option == "-accel"), "")
+    if accelerator.startswith("tcg"):
+        return ""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+        parts = [line.partition(":") for line in stream.read(1 << 16).split("\n\n")[0].splitlines()]
+        fields = {name.strip(): value.strip() for name, dummy, value in parts}
+        features = fields.get("flags") or fields.get("Features") or ""
+        digest = hashlib.sha256(" ".join(sorted(features.split())).encode()).hexdigest()[:16]
+        return f"{fields.get('model name') or fields.get('CPU part') or 'processor'} {digest}"
+    return ""
+
+
+def why_not_loaded(saved: Origin, now: Origin) -> str:
+    """Why memory that was saved of one machine cannot be loaded into another, as a clause; empty where it can."""
+    if saved.version != now.version:
+        return f"it was saved by QEMU {saved.version}, and this is {now.version}"
+    if saved.machine != now.machine:
+        return f"it was saved of a machine of the type {saved.machine}, and this is {now.machine}"
+    if saved.processor != now.processor:
+        before, after = saved.processor or "an emulated one", now.processor or "an emulated one"
+        return f"the processor is another: {after} instead of {before}"
+    gone = [part for part in saved.shape if part not in now.shape]
+    new = [part for part in now.shape if part not in saved.shape]
+    if gone or new:
+        told = [*(f"without {part}" for part in gone), *(f"with {part}" for part in new)]
+        return f"the machine is another: it would be started {', '.join(told)}"
+    if saved.shape != now.shape:
+        return "the devices of the machine are in another order"
+    return ""
+
+
+def save(qmp: Qmp, path: str, doing: str) -> int:
+    """Write what a stopped machine is doing to a file that is whole on the disk then; its bytes.
+
+    The machine stays stopped, and goes on with `cont`. doing -- what fails, as a clause. NoSpace, HypervisorError: no
+    file is left.
+    """
+    temporary = f"{path}.new"
+    try:
+        with explained(doing):
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            qmp.hand_over("saved-memory", handle)
+            qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BANDWIDTH})
+            qmp.execute("migrate", uri="fd:saved-memory")
+            _await_saved(qmp, temporary, doing)
+            with explained(doing):
+                os.fsync(handle)
+                size = os.fstat(handle).st_size
+        finally:
+            os.close(handle)
+        with explained(doing):
+            os.rename(temporary, path)
+            sync_directory(os.path.dirname(path))
+        return size
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_path(temporary)
+        raise
+
+
+def _await_saved(qmp: Qmp, path: str, doing: str) -> None:
+    told: dict[str, t.Any] = {}
+    for dummy in Deadline(_PATIENCE).pauses(first=0.005, longest=0.2):
+        told = qmp.execute("query-migrate")
+        if told.get("status") == "completed":
+            return
+        if told.get("status") in ("failed", "cancelled"):
+            break
+    else:
+        with contextlib.suppress(HypervisorError):
+            qmp.execute("migrate_cancel")
+    why = str(told.get("error-desc") or f"QEMU tells the status {told.get('status', 'unknown')}")
+    room = os.statvfs(os.path.dirname(path))
+    if room.f_bavail * room.f_frsize < _ROOM:
+        raise NoSpace(doing, why, "Free some space on that file system.")
+    raise HypervisorError(doing, why)
+
+
+def await_loaded(qmp: Qmp) -> None:
+    """Return when a QEMU that was started with memory to load has done so; it is paused then.
+
+    HypervisorError where it takes too long; OSError where QEMU has ended, as it does when it cannot.
+    """
+    for dummy in Deadline(_PATIENCE).pauses(first=0.005, longest=0.2):
+        if qmp.status() not in ("inmigrate", "prelaunch"):
+            return
+    raise HypervisorError("QEMU does not come to an end of loading the memory of its guest")
+
+
+def loading(argv: t.Sequence[str], machine: str, handle: int) -> list[str]:
+    """The arguments of a QEMU that is to load what was saved of a machine of an exact type, from an open file."""
+    found = list(argv)
+    at = found.index("-machine") + 1
+    found[at] = ",".join([machine, *found[at].split(",")[1:]])
+    return [*found, "-incoming", f"fd:{handle}"]
+
+
+def sync_directory(path: str) -> None:
+    """Have what was renamed or unlinked in a directory outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
