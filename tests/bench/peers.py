@@ -32,8 +32,8 @@ from frame import (
     verdict,
 )
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import DATA_DIR
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.pools import POOL
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import DATA_DIR
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.pools import POOL
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 PEER = f"bench-peer-{os.getpid()}"

@@ -8,33 +8,8 @@
 
 from __future__ import annotations
 
-import functools
-import typing as t
-
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import LxdLooks
-
-if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.base import LxdFamilyDriver
 
 
-class LxdDriver(LxdLooks, Driver):
+class LxdDriver(LxdFamilyDriver):
     """See Driver."""
-
-    @functools.cached_property
-    def client(self) -> LxdClient:
-        """What has the server do things."""
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
-
-        return LxdClient(self.api)
-
-    @functools.cached_property
-    def acts(self) -> Acts:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.act import LxdActs
-
-        return LxdActs(self, self.client)
-
-    def networks(self) -> Networks:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import LxdNetworks
-
-        return LxdNetworks(self, self.client)

@@ -15,18 +15,18 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import NicPlace
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.images import LxdImages
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.config import NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.images import LxdImages
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import (
     LxdLooks,
     addresses_of,
     runs_vms,
     storage_drivers,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import LxdNetworks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.pools import PROFILE, LxdPools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.pools import PROFILE, LxdPools
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,

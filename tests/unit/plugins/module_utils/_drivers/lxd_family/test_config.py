@@ -10,8 +10,8 @@ import json
 import pytest
 import yaml
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.config import NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, parse_port
 

@@ -16,8 +16,8 @@ import os
 import typing as t
 from urllib.parse import urlencode
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import LxdLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NotFound
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline

@@ -14,8 +14,12 @@ import sys
 import typing as t
 from urllib.parse import quote
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import LxdApi, NotThere, operations_of
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.config import Config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import (
+    LxdApi,
+    NotThere,
+    operations_of,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.config import Config
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

@@ -12,9 +12,9 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import DEFAULT_PROJECT
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.look import LxdLooks, storage_drivers
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import DEFAULT_PROJECT
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks, storage_drivers
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

@@ -15,8 +15,13 @@ import threading
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import api as lxd_api
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import LxdApi, NotThere, Place, place_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import api as lxd_api
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import (
+    LxdApi,
+    NotThere,
+    Place,
+    place_of,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import ipaddress
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import NotThere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import NotThere
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse, NotFound
 
 EXTENSIONS = ["projects", "instances", "cloud_init", "instance_get_full"]

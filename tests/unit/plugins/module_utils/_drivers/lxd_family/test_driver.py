@@ -16,13 +16,13 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import images as lxd_images
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import pools as lxd_pools
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.networks import config_of
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.pools import LxdPools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import images as lxd_images
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import pools as lxd_pools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import config_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.pools import LxdPools
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -50,7 +50,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.lxd.fake_lxd import FakeLxd
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.lxd_family.fake_lxd import FakeLxd
 
 MAC = "52:54:00:aa:bb:01"
 SEED = {"meta-data": b'{"instance-id": "u-1"}', "user-data": b"#cloud-config\n{}"}

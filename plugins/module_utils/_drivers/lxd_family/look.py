@@ -17,8 +17,8 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd import config as lxd_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.api import (
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import (
     LxdApi,
     NotThere,
     operations_of,

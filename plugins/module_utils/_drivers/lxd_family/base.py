@@ -1,0 +1,40 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The face of the drivers for servers of LXD's kind."""
+
+from __future__ import annotations
+
+import functools
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+
+
+class LxdFamilyDriver(LxdLooks, Driver):
+    """See Driver."""
+
+    @functools.cached_property
+    def client(self) -> LxdClient:
+        """What has the server do things."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+
+        return LxdClient(self.api)
+
+    @functools.cached_property
+    def acts(self) -> Acts:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
+
+        return LxdActs(self, self.client)
+
+    def networks(self) -> Networks:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks
+
+        return LxdNetworks(self, self.client)
