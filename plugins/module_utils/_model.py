@@ -50,8 +50,6 @@ STATES = (RUNNING, PAUSED, STOPPED, SUSPENDED, DELETED, ABSENT)
 # States in which the hypervisor has its machine.
 UP = (RUNNING, PAUSED)
 
-# How records tell times, which are UTC.
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(?:I?B)?|B)?\s*\Z", re.IGNORECASE | re.ASCII)
@@ -263,7 +261,8 @@ def _is_text(value: t.Any) -> bool:
 
 
 def _is_number(value: t.Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+    # Ansible's own numbers are of a class that derives from int.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _is_texts(value: t.Any) -> bool:
@@ -342,7 +341,10 @@ def matching(pattern: str, what: str) -> Field:
 
 TEXT = Field(_is_text, "text")
 NUMBER = Field(_is_number, "a whole number of a sensible size")
-SECONDS = Field(lambda value: type(value) in (int, float) and 0 <= value < 1 << 63, "a time in seconds")
+SECONDS = Field(
+    lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 63,
+    "a time in seconds",
+)
 FLAG = Field(lambda value: type(value) is bool, "true or false")
 OBJECT = Field(_is_object, "an object")
 TEXTS = Field(_is_texts, "an object of texts")

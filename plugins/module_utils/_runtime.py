@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import calendar
 import errno
 import os
 import shutil
@@ -30,6 +31,8 @@ _EVIDENCE = 64 << 10
 
 # Programs that ordinary users' PATH leaves out.
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
+
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Completed(t.NamedTuple):
@@ -134,6 +137,16 @@ def user_name() -> str:
             "Run the task as a user that has one, or make an entry: useradd --uid NUMBER NAME; in a container, a line"
             " NAME:x:NUMBER:NUMBER::/tmp:/bin/sh in /etc/passwd.",
         ) from exc
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """A time as records and results have it, such as 2026-01-31T23:59:59Z: that many seconds after 1970, or now."""
+    return time.strftime(_TIME_FORMAT, time.gmtime(seconds))
+
+
+def seconds_of(text: str) -> float:
+    """The seconds after 1970 that a timestamp means. ValueError where it is none."""
+    return calendar.timegm(time.strptime(text, _TIME_FORMAT))
 
 
 class Deadline:

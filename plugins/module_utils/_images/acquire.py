@@ -13,7 +13,6 @@ is made in a work directory that is named by the lock, so that the next holder r
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import os
 import typing as t
@@ -42,6 +41,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
     Resolver,
     Source,
     parse_reference,
+    shown_url,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import Unpacker, compression
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import (
@@ -51,7 +51,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.vault impo
     file_stamp,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, Image, normal_arch
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, timestamp
 
 # How long a run waits for another one that fetches the same image, unless a deadline is given.
 WAIT_SECONDS = 3600
@@ -225,7 +225,7 @@ class Acquisition:
             )
         page = fetch.read_url(promise.url, patience=self._patience, deadline=self._deadline)
         text = (page.body or b"").decode("utf-8", "replace")
-        value = find_in_list(text, os.path.basename(filename), promise.algorithm, fetch.shown(promise.url))
+        value = find_in_list(text, os.path.basename(filename), promise.algorithm, shown_url(promise.url))
         self._promise = promise._replace(value=value)
         return value
 
@@ -365,7 +365,7 @@ class Acquisition:
     def _tell_unverified(self, part: Part, actual: str) -> None:
         if not (part.sha256 or part.sha512):
             self._report.warn(
-                f"The image {fetch.shown(part.location)} was fetched without a checksum to compare it with; it has"
+                f"The image {shown_url(part.location)} was fetched without a checksum to compare it with; it has"
                 f" sha256:{actual}. Give that as its checksum to be sure of getting the same again."
             )
 
@@ -580,8 +580,8 @@ class Acquisition:
             version=source.version,
             user=source.user,
             title=source.title,
-            source=fetch.shown(source.location) if source.location else str(source.reference),
-            created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            source=shown_url(source.location) if source.location else str(source.reference),
+            created=timestamp(),
             firmware=source.firmware,
             kind=self.kind,
             metadata=metadata,

@@ -25,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, Flow, write_all
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import free_space
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     FLAG,
@@ -100,14 +101,6 @@ class Progress:
             self._report.progress(self._what, done, total)
 
 
-def shown(url: str) -> str:
-    """A URL as it may be shown: without a user's name and password in it."""
-    parts = urllib.parse.urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def read_url(
     url: str,
     limit: int = 64 << 20,
@@ -134,7 +127,7 @@ def read_url(
                 size += len(data)
                 if size > limit:
                     raise ImageError(
-                        f"{shown(url)} was not fetched",
+                        f"{shown_url(url)} was not fetched",
                         f"it is larger than {format_size(limit)}, which is more than such a file has",
                         "Check the URL.",
                     )
@@ -187,7 +180,7 @@ class Download:
         self.resumed = False
         self._note = f"{path}.json"
         self._flow = flow
-        self._progress = Progress(report, shown(url).rpartition("/")[2] or shown(url))
+        self._progress = Progress(report, shown_url(url).rpartition("/")[2] or shown_url(url))
         self._size = size
         self._trusted = trusted
         self._patience = patience
@@ -306,13 +299,13 @@ class Download:
             total = _length(answer)
             self._state = {"etag": etag, "last_modified": last_modified, "total": total, "boot": _boot_id()}
         else:
-            raise ImageError(f"{shown(self.url)} was not fetched", f"the server answered with {answer.status}")
+            raise ImageError(f"{shown_url(self.url)} was not fetched", f"the server answered with {answer.status}")
         if self._size and total is not None and total != self._size:
             raise self._wrong_size(f"the server offers {total} bytes, and {self._size} were promised")
         room = free_space(os.path.dirname(self.path))
         if total is not None and total - self._flow.size > room:
             raise NoSpace(
-                f"{shown(self.url)} was not fetched",
+                f"{shown_url(self.url)} was not fetched",
                 f"{format_size(total - self._flow.size)} are to come and {format_size(room)} are free in"
                 f" {os.path.dirname(self.path)}",
                 "Free some space on that file system, or use another data_dir.",
@@ -345,7 +338,7 @@ class Download:
     def _wrong_size(self, why: str) -> ImageError:
         self.discard()
         return ImageError(
-            f"{shown(self.url)} was not fetched",
+            f"{shown_url(self.url)} was not fetched",
             why,
             "The file and its description do not belong together; try again later, or use another mirror.",
         )
@@ -373,14 +366,14 @@ def _persistently(
         except urllib.error.URLError as exc:
             if isinstance(exc.reason, ssl.SSLCertVerificationError):
                 raise ImageError(
-                    f"{shown(url)} was not fetched",
+                    f"{shown_url(url)} was not fetched",
                     f"the server's certificate is not trusted ({exc.reason.verify_message})",
                     "Install the certificate of its authority on this host, or name a file that has it in the"
                     " environment variable SSL_CERT_FILE.",
                 ) from exc
             cause, why = exc, _said(exc.reason)
         except (http.client.InvalidURL, ValueError) as exc:
-            raise ImageError(f"{shown(url)} was not fetched", str(exc), "Check the URL.") from exc
+            raise ImageError(f"{shown_url(url)} was not fetched", str(exc), "Check the URL.") from exc
         except (http.client.HTTPException, OSError, _Passing) as exc:
             cause, why = exc, _said(exc)
         have = progress()
@@ -390,7 +383,7 @@ def _persistently(
         kept = f" {format_size(have)} are kept, and the next run goes on from there." if have else ""
         if fruitless >= patience.attempts:
             raise ImageError(
-                f"{shown(url)} was not fetched",
+                f"{shown_url(url)} was not fetched",
                 f"{why}, also after {fruitless} attempts",
                 f"Check the network, the proxy settings and the server.{kept}",
             ) from cause
@@ -403,7 +396,7 @@ def _persistently(
 def _late(url: str, have: int, deadline: Deadline, why: str = "") -> ImageError:
     kept = f"{format_size(have)} are kept, and the next run goes on from there." if have else ""
     return ImageError(
-        f"{shown(url)} was not fetched within {deadline.seconds:g} seconds", why, kept or "Allow more time."
+        f"{shown_url(url)} was not fetched within {deadline.seconds:g} seconds", why, kept or "Allow more time."
     )
 
 
@@ -416,7 +409,7 @@ def _refused(url: str, exc: urllib.error.HTTPError) -> ImageError:
         410: "It was removed; look for a newer one.",
     }
     return ImageError(
-        f"{shown(url)} was not fetched",
+        f"{shown_url(url)} was not fetched",
         f"the server answered with {exc.code} {exc.reason}",
         hints.get(exc.code, "Check the URL."),
         status=exc.code,
@@ -457,12 +450,12 @@ def _request(url: str, headers: t.Mapping[str, str], inactivity: float) -> tuple
             scheme, before = (urllib.parse.urlsplit(each).scheme for each in (target, current))
             if scheme not in ("http", "https") or (scheme == "http" and before == "https"):
                 raise ImageError(
-                    f"{shown(url)} was not fetched",
-                    f"the server redirects to {shown(target)}, which is not protected as https is",
+                    f"{shown_url(url)} was not fetched",
+                    f"the server redirects to {shown_url(target)}, which is not protected as https is",
                     "Use a server that stays with https, or that URL itself together with a checksum.",
                 ) from exc
             current = target
-    raise ImageError(f"{shown(url)} was not fetched", "the server redirects for ever", "Check the URL.")
+    raise ImageError(f"{shown_url(url)} was not fetched", "the server redirects for ever", "Check the URL.")
 
 
 def _body(answer: t.Any, length: int | None) -> t.Iterator[bytes]:

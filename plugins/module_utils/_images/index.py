@@ -31,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import Product
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     LINES,
@@ -203,7 +204,7 @@ class Index:
 
     def _warn_stale(self, state: dict[str, t.Any], why: str) -> None:
         self._runtime.report.warn(
-            f"The image host {self.host.name} ({public(self.host.url)}) cannot be asked"
+            f"The image host {self.host.name} ({shown_url(self.host.url)}) cannot be asked"
             f"{': ' + why if why else ''}. Its index of {_age(time.time() - state['checked'])} ago is used instead:"
             " it may not know the newest images, and may name some that are gone."
         )
@@ -259,7 +260,7 @@ class Index:
                 # Both are signed, but not for each other: the index of another stream in this one's place.
                 raise trust.BadSignature(
                     f"the image host {self.host.name} gives another index than it names",
-                    f"{public(document['url'])} is signed as {content.get('content_id')!r}, not as {content_id!r}",
+                    f"{shown_url(document['url'])} is signed as {content.get('content_id')!r}, not as {content_id!r}",
                     "Somebody may have exchanged them: nothing of it was used or kept.",
                 )
             documents.append(document)
@@ -274,7 +275,7 @@ class Index:
     def _unusable(self, url: str, why: str) -> Unreachable:
         return Unreachable(
             f"what the image host {self.host.name} offers cannot be read",
-            f"{public(url)}: {why}",
+            f"{shown_url(url)}: {why}",
             "Check the host's url and type, and that no proxy or login page answers in its place.",
         )
 
@@ -293,7 +294,7 @@ class Index:
         if self.host.keyring:
             from ansible_collections.minicloud.local.plugins.module_utils._images import trust
 
-            what = f"the index {public(url)} of the image host {self.host.name}"
+            what = f"the index {shown_url(url)} of the image host {self.host.name}"
             content = trust.verify(content, self.host.keyring, self._runtime, self._directory, what)
         try:
             parsed = parse_json(content, "it", LARGEST, _DEEPEST)
@@ -324,7 +325,7 @@ class Index:
     def _unreachable(self, url: str, why: str) -> Unreachable:
         return Unreachable(
             f"the image host {self.host.name} cannot be asked",
-            f"{public(url)}: {why}",
+            f"{shown_url(url)}: {why}",
             "Check the network, the proxy settings in the environment and the host's url. Images that are in the vault"
             " already can be used without it.",
         )
@@ -417,17 +418,8 @@ def check_scheme(url: str, allow_http: bool, name: str, elsewhere: bool = False)
     if elsewhere:
         hint = f"Only the servers of url and mirror are trusted without encryption: set mirror to http://{server_of(url)}/…"
     raise ImageError(
-        f"the image host {name} leads to {public(url)}, which is not https", hint=hint if scheme == "http" else ""
+        f"the image host {name} leads to {shown_url(url)}, which is not https", hint=hint if scheme == "http" else ""
     )
-
-
-def public(url: str) -> str:
-    """A URL without the user and password that it may contain."""
-    scheme, colon, rest = url.partition("://")
-    if not colon:
-        return url
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _age(seconds: float) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
@@ -20,6 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.flow impor
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import DISK_FILE, Entry, Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import timestamp
 
 # Writes the whole disk of the instance to a file, in a format (raw, qcow2).
 Export = t.Callable[[str, str], None]
@@ -98,6 +98,6 @@ def image_from(
         user=own.user if own else instance.user,
         title=f"{instance.name}, published",
         source=f"instance {instance.name}",
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created=timestamp(),
         firmware=origin.get("firmware", ""),
     )

@@ -63,12 +63,19 @@ class Reference(t.NamedTuple):
 
     def __str__(self) -> str:
         if self.host == "url" and "@" in self.name:
-            scheme, slashes, rest = self.name.partition("://")
-            place, slash, path = rest.partition("/")
-            return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
+            return shown_url(self.name)
         if self.host in ("url", "file"):
             return self.name
         return self.name if self.host == DEFAULT_HOST else f"{self.host}:{self.name}"
+
+
+def shown_url(url: str) -> str:
+    """A URL as it may be shown: without the user's name and password that it may have."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return url
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def parse_reference(text: str) -> Reference:

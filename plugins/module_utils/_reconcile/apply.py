@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-import time
 import typing as t
 import uuid
 from dataclasses import dataclass, replace
@@ -31,7 +30,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_TYPE,
     KINDS,
-    TIME_FORMAT,
     Image,
     Instance,
     format_size,
@@ -52,7 +50,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, user_name
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 if t.TYPE_CHECKING:
@@ -225,7 +223,7 @@ class Applier:
         work.current = self._store(replace(work.there, phase="ready"))
 
     def _soft_delete_step(self, work: _Work) -> None:
-        deleted = time.strftime(TIME_FORMAT, time.gmtime())
+        deleted = timestamp()
         work.current = self._store(replace(work.there, phase="ready", restarting=False, deleted=deleted))
         self._tell_autostart(work.current)
 
@@ -351,7 +349,7 @@ class Applier:
             scope=self.scope.name,
             owner="",
             phase="creating",
-            created=time.strftime(TIME_FORMAT, time.gmtime()),
+            created=timestamp(),
             disk=disk_size(self.wish, image),
             image=image_of(image),
             user=self.login_user(image),

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import typing as t
 from dataclasses import replace
 
@@ -31,7 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     key_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import bridged_parent
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
@@ -162,7 +161,7 @@ class Attachment:
             nic.network if parent else DEFAULT_NETWORK,
             self.scope.name,
             self.driver.name,
-            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            timestamp(),
             mode="bridged" if parent else "nat",
             parent=parent,
             on_demand=True,

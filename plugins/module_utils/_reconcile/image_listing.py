@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
@@ -16,7 +15,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Rec
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image, normal_arch
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
@@ -33,7 +32,7 @@ def list_images(runtime: Runtime, data: DataDirectory) -> list[dict[str, t.Any]]
         users = {}
     listed = []
     for image in images:
-        used = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(vault.last_used(image)))
+        used = timestamp(vault.last_used(image))
         instances = [user.partition(" ")[0] for user in users.get(image.hash, [])]
         listed.append(
             {**image_view(vault, image), "names": vault.names_of(image), "last_used": used, "instances": instances}

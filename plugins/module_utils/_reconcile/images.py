@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import calendar
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -45,7 +44,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     parse_age,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import image_view, users_of
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, seconds_of
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 PRESENT, LATEST = "present", "latest"
@@ -209,7 +208,7 @@ def _is_outdated(name: Reference, wish: ImageWish, vault: Vault, image: Image | 
     if not image or not entry or entry.stamp != recipe_hash(name.name, wish.arch, wish.kind):
         return True
     try:
-        made = calendar.timegm(time.strptime(image.created, "%Y-%m-%dT%H:%M:%SZ"))
+        made = seconds_of(image.created)
     except ValueError:
         return True
     return time.time() - made > BUILD_SECONDS

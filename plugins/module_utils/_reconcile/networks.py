@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -30,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     check_name,
     key_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Options that are compared, in the order of their steps.
@@ -322,7 +321,7 @@ class _Keeper:
             network,
             scope=self.scope.name,
             driver=network.driver or self.driver.name,
-            created=network.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=network.created or timestamp(),
             handles={**network.handles, self.driver.name: self.driver.handle()},
         )
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import time
 from dataclasses import replace
@@ -23,10 +22,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
-from ansible_collections.minicloud.local.plugins.module_utils._model import TIME_FORMAT, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, seconds_of, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Seconds after which a guest that was told to shut down and has not done so goes on: systemd gives its services 90.
@@ -34,10 +33,6 @@ _SHUTDOWN = 120.0
 
 # How often a start is tried where ports that nobody asked for turn out to be taken.
 _TRIES = 5
-
-
-def _now() -> str:
-    return time.strftime(TIME_FORMAT, time.gmtime())
 
 
 class Power:
@@ -53,12 +48,12 @@ class Power:
         """Have its owner stop an instance that is up. Until it is seen to be down, the record says that it is to be."""
         driver = self.crew.of(instance)
         with contextlib.suppress(NoSpace):
-            self._store(replace(instance, stopping=_now()))
+            self._store(replace(instance, stopping=timestamp()))
         try:
             driver.acts.stop(instance, deadline, force)
         except MinicloudError:
             with contextlib.suppress(NoSpace):
-                self._store(replace(instance, stopping=_now()))
+                self._store(replace(instance, stopping=timestamp()))
             raise
         instance = self._store(replace(instance, owner="", ready=False, stopping=""))
         if instance.ports and not instance.user_mode:
@@ -69,9 +64,9 @@ class Power:
         """See whether an instance that was told to stop, by a run that did not see it do so, does so."""
         driver = self.crew.of(instance)
         try:
-            told = calendar.timegm(time.strptime(instance.stopping, TIME_FORMAT))
+            told = seconds_of(instance.stopping)
         except ValueError:
-            told = int(time.time())
+            told = time.time()
         grace = Deadline(min(_SHUTDOWN, max(0.0, told + _SHUTDOWN - time.time())))
         while driver.alive(instance):
             if grace.expired():

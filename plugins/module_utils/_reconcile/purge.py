@@ -13,10 +13,10 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, TIME_FORMAT, parse_age
+from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, parse_age
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import Outcome, reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 # Options that go with it; of the others a task has nothing to say but what they are by default.
@@ -39,7 +39,7 @@ def purge_instances(
             f"it is about all that is deleted, and the task has {given[0] if given else 'state: ' + params['state']}",
             "Use it with state: absent, and with neither a name nor what describes an instance.",
         )
-    before = time.strftime(TIME_FORMAT, time.gmtime(max(0.0, time.time() - seconds)))
+    before = timestamp(max(0.0, time.time() - seconds))
     driver = load(params["driver"], runtime, data, params["driver_options"])
     instances, broken = driver.scope.instances()
     for error in broken:

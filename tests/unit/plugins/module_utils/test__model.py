@@ -13,6 +13,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     GIB,
     KIB,
     MIB,
+    NUMBER,
+    SECONDS,
     TIB,
     Image,
     Instance,
@@ -366,3 +368,13 @@ def test_the_alias_tells_scopes_apart_and_not_case():
 def test_an_image_becomes_plain_data():
     image = Image("lts", "ab" * 32, "/d/disk.qcow2", "qcow2", 5, 9, "x86_64", os="debian")
     assert Image(**json.loads(json.dumps(image.to_dict()))) == image
+
+
+class Tagged(int):
+    """A number as Ansible hands it to an action plugin: of a class that derives from int."""
+
+
+def test_numbers_of_ansible_are_numbers_in_records():
+    good = [0, 2, Tagged(2)]
+    assert [value for value in good if not (NUMBER.holds(value) and SECONDS.holds(value))] == []
+    assert [value for value in (True, "2", -1, 1 << 63, None) if NUMBER.holds(value) or SECONDS.holds(value)] == []

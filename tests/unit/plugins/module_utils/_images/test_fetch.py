@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
 from ansible_collections.minicloud.local.plugins.module_utils._images import fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Digest, Flow
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.faulty_server import FaultyServer
 
@@ -296,7 +297,7 @@ def test_progress_is_told_and_not_too_often(server, tmp_path):
 
 
 def test_passwords_are_not_shown():
-    assert fetch.shown("https://me:secret@example.com/x") == "https://example.com/x"
+    assert shown_url("https://me:secret@example.com/x") == "https://example.com/x"
 
 
 @pytest.fixture(scope="module")

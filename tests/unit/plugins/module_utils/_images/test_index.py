@@ -378,7 +378,7 @@ def test_locations():
 
 
 def test_urls_are_shown_without_passwords():
-    assert index_module.public("https://user:secret@example.com/a@b") == "https://example.com/a@b"
+    assert index_module.shown_url("https://user:secret@example.com/a@b") == "https://example.com/a@b"
 
 
 # TLS
