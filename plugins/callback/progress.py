@@ -69,6 +69,8 @@ _STEPS = {
     "stop": "stopping",
     "await_stop": "waiting until it has stopped",
     "suspend": "suspending",
+    "drop_memory": "dropping what it was doing",
+    "set_clock": "setting its clock",
     "soft_delete": "removing, so that it can be recovered",
     "recover": "recovering",
     "grow_disk": "growing its disk",
@@ -97,7 +99,7 @@ def spoken(line: str) -> str:
     if not separator:
         return ""
     step, dummy, name = text.partition(" ")
-    if re.fullmatch(r"[a-z_]+", text) or (step in ("start", "stop", "wait_ready") and name):
+    if re.fullmatch(r"[a-z_]+", text) or (step in ("start", "stop", "suspend", "wait_ready") and name):
         text = " ".join(filter(None, (_STEPS.get(step, ""), name)))
     # A guest may have had a say in it: nothing that a terminal would obey.
     return "".join(c for c in f"{subject}: {text}" if c.isprintable()) if text else ""

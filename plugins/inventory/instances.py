@@ -51,7 +51,7 @@ options:
     description: The states in which an instance is listed; V(all) for every state. One that is deleted is never listed.
     type: list
     elements: str
-    choices: [running, paused, stopped, all]
+    choices: [running, paused, suspended, stopped, all]
     default: [running]
   filters:
     description:

@@ -14,7 +14,7 @@ INSTANCE: dict[str, t.Any] = {
     "name": {"type": "str"},
     "state": {
         "type": "str",
-        "choices": ["running", "stopped", "restarted", "present", "deleted", "absent"],
+        "choices": ["running", "stopped", "suspended", "restarted", "present", "deleted", "absent"],
         "default": "running",
     },
     "purge_older_than": {"type": "str"},

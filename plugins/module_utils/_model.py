@@ -461,6 +461,8 @@ class Instance:
     restarting -- whether it was stopped only to be changed and started again
     stopping -- when it was told to stop (UTC, as created), if it was not seen to do so; empty otherwise
     deleted -- since when it is deleted (UTC, as created), and can be recovered; empty otherwise
+    suspended -- since when it is suspended (UTC, as created); empty otherwise
+    resumed -- whether it goes on from where it was suspended, and its clock has not been set since
     cloud_init -- status and errors, as cloud-init reported them
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     unknown -- fields of its record that a newer version has written
@@ -486,6 +488,8 @@ class Instance:
     restarting: bool = False
     stopping: str = ""
     deleted: str = ""
+    suspended: str = ""
+    resumed: bool = False
     image: dict[str, str] = field(default_factory=dict)
     tags: dict[str, t.Any] = field(default_factory=dict)
     ports: list[PortForward] = field(default_factory=list)

@@ -41,6 +41,11 @@ options:
     description:
       - V(running) is an instance that runs; it is made, started or resumed where it does not.
       - V(stopped) is shut down by its guest; with O(force=true) it is switched off instead.
+      - V(suspended) does nothing, and goes on from there with V(running) as if no time had gone by; its clock is set
+        then. What it was doing is saved on the host's disk and survives a restart of the host, except with the driver
+        V(lxd), which keeps it in memory. It goes on under the driver that suspended it, with the same version of QEMU
+        and, unless it is emulated, the same kind of processor. Where it cannot, that is said before anything is done.
+        O(force=true) drops what it was doing, as if its plug had been pulled.
       - V(restarted) stops and starts it, and is always a change.
       - V(present) exists, in whatever state; one that is made by it is not started.
       - V(deleted) is stopped and put aside. It keeps its disk and its name, does not start with the host, and gives up
@@ -49,7 +54,7 @@ options:
       - V(absent) is gone, with its disk and everything else that it owned. Where the hypervisor refuses that, such as
         LXD for an instance with C(security.protection.delete), the instance stays as it was.
     type: str
-    choices: [running, stopped, restarted, present, deleted, absent]
+    choices: [running, stopped, suspended, restarted, present, deleted, absent]
     default: running
   purge_older_than:
     description:
@@ -233,6 +238,7 @@ options:
   force:
     description:
       - Whether to switch the instance off instead of shutting it down.
+      - Of a suspended instance also drops what it was doing where it is to be stopped, or cannot go on from there.
       - With O(state=absent) also removes what is left of an instance whose record is damaged.
       - With any other O(state) keeps an instance whose removal was cut off. Without it such an instance is left alone
         until O(state=absent) finishes the removal.
@@ -376,10 +382,10 @@ actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
     - C(fetch_image), C(ensure_network), C(create), C(start), C(resume), C(wait_ready), C(stop), C(await_stop),
-      C(stay_stopped), C(soft_delete), C(recover), C(set_cpus), C(set_memory), C(grow_disk), C(set_networks),
-      C(set_ports), C(set_tags),
+      C(stay_stopped), C(suspend), C(drop_memory), C(soft_delete), C(recover), C(set_cpus), C(set_memory), C(grow_disk),
+      C(set_networks), C(set_ports), C(set_tags),
       C(set_autostart), C(reconfigure), C(repair_networks), C(repair_autostart), C(keep), C(delete) and
-      C(remove_leftovers). With O(purge_older_than) they are C(delete NAME) for each instance that is removed.
+      C(remove_leftovers). Where deleted instances are purged, they are delete and the name of each.
   type: list
   elements: str
   returned: success
@@ -398,8 +404,8 @@ instance:
       sample: web
     state:
       description:
-        - V(running), V(stopped), V(paused), V(deleted), or V(absent) where it was removed at the hypervisor by other
-          means.
+        - V(running), V(stopped), V(suspended), V(paused), V(deleted), or V(absent) where it was removed at the
+          hypervisor by other means.
         - V(paused) has its memory and does nothing, since somebody has paused it at the hypervisor, or since the
           hypervisor has, such as QEMU when the host's disk is full. O(minicloud.local.instance#module:state=running)
           has it go on.

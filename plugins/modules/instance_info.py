@@ -25,7 +25,7 @@ options:
     description: Only instances in one of these states.
     type: list
     elements: str
-    choices: [running, paused, stopped, deleted, absent]
+    choices: [running, paused, suspended, stopped, deleted, absent]
   all_drivers:
     description: Whether to list the instances of all drivers instead of one.
     type: bool
@@ -66,8 +66,8 @@ instances:
       sample: web
     state:
       description:
-        - V(running), V(stopped), V(paused), V(deleted), or V(absent) where it was removed at the hypervisor by other
-          means.
+        - V(running), V(stopped), V(suspended), V(paused), V(deleted), or V(absent) where it was removed at the
+          hypervisor by other means.
         - V(paused) has its memory and does nothing, since somebody has paused it at the hypervisor, or since the
           hypervisor has, such as QEMU when the host's disk is full. O(minicloud.local.instance#module:state=running)
           has it go on.
@@ -318,7 +318,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing
 
 ARGUMENTS = {
     "names": {"type": "list", "elements": "str"},
-    "states": {"type": "list", "elements": "str", "choices": ["running", "paused", "stopped", "deleted", "absent"]},
+    "states": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["running", "paused", "suspended", "stopped", "deleted", "absent"],
+    },
     "all_drivers": {"type": "bool", "default": False},
 }
 

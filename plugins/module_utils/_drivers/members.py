@@ -30,7 +30,7 @@ def members_of(network: Network, instances: t.Iterable[Instance]) -> list[Member
         for nic in instance.nics:
             if key_of(nic.network) == key_of(network.name):
                 addresses = (nic.address or nic.lease,) if nic.address or nic.lease else ()
-                forwards = tuple(instance.ports) if nic is main and instance.owner else ()
+                forwards = tuple(instance.ports) if nic is main and instance.owner and not instance.suspended else ()
                 found.append(Member(instance.name, nic.mac, addresses, forwards))
     return found
 

@@ -49,7 +49,7 @@ ABOUT: dict[str, About] = {
             title="QEMU/KVM, without a daemon",
             option_names=("accelerator", "run_as"),
             capabilities=dict.fromkeys(
-                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish"), _VM
+                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend"), _VM
             ),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
@@ -62,7 +62,7 @@ ABOUT: dict[str, About] = {
             title="QEMU/KVM under libvirt",
             option_names=("uri", "accelerator"),
             capabilities=dict.fromkeys(
-                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "remote"), _VM
+                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "remote", "suspend"), _VM
             ),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
@@ -82,6 +82,7 @@ ABOUT: dict[str, About] = {
                 "ipv6_ports": _BOTH,
                 "console_log": _BOTH,
                 "remote": _BOTH,
+                "suspend": _BOTH,
             },
             image_formats={"disk": ("qcow2",)},
             is_server=True,

@@ -236,13 +236,21 @@ class Applier:
         if instance.autostart:
             self.crew.of(instance).acts.reconfigure(instance)
 
+    def _suspend_step(self, work: _Work) -> None:
+        work.current = self.power.suspend(work.there)
+
+    def _drop_memory_step(self, work: _Work) -> None:
+        work.current = self.power.drop_memory(work.there)
+
     def _stop_step(self, work: _Work) -> None:
         there = replace(work.there, restarting=work.wanted.restarting)
         work.current = self.power.stop(there, work.deadline, self.wish.force)
 
     def _start_step(self, work: _Work) -> None:
         with _stage("boot"):
-            work.current = work.after = self.power.start(work.wanted)
+            # What was suspended goes on under its owner.
+            owner = work.current.owner if work.current else ""
+            work.current = work.after = self.power.start(replace(work.wanted, owner=owner))
         # A restart that is waited for has not ended yet.
         if work.after.restarting and "wait_ready" not in work.plan.steps:
             work.current = work.after = self._store(replace(work.after, restarting=False))
@@ -267,6 +275,8 @@ class Applier:
         "remove_leftovers": _remove_step,
         "create": _create_step,
         "keep": _keep_step,
+        "suspend": _suspend_step,
+        "drop_memory": _drop_memory_step,
         "soft_delete": _soft_delete_step,
         "recover": _recover_step,
         "stop": _stop_step,
@@ -298,7 +308,8 @@ class Applier:
     @staticmethod
     def _merged(after: Instance, current: Instance) -> Instance:
         """The planned record with what the steps found out meanwhile."""
-        return replace(after, owner=current.owner, ready=current.ready, deleted=current.deleted)
+        kept = ("owner", "ready", "deleted", "suspended", "resumed")
+        return replace(after, **{name: getattr(current, name) for name in kept})
 
     def _store(self, instance: Instance) -> Instance:
         self.scope.write(instance)

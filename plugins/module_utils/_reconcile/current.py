@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     STOPPED,
+    SUSPENDED,
     Instance,
     Nic,
     Observed,
@@ -60,7 +61,7 @@ def _observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
     """What is known of an instance now; by force it can be removed also where its host is gone for good."""
     driver = crew.of(instance)
     try:
-        return as_recorded(instance, driver.observe([instance])[0])
+        seen = as_recorded(instance, driver.observe([instance])[0])
     except MissingRequirement as exc:
         if driver.host.here or wish.state != ABSENT:
             raise
@@ -68,6 +69,16 @@ def _observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
             exc.hint = f"{exc.hint} If that host is gone for good, add force: true.".strip()
             raise
         return Observed(STOPPED)
+    return seen._replace(reason=_why_not_resumed(crew, instance)) if seen.state == SUSPENDED else seen
+
+
+def _why_not_resumed(crew: Crew, instance: Instance) -> str:
+    """Why a suspended instance could not go on from there, by what the task names; empty where it could."""
+    owner = crew.of(instance)
+    if owner.name != crew.wanted.name:
+        return f"it was suspended under the driver {owner.name}, and goes on there only (driver: {owner.name})"
+    part = owner.suspension()
+    return part.why_not(instance) if part else ""
 
 
 def read_current(wish: Wish, driver: Driver) -> Instance | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
     InUse,
     InvalidOption,
     RestartRequired,
@@ -226,6 +227,7 @@ _LEADS_TO = {
     "soft_delete": DELETED,
     "recover": STOPPED,
     "delete": ABSENT,
+    "drop_memory": STOPPED,
 }
 
 # Steps that take a part of a driver which not every driver has: its capability.
@@ -379,6 +381,8 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
         way = _way(wish, current, after, observed, changes, around).split()
         at = way.index(CHANGES)
         way[at : at + 1] = [{"disk": "grow_disk"}.get(option, f"set_{option}") for option in changes]
+    if observed.state == SUSPENDED and "start" in way:
+        way = _resuming(wish, current, observed, way)
     state = _state_after(way, observed.state)
     if current.deleted and state != DELETED:
         after.deleted = ""
@@ -386,13 +390,15 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
             way.insert(0, "recover")
     if current.phase != "ready":
         way.insert(0, "keep")
-    starts, goes_down = "start" in way, bool({"stop", "await_stop"}.intersection(way))
+    starts, goes_down = "start" in way, bool({"stop", "await_stop", "drop_memory"}.intersection(way))
     if starts or goes_down:
         after.ready, after.owner, after.stopping = False, "", ""
     elif len(observed.drift) > bool(observed.disk) and state in (STOPPED, DELETED) and not changes:
         # Nothing else puts it right. A disk that somebody has grown stays so.
         way.append("reconfigure")
     after.restarting = starts and (goes_down or current.restarting)
+    if "suspend" in way:
+        after.ready = False
     if observed.severed and state == RUNNING and not starts:
         way.append("repair_networks")
     # Who had begun to wait for it was cut off.
@@ -400,6 +406,23 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
     if wish.wait and not after.ready and state == RUNNING and (wish.wants_running or starts or resumed):
         way.append("wait_ready")
     return Plan(way, after, state, drift)
+
+
+def _resuming(wish: Wish, current: Instance, observed: Observed, way: list[str]) -> list[str]:
+    """The way of a suspended instance that begins with going on from there. HypervisorError where it cannot.
+
+    By force it does not go on only to be stopped, and need not where it cannot: what it was doing is dropped then.
+    """
+    to_be_stopped = way[:2] == ["start", "stop"]
+    if wish.force and (to_be_stopped or observed.reason):
+        return ["drop_memory", *(way[2:] if to_be_stopped else way)]
+    if observed.reason:
+        raise HypervisorError(
+            f"{current.name} cannot go on from where it was suspended",
+            observed.reason,
+            "Put that right; or add force: true, which drops what it was doing, as if its plug had been pulled then.",
+        )
+    return way
 
 
 def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed) -> list[str]:

@@ -12,17 +12,19 @@ import contextlib
 import time
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
     InUse,
     LaunchError,
     MinicloudError,
     NoSpace,
+    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import SUSPENDED, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, seconds_of, timestamp
@@ -55,10 +57,41 @@ class Power:
             with contextlib.suppress(NoSpace):
                 self._store(replace(instance, stopping=timestamp()))
             raise
-        instance = self._store(replace(instance, owner="", ready=False, stopping=""))
+        instance = self._store(replace(instance, owner="", ready=False, stopping="", suspended="", resumed=False))
         if instance.ports and not instance.user_mode:
             Attachment(driver, self.runtime, self.data).disconnect(instance)
         return instance
+
+    def suspend(self, instance: Instance) -> Instance:
+        """Have its owner suspend an instance that is up; it stays its owner. HypervisorError where it cannot."""
+        driver = self.crew.of(instance)
+        part = self._suspension(driver)
+        why = part.why_not(instance)
+        if why:
+            raise HypervisorError(
+                f"{instance.name} cannot be suspended", why, "Put that right, or stop it: state: stopped."
+            )
+        part.suspend(instance)
+        instance = self._store(replace(instance, ready=False, stopping="", resumed=False, suspended=timestamp()))
+        if instance.ports and not instance.user_mode:
+            Attachment(driver, self.runtime, self.data).disconnect(instance)
+        if not part.outlives_host:
+            self.runtime.report.warn(
+                f"{instance.name} is suspended in the memory of its host: after a restart of the host it is stopped."
+            )
+        return instance
+
+    def drop_memory(self, instance: Instance) -> Instance:
+        """Forget what a suspended instance was doing: it is stopped then."""
+        self._suspension(self.crew.of(instance)).drop(instance)
+        return self._store(replace(instance, owner="", ready=False, suspended="", resumed=False))
+
+    @staticmethod
+    def _suspension(driver: Driver) -> Suspension:
+        part = driver.suspension()
+        if part is None:
+            raise NotSupported(f"the driver {driver.name} cannot suspend instances")
+        return part
 
     def await_stop(self, instance: Instance) -> Instance:
         """See whether an instance that was told to stop, by a run that did not see it do so, does so."""
@@ -75,9 +108,20 @@ class Power:
         return self._store(replace(instance, owner="", ready=False, stopping=""))
 
     def start(self, instance: Instance) -> Instance:
-        """Start an instance that nobody runs, under the driver that the task names."""
-        driver = self.crew.starter(instance)
-        self._check_nobody_runs(instance)
+        """Start an instance that nobody runs, under the driver that the task names.
+
+        One that is suspended goes on under its owner.
+        """
+        driver = self.crew.of(instance)
+        goes_on = driver.suspension() is not None and self._is_suspended(driver, instance)
+        if not goes_on:
+            driver = self.crew.starter(instance)
+            self._check_nobody_runs(instance)
+            part = driver.suspension()
+            if part:
+                # From when it was somebody else's: it is of a disk that has changed since.
+                part.drop(instance)
+        instance = replace(instance, suspended="", resumed=goes_on)
         attachment = Attachment(driver, self.runtime, self.data)
         instance = self._choose_ports(driver, attachment.settle(instance))
         attachment.connect(instance)
@@ -93,6 +137,10 @@ class Power:
                     raise
                 instance = self._choose_ports(driver, instance)
         return instance
+
+    @staticmethod
+    def _is_suspended(driver: Driver, instance: Instance) -> bool:
+        return driver.observe([replace(instance, phase="ready")])[0].state == SUSPENDED
 
     def _choose_ports(self, driver: Driver, instance: Instance) -> Instance:
         # One run at a time, so that two starts do not settle on the same ones.
@@ -163,6 +211,8 @@ class Power:
             cloud_init_errors,
             lambda: self._locate(instance),
         )
+        if instance.resumed:
+            self._set_clock(instance, readiness.user or instance.user)
         with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
             latest = self.scope.read(instance.name)
             if latest is None or not self._is_still(instance, latest):
@@ -170,7 +220,21 @@ class Power:
             found = {"status": readiness.status, "errors": [str(each) for each in readiness.errors]}
             user = latest.user or readiness.user
             self.lead_ports(latest)
-            return self._store(replace(latest, ready=True, booted=True, restarting=False, cloud_init=found, user=user))
+            return self._store(
+                replace(latest, ready=True, booted=True, restarting=False, resumed=False, cloud_init=found, user=user)
+            )
+
+    def _set_clock(self, instance: Instance, user: str) -> None:
+        """Set the clock of a guest that has not seen time go by, by that of its machine, which has."""
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.clock import set_clock
+
+        if instance.instance_type != "vm":
+            return
+        self.runtime.report.step("set_clock")
+        endpoint = ssh_endpoint(instance, self.crew.of(instance), self.data)._replace(user=user)
+        why = set_clock(self.runtime, endpoint) if endpoint.host and user else "nobody can log in"
+        if why:
+            self.runtime.report.warn(f"The clock of {instance.name} may be behind by the time of its pause: {why}.")
 
     def lead_ports(self, instance: Instance) -> None:
         """Have forwarded ports lead to an instance that got its address, from others, since they were asked for."""

@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     MinicloudError,
@@ -142,8 +145,20 @@ def _stop(switch: Switch, here: Side, instance: Instance) -> None:
     with crew.wanted.scope.lock(instance.name, deadline, switch.runtime.report):
         latest = _still(crew.wanted.scope.read(instance.name), instance)
         if latest and crew.of(latest).alive(latest):
+            power = Power(crew, switch.runtime, switch.data)
+            if suspends(crew.of(latest), here.driver, switch.wish.name):
+                with contextlib.suppress(MinicloudError):
+                    switch.runtime.report.step(f"suspend {instance.name}")
+                    power.suspend(latest)
+                    return
             switch.runtime.report.step(f"stop {instance.name}")
-            Power(crew, switch.runtime, switch.data).stop(latest, deadline, switch.wish.force)
+            power.stop(latest, deadline, switch.wish.force)
+
+
+def suspends(driver: Driver, active: str, wanted: str) -> bool:
+    """Whether a switch suspends what a driver runs: where that outlives the host, and nobody else is to run it."""
+    part = driver.suspension()
+    return part is not None and part.outlives_host and scope_of(active) != scope_of(wanted)
 
 
 def _start(switch: Switch, instance: Instance) -> None:

@@ -27,7 +27,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.p
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.remote import Elsewhere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import FamilyActs, qemu_img
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
+    DROPPING,
+    FamilyActs,
+    qemu_img,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
@@ -214,7 +218,8 @@ class LibvirtActs(FamilyActs):
         if domain is not None and self.look.is_active(domain):
             raise HypervisorError(f"{instance.name} cannot be started", "its domain runs already")
         self.check_disk(instance)
-        self.rotate_console(instance)
+        if not instance.resumed:
+            self.rotate_console(instance)
         accelerator = self._accelerator(instance.arch)
         if accelerator.reason:
             self.runtime.report.warn(
@@ -225,6 +230,9 @@ class LibvirtActs(FamilyActs):
             self._start(instance, accelerator, code)
         except HypervisorError as exc:
             exc.facts["hypervisor_log"] = self.log(instance)
+            if instance.resumed:
+                exc.hint = exc.hint or DROPPING
+                raise
             remedy = self.placement.kvm_refused(exc) if accelerator.name == "kvm" else ""
             if not remedy:
                 raise
@@ -239,9 +247,12 @@ class LibvirtActs(FamilyActs):
         self.runtime.report.step("spawned")
 
     def _start(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> None:
-        domain = self._define(instance, accelerator, code)
-        self.runtime.report.step("defined")
-        copied = bool(code) and self.look.is_system()
+        # What was saved has its own definition.
+        domain = self._domain(instance) if instance.resumed else None
+        if domain is None:
+            domain = self._define(instance, accelerator, code)
+            self.runtime.report.step("defined")
+        copied = bool(code) and self.look.is_system() and not instance.resumed
         try:
             with self.look.explained(f"libvirt could not start {instance.name}"):
                 if copied:
@@ -275,8 +286,8 @@ class LibvirtActs(FamilyActs):
                     handles.append(os.open(path, flags | os.O_CLOEXEC))
                     domain.FDAssociate(group, [handles[-1]], 0)
             self.runtime.report.step("spawn")
-            # Memory that somebody has saved is of a disk that may have changed since.
-            flags = self.library.VIR_DOMAIN_START_FORCE_BOOT
+            # Memory that somebody else has saved is of a disk that may have changed since.
+            flags = 0 if instance.resumed else self.library.VIR_DOMAIN_START_FORCE_BOOT
             if copied:
                 flags |= self.library.VIR_DOMAIN_START_RESET_NVRAM
             try:

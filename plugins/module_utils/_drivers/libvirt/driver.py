@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Export
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Export, Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
 
 
@@ -20,6 +20,14 @@ class LibvirtDriver(LibvirtLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs
 
         return LibvirtActs(self)
+
+    def suspension(self) -> Suspension:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.suspension import (
+            LibvirtSuspension,
+        )
+
+        return LibvirtSuspension(self, LibvirtActs(self))
 
     def export(self) -> Export:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.export import FamilyExport

@@ -40,6 +40,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
     Instance,
     Observed,
     key_of,
@@ -87,9 +88,12 @@ class LibvirtLooks(FamilyLooks):
         with self.explained("the domains of libvirt cannot be listed"):
             domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
             halted, starting = self._halted(), self._with_autostart()
+            saved = self._saved() if any(each.owner == self.name for each in instances) else set()
             seen = []
             for instance in instances:
                 each = self._observe(instance, domains.get(instance.uuid), halted.get(instance.uuid))
+                if each.state == STOPPED and instance.owner == self.name and instance.uuid in saved:
+                    each = each._replace(state=SUSPENDED)
                 if instance.uuid in starting:
                     # What starts with the host is started by us; libvirt alone lacks the files.
                     text = "libvirt is to start it with its host (virsh autostart), for which it lacks its files"
@@ -100,6 +104,11 @@ class LibvirtLooks(FamilyLooks):
     def _with_autostart(self) -> set[str]:
         """The uuids of the domains that libvirt starts by itself: one call for all."""
         flags = self.library().VIR_CONNECT_LIST_DOMAINS_AUTOSTART
+        return {domain.UUIDString() for domain in self.connection().listAllDomains(flags)}
+
+    def _saved(self) -> set[str]:
+        """The uuids of the domains of which libvirt has saved what they were doing: one call for all."""
+        flags = self.library().VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE
         return {domain.UUIDString() for domain in self.connection().listAllDomains(flags)}
 
     def _halted(self) -> dict[str, str]:

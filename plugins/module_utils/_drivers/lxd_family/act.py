@@ -234,11 +234,11 @@ class LxdActs(Acts):
         there = self.client.call("get", f"instances/{instance.name}", doing)
         self._configure(instance, doing, there)
         if there["status"] == "Frozen":
-            self._change_state(instance, "unfreeze", doing)
+            self.change_state(instance, "unfreeze", doing)
         elif there["status"] != "Running":
             self.runtime.report.step("lxd_start")
             try:
-                self._change_state(instance, "start", doing)
+                self.change_state(instance, "start", doing)
             except HypervisorError as exc:
                 taken = re.search(r":([0-9]+): bind: address already in use", exc.why)
                 if taken and not self.look.host.here:
@@ -249,14 +249,13 @@ class LxdActs(Acts):
             self.runtime.report.step("lxd_started")
         self.look.seen.pop(instance.name, None)
 
-    def _change_state(
-        self, instance: Instance, action: str, doing: str, timeout: int = -1, force: bool = False
-    ) -> None:
+    def change_state(self, instance: Instance, action: str, doing: str, timeout: int = -1, force: bool = False) -> None:
+        """Have the server do what its API calls an action, such as start or freeze; DOING is what fails otherwise."""
         body = {"action": action, "timeout": timeout, "force": force}
         self.client.call("put", f"instances/{instance.name}/state", doing, json=body)
 
     def resume(self, instance: Instance) -> None:
-        self._change_state(instance, "unfreeze", f"{instance.name} could not be resumed")
+        self.change_state(instance, "unfreeze", f"{instance.name} could not be resumed")
         self.look.seen.pop(instance.name, None)
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
@@ -267,13 +266,13 @@ class LxdActs(Acts):
         if there["status"] in ("Stopped", "Error"):
             return
         if force:
-            self._change_state(instance, "stop", f"{instance.name} could not be ended", force=True)
+            self.change_state(instance, "stop", f"{instance.name} could not be ended", force=True)
             return
         doing = f"{instance.name} did not shut down within {deadline.seconds:g} seconds"
         try:
             if there["status"] == "Frozen":
-                self._change_state(instance, "unfreeze", f"{instance.name} could not be resumed to be shut down")
-            self._change_state(instance, "stop", doing, timeout=max(1, round(deadline.left())))
+                self.change_state(instance, "unfreeze", f"{instance.name} could not be resumed to be shut down")
+            self.change_state(instance, "stop", doing, timeout=max(1, round(deadline.left())))
         except HypervisorError as exc:
             if self.look.alive(instance):
                 raise HypervisorError(
@@ -293,7 +292,7 @@ class LxdActs(Acts):
         was_up = there["status"] not in ("Stopped", "Error")
         if was_up:
             with contextlib.suppress(HypervisorError):  # it may end by itself meanwhile
-                self._change_state(instance, "stop", doing, force=True)
+                self.change_state(instance, "stop", doing, force=True)
         try:
             with contextlib.suppress(NotFound):
                 self.client.call("delete", f"instances/{instance.name}", doing)
@@ -301,7 +300,7 @@ class LxdActs(Acts):
             # It stays, so it is left as it was; only what is stopped can be removed.
             if was_up:
                 with contextlib.suppress(MinicloudError):
-                    self._change_state(instance, "start", doing)
+                    self.change_state(instance, "start", doing)
             raise
 
     def check_removal(self, instance: Instance) -> None:

@@ -11,7 +11,12 @@ from __future__ import annotations
 import functools
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import (
+    Acts,
+    Driver,
+    Networks,
+    Suspension,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 
 if t.TYPE_CHECKING:
@@ -33,6 +38,14 @@ class LxdFamilyDriver(LxdLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
 
         return LxdActs(self, self.client)
+
+    def suspension(self) -> Suspension:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.suspension import (
+            LxdSuspension,
+        )
+
+        return LxdSuspension(self, LxdActs(self, self.client))
 
     def networks(self) -> Networks:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks

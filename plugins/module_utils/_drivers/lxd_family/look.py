@@ -37,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
     Instance,
     Observed,
     normal_arch,
@@ -46,6 +47,8 @@ if t.TYPE_CHECKING:
     pass
 
 CONSOLE = "console.log"
+# How the server calls what is frozen, or about to be.
+FROZEN = ("Frozen", "Freezing")
 
 # What an LXD must know; all versions since 5.0 do.
 _NEEDED = ("projects", "instances", "cloud_init", "instance_get_full")
@@ -261,7 +264,8 @@ def _observed(instance: Instance, record: t.Mapping[str, t.Any] | None) -> Obser
     seen = Observed(STOPPED, drift=tuple(drift.values()), differs=differs, disk=grown)
     if not _is_up(record):
         return seen
-    state = PAUSED if record["status"] in ("Frozen", "Freezing") else RUNNING
+    halted = SUSPENDED if instance.suspended else PAUSED
+    state = halted if record["status"] in FROZEN else RUNNING
     by_mac = addresses_of(record.get("state") or {})
     ours = {nic.mac: by_mac.get(nic.mac.lower(), ()) for nic in instance.nics}
     addresses = tuple(address for found in ours.values() for address in found)

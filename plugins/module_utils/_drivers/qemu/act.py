@@ -17,9 +17,18 @@ import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import recorder
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, MONITOR, QemuLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, MEMORY, MONITOR, QemuLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
+    Origin,
+    await_loaded,
+    loading,
+    planned_origin,
+    why_not_loaded,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.suspension import drop, saved_origin
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
+    DROPPING,
     FamilyActs,
     Wiring,
     qemu_img,
@@ -131,26 +140,79 @@ class QemuActs(FamilyActs):
         lock = self._take_run_lock(instance)
         handles = [lock]
         try:
+            saved = saved_origin(self.look, instance)
             for name in (_PID, _LOG, MONITOR):
                 remove_path(os.path.join(directory, name))
             self.check_disk(instance)
-            self.rotate_console(instance)
-            self._spawn(instance, directory, handles)
+            if saved is None:
+                self.rotate_console(instance)
+            self._spawn(instance, directory, handles, saved)
         finally:
             for handle in handles:
                 os.close(handle)
         self._await_monitor(instance)
+        if saved is not None:
+            self._resume_saved(instance)
 
-    def _spawn(self, instance: Instance, directory: str, handles: list[int]) -> None:
+    def _resume_saved(self, instance: Instance) -> None:
+        """Have a machine run on that QEMU has just loaded, or is about to."""
+        try:
+            with self._monitor(instance) as qmp:
+                self._go_on(instance, qmp)
+        except OSError as exc:
+            said = self.log(instance)
+            raise HypervisorError(
+                f"{instance.name} could not be resumed", said or str(exc), DROPPING, hypervisor_log=said.splitlines()
+            ) from exc
+        self.runtime.report.step("resumed")
+
+    def planned_origin(self, instance: Instance, machine: str) -> Origin:
+        """What QEMU would be like if an instance were started now. machine -- the exact type of its machine"""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
+
+        names = ["base", "disk", "seed", "console", *(("code", "nvram") if self.firmware(instance) else ())]
+        nics = instance.nics if os.geteuid() == 0 else self.wiring(instance).nics
+        argv = qemu_machine.command_line(instance, self._accelerator(instance.arch), dict.fromkeys(names, 0), 0, nics)
+        return self._origin(instance, argv, machine)
+
+    def _origin(self, instance: Instance, argv: t.Sequence[str], machine: str) -> Origin:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
+
+        program = qemu_machine.emulator(instance.arch)
+        told = self.runtime.check([program, "--version"], f"{program} does not run")
+        return planned_origin(argv, qemu_machine.version(told), machine)
+
+    def process_of(self, instance: Instance) -> int:
+        """The id of the process that runs an instance. HypervisorError where that is not known."""
+        path = self.look.path(instance, _PID)
+        try:
+            with open(path, encoding="ascii") as stream:
+                return int(stream.read(32))
+        except (OSError, ValueError) as exc:
+            raise HypervisorError(f"the process of {instance.name} is not known", f"{path}: {exc}") from exc
+
+    def _accelerator(self, arch: str) -> Accelerator:
+        """What is used for an architecture; see _require()."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
+            machine as qemu_machine,
+        )
+
+        identity = self._identity()
+        wanted = str(self.options.get("accelerator") or "auto")
+        return qemu_machine.choose_accelerator(this_host(), wanted, arch, identity.uid, identity.groups)
+
+    def _spawn(self, instance: Instance, directory: str, handles: list[int], saved: Origin | None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
             machine as qemu_machine,
         )
 
         program = qemu_machine.emulator(instance.arch)
         identity = self._identity()
-        accelerator = qemu_machine.choose_accelerator(
-            this_host(), str(self.options.get("accelerator") or "auto"), instance.arch, identity.uid, identity.groups
-        )
+        accelerator = self._accelerator(instance.arch)
         if accelerator.reason:
             self.runtime.report.warn(
                 f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
@@ -180,8 +242,16 @@ class QemuActs(FamilyActs):
                 monitor_fd = os.dup(listener.fileno())
                 handles.append(monitor_fd)
         nics, backends, isolated = self._connect(instance, directory, handles)
+        arguments = qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
+        if saved is not None:
+            why = why_not_loaded(saved, self._origin(instance, arguments, saved.machine))
+            if why:
+                raise HypervisorError(f"{instance.name} cannot be resumed", why, DROPPING)
+            with explained(f"the memory of {instance.name} could not be opened"):
+                handles.append(os.open(os.path.join(directory, MEMORY), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            arguments = loading(arguments, saved.machine, handles[-1])
         argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self.runtime, instance), program]
-        argv += qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
+        argv += arguments
         self.runtime.report.step("spawn")
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
         this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
@@ -325,7 +395,7 @@ class QemuActs(FamilyActs):
 
     def resume(self, instance: Instance) -> None:
         with self._monitor(instance) as qmp:
-            self._go_on(qmp)
+            self._go_on(instance, qmp)
             self.runtime.report.step("resumed")
             # What could not be written is tried again now.
             for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
@@ -337,21 +407,26 @@ class QemuActs(FamilyActs):
                         "Free some space where its disk is, and run this again.",
                     )
 
-    @staticmethod
-    def _go_on(qmp: Qmp) -> None:
-        qmp.execute("system_wakeup" if qmp.status() == "suspended" else "cont")
+    def _go_on(self, instance: Instance, qmp: Qmp) -> None:
+        status = qmp.status()
+        if status == "inmigrate":
+            await_loaded(qmp)
+            self.runtime.report.step("loaded")
+        # From now on the disk is no longer as it was when the memory was saved.
+        drop(self.look, instance)
+        qmp.execute("system_wakeup" if status == "suspended" else "cont")
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
-            self._end(instance)
-            self._remove_macvtaps(instance)
+            drop(self.look, instance)
+            self.end(instance)
             return
         with contextlib.suppress(ConnectionError, FileNotFoundError):  # it has just ended by itself
             with self._monitor(instance) as qmp:
                 while not deadline.expired():
                     # One that is paused hears nothing.
                     if qmp.status() in PAUSED:
-                        self._go_on(qmp)
+                        self._go_on(instance, qmp)
                     # A guest that is still booting does not hear the button: press it again from time to time.
                     qmp.execute("system_powerdown")
                     if qmp.wait_closed(min(10.0, deadline.left())):
@@ -365,8 +440,7 @@ class QemuActs(FamilyActs):
         self._remove_macvtaps(instance)
 
     def remove_machine(self, instance: Instance) -> None:
-        self._end(instance)
-        self._remove_macvtaps(instance)
+        self.end(instance)
 
     def log(self, instance: Instance) -> str:
         try:
@@ -388,8 +462,12 @@ class QemuActs(FamilyActs):
                 f"QEMU of {instance.name} does not answer on its monitor", hint="Use force: true to end it."
             ) from exc
 
+    def end(self, instance: Instance) -> None:
+        """End QEMU whatever it does, and return when it and what it has left of its interfaces are gone."""
+        self._end(instance)
+        self._remove_macvtaps(instance)
+
     def _end(self, instance: Instance) -> None:
-        """End QEMU whatever it does, and return when it is gone."""
         if not self.look.alive(instance):
             return
         with contextlib.suppress(OSError, ValueError, HypervisorError):

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Export
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Export, Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import QemuLooks
 
 
@@ -20,6 +20,12 @@ class QemuDriver(QemuLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActs
 
         return QemuActs(self)
+
+    def suspension(self) -> Suspension:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.suspension import QemuSuspension
+
+        return QemuSuspension(self, QemuActs(self))
 
     def export(self) -> Export:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.export import FamilyExport

@@ -16,6 +16,7 @@ Looking is done here; whatever changes something is in act.py, which a run that 
 from __future__ import annotations
 
 import fcntl
+import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
@@ -27,12 +28,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
     Instance,
     Observed,
 )
 
 # In the directory of an instance.
 LOCK, MONITOR = "run.lock", "monitor.sock"
+# What a suspended instance was doing: there as long as it is suspended; and its memory.
+SAVED, MEMORY = "saved.json", "saved.memory"
 
 
 class QemuLooks(FamilyLooks):
@@ -41,6 +45,9 @@ class QemuLooks(FamilyLooks):
     def observe(self, instances: t.Sequence[Instance]) -> list[Observed]:
         up = [instance for instance in instances if self.alive(instance)]
         states = {instance.uuid: Observed(RUNNING) for instance in up}
+        for instance in instances:
+            if instance.uuid not in states and os.path.lexists(self.path(instance, SAVED)):
+                states[instance.uuid] = Observed(SUSPENDED)
         if up:
             from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import qmp
 

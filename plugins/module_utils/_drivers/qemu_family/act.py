@@ -57,6 +57,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import Ru
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 
+# What to do where what was saved cannot be gone on with.
+DROPPING = "To start it anew, without what it was doing, add force: true."
+
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
 
