@@ -317,7 +317,7 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str) -
     if lacking:
         way.insert(way.index("create"), "ensure_network")
     # What is there goes only once the image is at hand.
-    steps = [*([] if image else ["fetch_image"]), *way, *(["wait_ready"] if runs and wish.wait else [])]
+    steps = [*([] if image else ["fetch_image"]), *way, *(["wait_ready"] if way[-1] == "start" and wish.wait else [])]
     return Plan(steps, after, _state_after(way, ABSENT))
 
 

@@ -272,6 +272,8 @@ class Power:
         why, hint = log, "The last lines of its console are in the result; run this again to start it once more."
         if not latest.owner:
             why = "another run has stopped it"
+        elif latest.suspended:
+            why = "another run has suspended it"
         elif goes_down:
             why, hint = GOING_DOWN
         elif went_down(path):

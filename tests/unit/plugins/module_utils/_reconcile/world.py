@@ -18,10 +18,10 @@ import re
 import types
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver, Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
 from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, write_file
-from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, ready
+from ansible_collections.minicloud.local.plugins.module_utils._guest import clock, keys, ready
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
 from ansible_collections.minicloud.local.plugins.module_utils._images import provide, vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
     Image,
     Instance,
     Observed,
@@ -90,7 +91,7 @@ class RecordingReporter(Reporter):
 
 def about(name, scope):
     """A driver that the registry knows."""
-    capabilities = {"vm": ("vm",), "container": ("container",)}
+    capabilities = {"vm": ("vm",), "container": ("container",), "suspend": ("vm",)}
     return About(name, scope, "", ("colour",), capabilities, {}, False, ("linux",), None)
 
 
@@ -150,7 +151,9 @@ class FakeDriver(Driver, Acts):
             assert instance.phase == "ready"
         return [
             Observed(
-                (PAUSED if each.uuid in self.world.paused else RUNNING) if IS_ALIVE(self, each) else STOPPED,
+                (PAUSED if each.uuid in self.world.paused else RUNNING)
+                if IS_ALIVE(self, each)
+                else (SUSPENDED if self.world.saved.get(each.uuid) == self.name else STOPPED),
                 ("127.0.0.1",) if IS_ALIVE(self, each) else (),
                 drift=self.world.drift.get((self.name, each.name), ()),
             )
@@ -208,6 +211,11 @@ class FakeDriver(Driver, Acts):
                 self.world.met.add(port)
                 raise InUse(f"port {port} is taken there", port=port)
         self.runtime.report.step("spawn")
+        # What was saved is gone on with by its driver, and by it alone.
+        assert self.world.saved.get(instance.uuid, self.name) == self.name
+        assert instance.resumed == (instance.uuid in self.world.saved)
+        if self.world.saved.pop(instance.uuid, ""):
+            self.world.memories[instance.uuid] = self.world.memories.get(instance.uuid, 0) + 1
         self.world.drift.pop((self.name, instance.name), None)
         self._write(instance)
         self.runtime.report.step("spawned")
@@ -242,6 +250,9 @@ class FakeDriver(Driver, Acts):
         os.unlink(self._machine(instance))
         self.world.paused.discard(instance.uuid)
         self.runtime.report.step("down")
+
+    def suspension(self):
+        return FakeSuspension(self) if self.name not in self.world.without_suspension else None
 
     def resume(self, instance):
         assert IS_ALIVE(self, instance)
@@ -281,6 +292,28 @@ class FakeDriver(Driver, Acts):
 
     def log(self, instance):
         return "the hypervisor's last words"
+
+
+class FakeSuspension(Suspension):
+    """Keeps which driver has saved what a machine was doing."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def why_not(self, instance):
+        return self.driver.world.unloadable
+
+    def suspend(self, instance):
+        world, report = self.driver.world, self.driver.runtime.report
+        report.step("halted")
+        world.saved[instance.uuid] = self.driver.name
+        report.step("saved")
+        if IS_ALIVE(self.driver, instance):
+            os.unlink(self.driver._machine(instance))
+        report.step("ended")
+
+    def drop(self, instance):
+        self.driver.world.saved.pop(instance.uuid, None)
 
 
 # Without being counted as a call from outside, and without the faults.
@@ -336,6 +369,8 @@ class World:
         self.paused, self.protected = set(), set()  # uuids of machines; names of instances
         self.deaf = set()  # names of guests that hear no power button
         self.drift, self.reconfigured = {}, []  # what was changed behind a driver's back: (driver, name) -> sentences
+        self.saved, self.memories, self.unloadable = {}, {}, ""  # driver, and how often it went on, by uuid; why not
+        self.without_suspension = set()  # names of drivers
         self.in_guest = lambda: None
         self.image_user = "ubuntu"
         for user_of_it in (registry, driver_listing, instances, listing, scopes):
@@ -345,6 +380,8 @@ class World:
         monkeypatch.setattr(keys, "ensure_login_key", self._login_key)
         monkeypatch.setattr(keys, "make_host_key", self._host_key)
         monkeypatch.setattr(ready, "wait_ready", self._wait_ready)
+        self.clocks = []  # those who had their clock set
+        monkeypatch.setattr(clock, "set_clock", lambda runtime, endpoint: self.clocks.append(endpoint.alias) or "")
         # Its machines stop when they are told, or never.
         monkeypatch.setattr(power, "_SHUTDOWN", 0.0)
         monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes
