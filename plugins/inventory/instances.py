@@ -19,8 +19,8 @@ description:
     data directory. A warning says so where that directory does not exist, which is so before the first instance was
     made, and where another user made the instances (such as root, in plays with C(become)).
   - Each instance is in the group C(minicloud), and in groups for its driver (C(minicloud_driver_qemu)), state
-    (C(minicloud_state_running)), image OS (C(minicloud_os_debian)), networks (C(minicloud_network_NAME)) and tags
-    (C(minicloud_tag_role_web) for the tag C(role) with the value C(web)).
+    (C(minicloud_state_running)), image OS (C(minicloud_os_debian)), networks (C(minicloud_network_NAME)), its
+    cloud (C(minicloud_cloud_NAME)) and tags (C(minicloud_tag_role_web) for the tag C(role) with the value C(web)).
   - Every host has the return value RV(minicloud.local.instance#module:instance) of M(minicloud.local.instance) as
     variables, each with the prefix of O(hostvars_prefix).
 options:
@@ -263,6 +263,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         names = [f"{GROUP}_driver_{view['owner'] or view['driver']}", f"{GROUP}_state_{view['state']}"]
         if view["image"]["os"]:
             names.append(f"{GROUP}_os_{view['image']['os']}")
+        if view.get("cloud"):  # a cache may be of an earlier version
+            names.append(f"{GROUP}_cloud_{view['cloud']}")
         names += [f"{GROUP}_network_{network['name']}" for network in view["networks"]]
         for tag, value in view["tags"].items():
             plain = value is None or isinstance(value, (dict, list)) or value == ""

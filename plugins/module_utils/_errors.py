@@ -109,6 +109,10 @@ class SwitchIncomplete(MinicloudError):
     """A switch of the active driver has stopped halfway; the next run goes on with it. facts -- instances, by name."""
 
 
+class CloudIncomplete(MinicloudError):
+    """Some parts of a cloud are not as they should be; the next run goes on with them. facts -- cloud"""
+
+
 class LaunchError(MinicloudError):
     """An instance did not become ready.
 
@@ -128,6 +132,6 @@ KINDS = frozenset(
     for cls in (
         *(InvalidOption, NotSupported, RestartRequired, MissingRequirement, NotFound, InUse, Busy, RecordError),
         *(CommandFailed, ImageError, ChecksumMismatch, BadSignature, Unreachable, NoSpace, HostError),
-        *(HypervisorError, SwitchIncomplete, LaunchError),
+        *(HypervisorError, SwitchIncomplete, CloudIncomplete, LaunchError),
     )
 )

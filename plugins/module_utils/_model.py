@@ -171,6 +171,13 @@ def parse_port(text: str) -> PortForward:
     )
 
 
+def ports_exclude(port: PortForward, other: PortForward) -> bool:
+    """Whether two forwards, each with a host port, cannot be had at once."""
+    same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
+    # Who listens on all addresses leaves none of them to others.
+    return same and (port.host_ip == other.host_ip or bool({port.host_ip, other.host_ip} & {"0.0.0.0", "::"}))
+
+
 # Ports in records are checked first and used afterwards.
 _known_port = functools.lru_cache(maxsize=256)(parse_port)
 
@@ -464,6 +471,7 @@ class Instance:
     suspended -- since when it is suspended (UTC, as created); empty otherwise
     resumed -- whether it goes on from where it was suspended, and its clock has not been set since
     cloud_init -- status and errors, as cloud-init reported them
+    cloud -- the name of the cloud that it was made as a part of, empty of none
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     unknown -- fields of its record that a newer version has written
     """
@@ -498,6 +506,7 @@ class Instance:
     host_keys: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
+    cloud: str = ""
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
     unknown: dict[str, t.Any] = field(default_factory=dict)
 
@@ -543,6 +552,7 @@ class Network:
     confirm_bridge -- whether the parent's own addresses may move to a bridge
     mtu -- bytes, 0 for the usual; interface -- the bridge of this host that it is
     host_access -- whether instances reach the services of the host; None: what is usual for the mode
+    cloud -- as of an instance
     on_demand -- made because an instance needed it: nothing of it stays on the host when the last one is removed
     phase -- creating, ready or removing
     handles -- as of an instance
@@ -567,6 +577,7 @@ class Network:
     autostart: bool = False
     on_demand: bool = False
     phase: str = "creating"
+    cloud: str = ""
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
     unknown: dict[str, t.Any] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
@@ -39,11 +40,15 @@ class ActivityReporter(Reporter):
 
     def __init__(self, data: DataDirectory, subject: str) -> None:
         super().__init__()
+        self._data = data
         self._path = data.activity
         self._subject = subject
         self._last = 0.0
         # What progress is told of: its name, when it began, and how far it had come then.
         self._begun: tuple[str, float, int] = ("", 0.0, 0)
+
+    def about(self, subject: str) -> Reporter:
+        return ActivityReporter(self._data, subject)
 
     def step(self, name: str) -> None:
         self._write(name)
@@ -168,6 +173,19 @@ def perform(
     except MinicloudError as exc:
         result = failure(exc)
     return result, warnings
+
+
+def checked_options(given: t.Mapping[str, t.Any], spec: dict[str, t.Any], within: str) -> dict[str, t.Any]:
+    """Options that another option has in it, checked and converted as those of a task are. InvalidOption
+
+    spec -- their argument spec; within -- the option that has them, for errors
+    """
+    given = normal_options(given)
+    check_options(given, spec, within)
+    checked = ArgumentSpecValidator(spec).validate(given)
+    if checked.error_messages:
+        raise InvalidOption(f"{within}: {'; '.join(checked.error_messages)}")
+    return dict(checked.validated_parameters)
 
 
 def failure(error: MinicloudError) -> dict[str, t.Any]:

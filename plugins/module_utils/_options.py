@@ -30,12 +30,12 @@ _BOOLEAN = "YAML reads yes, no, on, off, true and false as true or false, unless
 
 
 def normal_options(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """A task's options with the short forms that they may have written out: the name of a network is an entry."""
-    networks = given.get("networks")
-    if not isinstance(networks, (list, tuple)):
-        return dict(given)
-    entries = [{"name": entry} if _is_plain_name(entry) else entry for entry in networks]
-    return {**given, "networks": entries}
+    """A task's options with their short forms written out: the name of a network or image is an entry."""
+    normal = dict(given)
+    for option in ("networks", "images"):
+        if isinstance(given.get(option), (list, tuple)):
+            normal[option] = [{"name": entry} if _is_plain_name(entry) else entry for entry in given[option]]
+    return normal
 
 
 def _is_plain_name(entry: t.Any) -> bool:

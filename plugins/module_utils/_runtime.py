@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import calendar
+import copy
 import errno
 import os
 import shutil
@@ -73,6 +74,10 @@ class Reporter:
     def step(self, name: str) -> None:
         """A part of the work named NAME begins."""
 
+    def about(self, subject: str) -> Reporter:
+        """One like this for a part of the work, with warnings of its own. subject -- the part's name"""
+        return Reporter()
+
     def progress(self, what: str, done: int, total: int | None, unit: str = "B") -> None:
         """WHAT has come to DONE of TOTAL units (None: nobody knows the total)."""
 
@@ -89,6 +94,12 @@ class Runtime:
         self.run = runner
         self.report = reporter or Reporter()
         self.foretells = False
+
+    def beside(self, report: Reporter) -> Runtime:
+        """The same surroundings with another reporter: for a part of the work, also one beside others in a thread."""
+        other = copy.copy(self)
+        other.report = report
+        return other
 
     def begin_changes(self) -> None:
         """To be called before anything is changed, foretold or waited for: some surroundings are for looking only."""

@@ -225,6 +225,11 @@ instances:
       type: dict
       returned: always
       sample: {role: web}
+    cloud:
+      description: The cloud that it is part of, made by M(minicloud.local.cloud); empty if of none.
+      type: str
+      returned: always
+      sample: shop
     user:
       description: The login user; empty for an image whose own user is not known before its first boot has ended.
       type: str

@@ -270,6 +270,11 @@ network:
       type: str
       returned: always
       sample: "2026-01-31T12:00:00Z"
+    cloud:
+      description: The cloud that it is part of, made by M(minicloud.local.cloud); empty if of none.
+      type: str
+      returned: always
+      sample: shop
     instances:
       description: The names of the instances that are on it, whether they run or not.
       type: list

@@ -43,14 +43,19 @@ class Attachment:
         self.data = data
         self.scope = driver.scope
 
-    def check(self, instance: Instance) -> None:
-        """Raise if an instance's interfaces cannot be had; nothing is changed."""
+    def check(self, instance: Instance, coming: t.Container[str] = ()) -> None:
+        """Raise if an instance's interfaces cannot be had; nothing is changed.
+
+        coming -- networks that are made or changed before the instance is on them, by what names are compared by
+        """
         for nic in instance.nics:
             if nic.network == USER_NETWORK:
                 continue
             networks = self._networks(nic)
             if nic.mac:
                 self._check_mac(instance, nic.mac)
+            if key_of(nic.network) in coming:
+                continue
             if self.runtime.foretells and self._is_missing(nic):
                 self.runtime.report.warn(
                     f"There is no network {nic.network} yet. Unless a task before this one makes it, with"

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
@@ -110,6 +111,9 @@ def read_current(wish: Wish, driver: Driver) -> Instance | None:
     )
 
 
-def surroundings(driver: Driver, host_arch: str) -> Surroundings:
-    """What a plan for an instance of a driver depends on besides the instance; see Surroundings."""
-    return Surroundings(host_arch, driver.name, driver.default_network, driver.scope.networks.names())
+def surroundings(driver: Driver, host_arch: str, coming: t.Iterable[str] = ()) -> Surroundings:
+    """What a plan for an instance of a driver depends on besides the instance; see Surroundings.
+
+    coming -- networks that will be there by then, by what names are compared by
+    """
+    return Surroundings(host_arch, driver.name, driver.default_network, [*driver.scope.networks.names(), *coming])

@@ -69,10 +69,7 @@ def reconcile_instance(
     """Bring one instance to what is wished, and tell what was done."""
     runtime.foretells = check_mode
     task = _Task(wish, runtime, data, Crew(load(driver_name, runtime, data, driver_options)))
-    task.check_capabilities()
-    task.look()
-    task.make_plan()
-    task.tell()
+    task.consider()
     if task.acts:
         task.prepare()
         if check_mode:
@@ -80,6 +77,28 @@ def reconcile_instance(
         else:
             task.carry_out()
     return task.outcome(check_mode)
+
+
+class Foreseen(t.NamedTuple):
+    """What a run would do. acts -- whether there is anything to do; memory -- bytes that the instance then runs with"""
+
+    outcome: Outcome
+    acts: bool
+    starts: bool
+    memory: int
+
+
+def foresee_instance(wish: Wish, runtime: Runtime, data: DataDirectory, crew: Crew, check_mode: bool) -> Foreseen:
+    """What reconcile_instance() would do, and raise for: nothing is changed. crew -- that may look at others, too"""
+    runtime.foretells = check_mode
+    task = _Task(wish, runtime, data, crew)
+    task.consider()
+    if task.acts:
+        task.prepare()
+        task.predict()
+    after = task.plan.after
+    memory = after.memory if after and task.plan.state == RUNNING else 0
+    return Foreseen(task.outcome(task.acts), task.acts, "start" in task.plan.steps, memory)
 
 
 class _Task:
@@ -99,6 +118,13 @@ class _Task:
     def host_arch(self) -> str:
         """The architecture of the host that the driver makes instances on."""
         return self.crew.wanted.host.architecture()
+
+    def consider(self) -> None:
+        """Look at what there is, and plan the way from there."""
+        self.check_capabilities()
+        self.look()
+        self.make_plan()
+        self.tell()
 
     def check_capabilities(self) -> None:
         """Raise NotSupported for what the driver can do for no instance at all."""
@@ -123,7 +149,7 @@ class _Task:
         driver = self.crew.wanted
         # What is there already is as it is: another host need not be asked.
         there = self.found.arch if self.found and not self.wish.recreate else ""
-        around = surroundings(driver, there or self.host_arch)
+        around = surroundings(driver, there or self.host_arch, self.wish.coming)
         _choose_networks(self.wish, self.found, driver, around)
         self.image = _cached_image(self.wish, self.found, self.runtime, self.data, around.host_arch)
         self.plan = make_plan(self.wish, self.current, self.observed, self.image, around)

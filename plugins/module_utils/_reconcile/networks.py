@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     check_name,
     key_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import check_member
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -55,7 +56,10 @@ _ROUTED_ONLY = ("subnet", "subnet6", "dhcp_range", "domain", "host_access")
 
 @dataclass
 class NetworkWish:
-    """What a task asks of a network; None where it has no opinion."""
+    """What a task asks of a network; None where it has no opinion.
+
+    cloud -- that the network is to be a part of, or to be a part of already; empty where that does not matter
+    """
 
     name: str
     state: str = "present"
@@ -69,6 +73,7 @@ class NetworkWish:
     mtu: int | None = None
     host_access: bool | None = None
     autostart: bool | None = None
+    cloud: str = ""
     confirm_bridge: bool | None = None
 
 
@@ -123,6 +128,8 @@ def plan_network(
     wish: NetworkWish, current: Network | None, drift: t.Sequence[str], users: t.Sequence[str]
 ) -> NetworkPlan:
     """The way from what is to what is wished. drift -- of what is there; users -- names of the instances on it."""
+    if current:
+        check_member(f"network {current.name}", current.cloud, wish.cloud)
     if wish.state == ABSENT:
         if current and users:
             raise InUse(
@@ -139,6 +146,7 @@ def plan_network(
                 setattr(after, option, getattr(wish, option))
         after.confirm_bridge = bool(wish.confirm_bridge)
         after.on_demand = False
+        after.cloud = wish.cloud or after.cloud
         _check_mode(after, wish)
         return NetworkPlan(["create"], after)
     if current.phase == "removing":
@@ -212,6 +220,13 @@ def reconcile_network(
 ) -> NetworkOutcome:
     """Bring one network to what is wished, and tell what was done."""
     driver = load(driver_name, runtime, data, driver_options)
+    return reconcile_network_of(driver, wish, runtime, data, check_mode)
+
+
+def reconcile_network_of(
+    driver: Driver, wish: NetworkWish, runtime: Runtime, data: DataDirectory, check_mode: bool
+) -> NetworkOutcome:
+    """See reconcile_network()."""
     keeper = _Keeper(wish, driver, data)
     current, plan = keeper.look()
     before = comparable(current)
@@ -413,6 +428,7 @@ def network_view(
         "interface": network.interface,
         "autostart": network.autostart,
         "created": network.created,
+        "cloud": network.cloud,
         "instances": sorted(users, key=str.lower),
         "drift": list(drift),
         "problems": list(problems),

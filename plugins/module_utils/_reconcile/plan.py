@@ -246,8 +246,10 @@ def make_plan(
     if wish.deleted_before and not (current and "" < current.deleted < wish.deleted_before):
         # Another run has recovered or removed it.
         return Plan([], current, observed.state if observed else ABSENT)
+    if current is not None:
+        check_member(f"instance {current.name}", current.cloud, wish.cloud)
     if current is None or observed is None or row == LEFTOVERS:
-        return _creation(wish, image, around, row)
+        return _creation(wish, image, around, row, current)
     if row == MOVED:
         if wish.state != ABSENT or not wish.force:
             raise InUse(
@@ -260,7 +262,7 @@ def make_plan(
         return Plan(["delete"], None, ABSENT)
     drift = _drift(wish, current, image)
     if drift and wish.recreate:
-        again = _creation(wish, image, around, ABSENT)
+        again = _creation(wish, image, around, ABSENT, current)
         again.steps.insert(again.steps.count("fetch_image"), "delete")
         return again
     if way == REFUSED:
@@ -287,8 +289,22 @@ def situation(current: Instance | None, observed: Observed | None) -> str:
     return observed.state
 
 
-def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str) -> Plan:
-    """The plan where there is no instance, or leftovers only."""
+def check_member(what: str, cloud: str, wished: str) -> None:
+    """Raise InUse if something is no part of the wished cloud.
+
+    cloud -- that it is part of, empty of none; wished -- empty where that does not matter
+    """
+    if wished and key_of(cloud) != key_of(wished):
+        raise InUse(
+            f"the {what} cannot be part of the cloud {wished}",
+            f"it is part of the cloud {cloud}" if cloud else "it is there already and was not made by a cloud",
+            "Give it another name here, or remove the one that is there.",
+            cloud=cloud,
+        )
+
+
+def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str, current: Instance | None) -> Plan:
+    """The plan where there is no instance, or leftovers only, or where CURRENT is replaced."""
     way = WAYS[row][wish.state].split()
     if "create" not in way:
         return Plan(way, None, ABSENT)
@@ -312,6 +328,7 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str) -
         ports=list(wish.ports or []),
         nics=list(wish.networks or [Nic(around.default_network, "")]),
         origin=dict(wish.origin),
+        cloud=wish.cloud or (current.cloud if current else ""),
     )
     lacking = any(key_of(nic.network) not in (*around.networks, USER_NETWORK) for nic in after.nics)
     if lacking:

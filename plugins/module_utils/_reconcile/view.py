@@ -85,6 +85,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "mounts": [],
         "snapshots": [],
         "tags": instance.tags,
+        "cloud": instance.cloud,
         "user": instance.user,
         "ssh": {
             "host": endpoint.host,

@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     normal_arch,
     parse_port,
     parse_size,
+    ports_exclude,
 )
 
 if t.TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Wish:
 
     image -- as the task names it, with the password that a URL may have; as text it is the name that is kept
     image_checksum -- as of parse_checksum()
+    cloud -- that the instance is to be a part of, or to be a part of already; empty where that does not matter
+    coming -- networks that are made before the instance is, by what names are compared by
     deleted_before -- where it is not empty, only an instance that is deleted since an earlier time is dealt with
     bridged -- one more interface, besides those of networks or those that the instance has
     ssh_authorized_keys, cloud_init, vendor_data, network_config, meta_data -- None also where nothing is in them
@@ -59,6 +62,8 @@ class Wish:
     name: str
     state: str = RUNNING
     deleted_before: str = ""
+    cloud: str = ""
+    coming: frozenset[str] = frozenset()
     image: Reference | None = None
     image_checksum: str | None = None
     image_hosts: dict[str, t.Any] | None = None
@@ -166,9 +171,7 @@ def _check_ports(ports: t.Sequence[PortForward]) -> None:
     given = [port for port in ports if port.host_port]
     for number, port in enumerate(given):
         for other in given[:number]:
-            same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
-            # Who listens on all addresses leaves none of them to others.
-            if same and (port.host_ip == other.host_ip or {port.host_ip, other.host_ip} & {"0.0.0.0", "::"}):
+            if ports_exclude(port, other):
                 raise InvalidOption(
                     f"ports has the host port {port.host_port}/{port.protocol} twice",
                     f"{other} and {port} exclude each other",

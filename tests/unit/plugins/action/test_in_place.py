@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
@@ -18,6 +19,8 @@ from ansible.playbook.task import Task
 from ansible.plugins.loader import connection_loader
 from ansible.template import Templar, trust_as_template
 
+from ansible_collections.minicloud.local.plugins.action import cloud as cloud_action
+from ansible_collections.minicloud.local.plugins.action import cloud_info as cloud_info_action
 from ansible_collections.minicloud.local.plugins.action import image_info as image_info_action
 from ansible_collections.minicloud.local.plugins.action import instance as instance_action
 from ansible_collections.minicloud.local.plugins.action import instance_info as instance_info_action
@@ -29,6 +32,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Inst
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 ACTIONS = {
+    "cloud": cloud_action.ActionModule,
+    "cloud_info": cloud_info_action.ActionModule,
     "image_info": image_info_action.ActionModule,
     "instance": instance_action.ActionModule,
     "instance_info": instance_info_action.ActionModule,
@@ -325,3 +330,17 @@ class TestActing:
             signal.signal(signal.SIGUSR1, before)
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text(encoding="ascii")), 0)
+
+
+def test_a_cloud_that_is_as_it_should_be_is_told_at_once(controller):
+    scope = controller.data.scope("qemu")
+    scope.write(replace(scope.read("web"), cloud="shop"))
+    result = controller.run("cloud", {"name": "shop", "instances": {"web": {"cpus": 2}}})
+    assert (controller.started, result["changed"], result["actions"]) == ([], False, [])
+    assert [(each["name"], each["state"]) for each in result["cloud"]["instances"]] == [("web", "running")]
+    (cloud,) = controller.run("cloud_info", {})["clouds"]
+    assert (cloud["name"], [each["name"] for each in cloud["instances"]]) == ("shop", ["web"])
+    for arguments in ({"web": {"cpus": 3}}, {"web": {}, "db": {}}):
+        assert controller.run("cloud", {"name": "shop", "instances": arguments})["from"] == "the module"
+    refused = controller.run("cloud", {"name": "shop", "images": [24.1]})
+    assert (refused["failed"], refused["error"]) == (True, "InvalidOption")

@@ -134,7 +134,7 @@ class TestNewerVersions:
 
     @pytest.mark.parametrize("name", KINDS)
     def test_an_unknown_field_is_kept(self, data, name):
-        added = {"cloud": {"member": ["a", 1]}, "deleted_at": "2027-01-01T00:00:00Z", "count": 3}
+        added = {"newer": {"member": ["a", 1]}, "deleted_at": "2027-01-01T00:00:00Z", "count": 3}
         path = change(data, name, **added)
         before = load(path)
         write_record(path, KINDS[name], read_record(path, KINDS[name]))
