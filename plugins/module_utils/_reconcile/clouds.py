@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.hosts import users_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import users_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CloudIncomplete,
