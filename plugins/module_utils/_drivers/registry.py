@@ -39,6 +39,33 @@ def _load_lxd(about: About, runtime: Runtime, scope: Scope, options: Options, sh
     return LxdDriver(about, runtime, scope, options, shared)
 
 
+def _load_incus(about: About, runtime: Runtime, scope: Scope, options: Options, shared: bool) -> Driver:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.incus.driver import IncusDriver
+
+    return IncusDriver(about, runtime, scope, options, shared)
+
+
+_LXD = About(
+    name="lxd",
+    scope="lxd",
+    title="containers and virtual machines of LXD",
+    option_names=("endpoint", "cert", "key", "verify", "project", "storage_pool", "target"),
+    capabilities={
+        "vm": _VM,
+        "container": _CONTAINER,
+        "live_ports": _BOTH,
+        "live_resize": _CONTAINER,
+        "ipv6_ports": _BOTH,
+        "console_log": _BOTH,
+        "remote": _BOTH,
+        "suspend": _BOTH,
+    },
+    image_formats={"disk": ("qcow2",)},
+    is_server=True,
+    platforms=("Linux",),
+    load=_load_lxd,
+)
+
 # All drivers, in the order in which they are named to users.
 ABOUT: dict[str, About] = {
     about.name: about
@@ -69,26 +96,9 @@ ABOUT: dict[str, About] = {
             platforms=("Linux",),
             load=_load_libvirt,
         ),
-        About(
-            name="lxd",
-            scope="lxd",
-            title="containers and virtual machines of LXD",
-            option_names=("endpoint", "cert", "key", "verify", "project", "storage_pool", "target"),
-            capabilities={
-                "vm": _VM,
-                "container": _CONTAINER,
-                "live_ports": _BOTH,
-                "live_resize": _CONTAINER,
-                "ipv6_ports": _BOTH,
-                "console_log": _BOTH,
-                "remote": _BOTH,
-                "suspend": _BOTH,
-            },
-            image_formats={"disk": ("qcow2",)},
-            is_server=True,
-            platforms=("Linux",),
-            load=_load_lxd,
-        ),
+        _LXD,
+        # A fork of LXD, which can the same.
+        _LXD._replace(name="incus", scope="incus", title="containers and virtual machines of Incus", load=_load_incus),
     )
 }
 DRIVERS = tuple(ABOUT)

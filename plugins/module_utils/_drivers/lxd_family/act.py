@@ -66,6 +66,7 @@ class LxdActs(Acts):
         self.client = client
         self.api = look.api
         self.place = look.place
+        self.product = look.product
         self.runtime = look.runtime
         self.scope = look.scope
         self.pools = LxdPools(look, client)
@@ -91,16 +92,16 @@ class LxdActs(Acts):
         environment = self.look.server()["environment"]
         if arch not in environment["architectures"]:
             raise NotSupported(
-                f"LXD at {self.place.endpoint} does not run instances for {arch}",
+                f"{self.product} at {self.place.endpoint} does not run instances for {arch}",
                 f"it runs {', '.join(environment['architectures'])}",
                 "Choose another arch, or the driver qemu, which emulates others.",
             )
         if instance_type == "vm" and not runs_vms(environment):
             raise MissingRequirement(
-                f"LXD at {self.place.endpoint} cannot run virtual machines",
+                f"{self.product} at {self.place.endpoint} cannot run virtual machines",
                 "it needs QEMU, a usable /dev/kvm and the kernel module vhost_vsock, and found them not all there",
                 "Use instance_type: container or the driver qemu; or see to it that the host has hardware"
-                " virtualisation, run modprobe vhost_vsock, and start LXD anew.",
+                f" virtualisation, run modprobe vhost_vsock, and start {self.product} anew.",
             )
         self._check_target(environment)
         self.pools.check()
@@ -115,8 +116,9 @@ class LxdActs(Acts):
             names = [url.rpartition("/")[2] for url in self.api.get("cluster/members")]
         if target not in names:
             raise InvalidOption(
-                f"driver_options.target {target!r} is not a member of the cluster of LXD at {self.place.endpoint}",
-                "" if names else "that LXD is in no cluster",
+                f"driver_options.target {target!r} is not a member of the cluster of {self.product} at"
+                f" {self.place.endpoint}",
+                "" if names else f"that {self.product} is in no cluster",
                 f"It has: {', '.join(sorted(names))}." if names else "Leave it out.",
             )
 
@@ -144,7 +146,7 @@ class LxdActs(Acts):
             "devices": devices,
         }
         target = {"target": str(self.look.options["target"])} if self.look.options.get("target") else {}
-        doing = f"LXD could not make {instance.name}"
+        doing = f"{self.product} could not make {instance.name}"
         for last in (False, False, True):
             try:
                 self.client.call("post", "instances", doing, json=body, query=target)
@@ -160,10 +162,12 @@ class LxdActs(Acts):
         """Room for an instance: what a killed run has begun of it goes, and what is somebody else's is not touched."""
         self.client.await_operations(instance.name)
         with contextlib.suppress(NotFound):
-            there = self.client.call("get", f"instances/{instance.name}", f"LXD could not be asked for {instance.name}")
+            there = self.client.call(
+                "get", f"instances/{instance.name}", f"{self.product} could not be asked for {instance.name}"
+            )
             if there["config"].get(lxd_config.UUID) != instance.uuid:
                 raise InUse(
-                    f"the LXD project {self.place.project} has another instance named {instance.name}",
+                    f"the {self.product} project {self.place.project} has another instance named {instance.name}",
                     _whose(there["config"]),
                     "Choose another name, remove that instance where it belongs, or use another"
                     " driver_options.project.",
@@ -177,7 +181,7 @@ class LxdActs(Acts):
         """Have LXD's configuration of an instance follow its record; what others have added to it stays."""
         there = record or self.client.call("get", f"instances/{instance.name}", doing)
         if there["config"].get(lxd_config.UUID) != instance.uuid:
-            raise HypervisorError(doing, "it was removed from LXD, and another instance has its name there")
+            raise HypervisorError(doing, f"it was removed from {self.product}, and another instance has its name there")
         pool = there["devices"].get(lxd_config.ROOT, {}).get("pool") or self.pools.prepare()
         ssh = ""
         if not self.look.host.here and instance.ssh_port:
@@ -229,7 +233,7 @@ class LxdActs(Acts):
             ports.settle(instance, others, held, elsewhere, with_ssh=False)
 
     def start(self, instance: Instance) -> None:
-        doing = f"LXD could not start {instance.name}"
+        doing = f"{self.product} could not start {instance.name}"
         self.client.await_operations(instance.name)
         there = self.client.call("get", f"instances/{instance.name}", doing)
         self._configure(instance, doing, there)
@@ -243,7 +247,9 @@ class LxdActs(Acts):
                 taken = re.search(r":([0-9]+): bind: address already in use", exc.why)
                 if taken and not self.look.host.here:
                     hint = "Choose another host port, or end what holds it there."
-                    raise InUse(f"port {taken[1]} of LXD's host is taken", exc.why, hint, port=int(taken[1])) from exc
+                    raise InUse(
+                        f"port {taken[1]} of {self.product}'s host is taken", exc.why, hint, port=int(taken[1])
+                    ) from exc
                 exc.facts.setdefault("hypervisor_log", self.log(instance).splitlines())
                 raise
             self.runtime.report.step("lxd_started")
@@ -261,7 +267,7 @@ class LxdActs(Acts):
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         self.save_console(instance)
         self.client.await_operations(instance.name)
-        there = self.client.call("get", f"instances/{instance.name}", f"LXD could not stop {instance.name}")
+        there = self.client.call("get", f"instances/{instance.name}", f"{self.product} could not stop {instance.name}")
         self.look.seen.pop(instance.name, None)
         if there["status"] in ("Stopped", "Error"):
             return
@@ -280,7 +286,7 @@ class LxdActs(Acts):
                 ) from exc
 
     def delete(self, instance: Instance) -> None:
-        doing = f"LXD could not remove {instance.name}"
+        doing = f"{self.product} could not remove {instance.name}"
         self.client.await_operations(instance.name)
         try:
             there = self.client.call("get", f"instances/{instance.name}", doing)
@@ -304,7 +310,7 @@ class LxdActs(Acts):
             raise
 
     def check_removal(self, instance: Instance) -> None:
-        doing = f"LXD does not remove {instance.name}"
+        doing = f"{self.product} does not remove {instance.name}"
         try:
             there = self.client.call("get", f"instances/{instance.name}", doing)
         except NotFound:
@@ -314,7 +320,8 @@ class LxdActs(Acts):
             raise HypervisorError(
                 doing,
                 f"it is protected there ({_PROTECTED})",
-                f"If it is to go: lxc config set {instance.name} {_PROTECTED}=false --project {self.place.project}.",
+                f"If it is to go: {self.product.client} config set {instance.name} {_PROTECTED}=false --project"
+                f" {self.place.project}.",
             )
 
     def _is_ours(self, config: t.Mapping[str, str], instance: Instance) -> bool:
@@ -327,7 +334,7 @@ class LxdActs(Acts):
         self._configure(instance, f"the disk of {instance.name} could not be grown")
 
     def reconfigure(self, instance: Instance) -> None:
-        self._configure(instance, f"LXD did not take on what was changed of {instance.name}")
+        self._configure(instance, f"{self.product} did not take on what was changed of {instance.name}")
 
     def forwards(self, instance: Instance) -> list[PortForward]:
         record = self.look.record(instance)

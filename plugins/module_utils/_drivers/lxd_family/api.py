@@ -17,6 +17,7 @@ import socket
 import stat
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.product import Product
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
@@ -28,8 +29,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import fi
 DEFAULT_PROJECT = "minicloud"
 DEFAULT_PORT = 8443
 
-# Where LXD listens, unless $LXD_DIR says otherwise: as a snap, and as a package of the distribution.
-_DIRECTORIES = ("/var/snap/lxd/common/lxd", "/var/lib/lxd")
 _SOCKET = "unix.socket"
 _TIMEOUT = 60.0
 # Bytes of an answer: what it knows of many instances, and what a guest has written to its console.
@@ -44,10 +43,12 @@ class NotThere(HypervisorError):
 class Place(t.NamedTuple):
     """An LXD server and the project in it.
 
+    product -- what it calls things
     endpoint -- https://HOST:PORT, or the path of a unix socket; cert, key -- files of the client certificate
     verify -- the file of the server's own certificate, or true (as all TLS) or false (not at all)
     """
 
+    product: Product
     endpoint: str
     cert: str = ""
     key: str = ""
@@ -68,7 +69,7 @@ class Place(t.NamedTuple):
         return name.strip("[]"), int(port)
 
 
-def place_of(options: t.Mapping[str, t.Any]) -> Place:
+def place_of(options: t.Mapping[str, t.Any], product: Product) -> Place:
     """The server and project that driver_options lead to. InvalidOption where they cannot be meant."""
     endpoint = str(options.get("endpoint") or "")
     if endpoint.startswith("unix://"):
@@ -80,11 +81,12 @@ def place_of(options: t.Mapping[str, t.Any]) -> Place:
         verify = "true" if verify.lower() in _TRUE else "false"
     else:
         verify = os.path.expanduser(verify)
-    place = Place(endpoint or default_socket(), **files, verify=verify, project=str(options.get("project") or ""))
+    project = str(options.get("project") or "")
+    place = Place(product, endpoint or default_socket(product), **files, verify=verify, project=project)
     place = place._replace(project=place.project or DEFAULT_PROJECT)
     if not (place.is_remote or place.endpoint.startswith("/")):
         raise InvalidOption(
-            f"driver_options.endpoint {endpoint!r} is not an LXD server",
+            f"driver_options.endpoint {endpoint!r} is not an {product} server",
             hint="Write https://HOST:8443, or the path of a unix socket.",
         )
     if not place.is_remote:
@@ -93,8 +95,8 @@ def place_of(options: t.Mapping[str, t.Any]) -> Place:
     if not place.cert or not place.key:
         raise InvalidOption(
             "driver_options.endpoint is remote, and the client certificate is missing",
-            hint="Give cert and key, such as ~/.config/lxc/client.crt and client.key, and have the server trust it:"
-            " lxc config trust add.",
+            hint=f"Give cert and key, such as ~/.config/{product.client}/client.crt and client.key, and have the"
+            f" server trust it: {product.trust}.",
         )
     for name in ("cert", "key", *(("verify",) if place.verify not in ("true", "false") else ())):
         path = getattr(place, name)
@@ -113,12 +115,12 @@ def operations_of(groups: t.Mapping[str, t.Any] | None, name: str) -> list[str]:
     return found
 
 
-def default_socket() -> str:
+def default_socket(product: Product) -> str:
     """The unix socket of this host's LXD, there or not."""
-    given = os.environ.get("LXD_DIR")
+    given = os.environ.get(product.variable)
     if given:
         return os.path.join(os.path.abspath(given), _SOCKET)
-    paths = [os.path.join(directory, _SOCKET) for directory in _DIRECTORIES]
+    paths = [os.path.join(directory, _SOCKET) for directory in product.directories]
     return next((path for path in paths if os.path.exists(path)), paths[-1])
 
 
@@ -127,6 +129,7 @@ class LxdApi:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.product = place.product
 
     def get(self, path: str, **query: str) -> t.Any:
         """The metadata of PATH (such as instances/web). NotThere where LXD knows none, else HypervisorError."""
@@ -138,11 +141,12 @@ class LxdApi:
             why = str(answer["error"])
         except (ValueError, KeyError, TypeError) as exc:
             raise HypervisorError(
-                f"LXD at {self.place.endpoint} gave an answer that cannot be read", f"{exc} in {body[:200]!r}"
+                f"{self.product} at {self.place.endpoint} gave an answer that cannot be read",
+                f"{exc} in {body[:200]!r}",
             ) from exc
         if status == 403:
             raise untrusted(self.place, why)
-        raise (NotThere if status == 404 else HypervisorError)(f"LXD did not answer for {path}", why)
+        raise (NotThere if status == 404 else HypervisorError)(f"{self.product} did not answer for {path}", why)
 
     def text(self, path: str) -> bytes:
         """What LXD keeps as a file under PATH; empty where there is nothing."""
@@ -154,7 +158,7 @@ class LxdApi:
         parameters = "&".join(
             f"{key}={_quoted(value)}" for key, value in {"project": self.place.project, **query}.items()
         )
-        head = f"GET /1.0{'/' if path else ''}{path}?{parameters} HTTP/1.0\r\nHost: lxd\r\n\r\n"
+        head = f"GET /1.0{'/' if path else ''}{path}?{parameters} HTTP/1.0\r\nHost: localhost\r\n\r\n"
         parts = []
         size = 0
         try:
@@ -168,13 +172,13 @@ class LxdApi:
         except OSError as exc:
             if "certificate required" in str(exc) or "bad certificate" in str(exc):
                 raise untrusted(self.place, str(exc)) from exc
-            raise HypervisorError(f"LXD at {self.place.endpoint} does not answer", str(exc)) from exc
+            raise HypervisorError(f"{self.product} at {self.place.endpoint} does not answer", str(exc)) from exc
         header, dummy, body = b"".join(parts).partition(b"\r\n\r\n")
         try:
             return int(header.split(None, 2)[1]), body
         except (IndexError, ValueError) as exc:
             raise HypervisorError(
-                f"{self.place.endpoint} does not speak as LXD does", f"it says {header[:100]!r}"
+                f"{self.place.endpoint} does not speak as {self.product} does", f"it says {header[:100]!r}"
             ) from exc
 
     def _connect(self) -> socket.socket:
@@ -186,7 +190,7 @@ class LxdApi:
             connection.connect(self.place.endpoint)
         except OSError as exc:
             connection.close()
-            raise _no_socket(self.place.endpoint, exc) from exc
+            raise _no_socket(self.place, exc) from exc
         return connection
 
     def _connect_tls(self) -> socket.socket:
@@ -205,22 +209,22 @@ class LxdApi:
             )
         except ssl.SSLCertVerificationError as exc:
             raise MissingRequirement(
-                f"the certificate of the LXD server {place.endpoint} is not trusted here",
+                f"the certificate of the {place.product} server {place.endpoint} is not trusted here",
                 exc.verify_message,
                 "Give the server's own certificate as driver_options.verify; on the server it is server.crt, or"
                 " cluster.crt in a cluster.",
             ) from exc
         except ssl.SSLError as exc:
             raise MissingRequirement(
-                f"no TLS connection to the LXD server {place.endpoint} came about",
+                f"no TLS connection to the {place.product} server {place.endpoint} came about",
                 str(exc),
                 "See whether driver_options.cert and key belong together.",
             ) from exc
         except OSError as exc:
             raise MissingRequirement(
-                f"the LXD server {place.endpoint} cannot be reached",
+                f"the {place.product} server {place.endpoint} cannot be reached",
                 exc.strerror or str(exc),
-                "See whether it runs and listens on the network: lxc config get core.https_address.",
+                f"See whether it runs and listens on the network: {self.product.client} config get core.https_address.",
             ) from exc
         if place.verify not in ("true", "false"):
             try:
@@ -234,7 +238,8 @@ class LxdApi:
             if connection.getpeercert(binary_form=True) != pinned:
                 connection.close()
                 raise MissingRequirement(
-                    f"the LXD server {place.endpoint} has another certificate than the one in {place.verify}",
+                    f"the {self.product} server {place.endpoint} has another certificate than the one in"
+                    f" {place.verify}",
                     "it is another server, or it was given a new certificate",
                     "Make sure which of the two, and put the right certificate into that file.",
                 )
@@ -250,31 +255,36 @@ def _quoted(text: str) -> str:
 def untrusted(place: Place, why: str) -> MissingRequirement:
     """The error for an LXD that does not let us in."""
     if not place.is_remote:
-        return MissingRequirement(f"LXD at {place.endpoint} refuses this user", why, _GROUP_HINT)
+        return MissingRequirement(f"{place.product} at {place.endpoint} refuses this user", why, _group_hint(place))
     return MissingRequirement(
-        f"the LXD server {place.endpoint} does not trust the client certificate {place.cert}",
+        f"the {place.product} server {place.endpoint} does not trust the client certificate {place.cert}",
         why,
-        f"On that server: lxc config trust add {os.path.basename(place.cert)}.",
+        f"On that server: {place.product.trust} {os.path.basename(place.cert)}.",
     )
 
 
-_GROUP_HINT = "Run as root (become: true), or add the user to the group lxd: usermod --append --groups lxd USER."
+def _group_hint(place: Place) -> str:
+    group = place.product.group
+    return f"Run as root (become: true), or add the user to the group {group}: usermod --append --groups {group} USER."
 
 
-def _no_socket(path: str, exc: OSError) -> MissingRequirement:
+def _no_socket(place: Place, exc: OSError) -> MissingRequirement:
+    path, product = place.endpoint, place.product
     if isinstance(exc, PermissionError):
-        return MissingRequirement("this user may not use LXD", f"{path}: {exc.strerror}{_group_of(path)}", _GROUP_HINT)
-    installed = find_program("lxd") or find_program("lxd.lxc") or os.path.exists("/snap/bin/lxd")
+        return MissingRequirement(
+            f"this user may not use {product}", f"{path}: {exc.strerror}{_group_of(path)}", _group_hint(place)
+        )
+    installed = any(os.path.exists(each) if "/" in each else find_program(each) for each in product.programs)
     if installed or os.path.exists(path):
         return MissingRequirement(
-            "LXD does not run on this host",
+            f"{product} does not run on this host",
             f"{path}: {exc.strerror}",
-            "Start it: systemctl start lxd, or snap start lxd where it is a snap.",
+            f"Start it: {product.start}.",
         )
     return MissingRequirement(
-        "LXD is not installed on this host",
+        f"{product} is not installed on this host",
         f"{path}: {exc.strerror}",
-        "Install it: apt-get install lxd, or snap install lxd. Or name another server in driver_options.endpoint.",
+        f"Install it: {product.install}. Or name another server in driver_options.endpoint.",
     )
 
 

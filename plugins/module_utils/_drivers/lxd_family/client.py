@@ -37,6 +37,7 @@ class LxdClient:
     def __init__(self, api: LxdApi) -> None:
         self.api = api
         self.place = api.place
+        self.product = api.place.product
         self._client: t.Any = None
 
     def require_library(self) -> t.Any:
@@ -46,7 +47,7 @@ class LxdClient:
         except ImportError as exc:
             raise MissingRequirement(
                 f"the Python library pylxd is missing for {sys.executable} on {platform.node()}",
-                f"{exc}; it is needed to make and change instances of LXD",
+                f"{exc}; it is needed to make and change instances of {self.product}",
                 "Install the package python3-pylxd (Debian, Ubuntu) or pylxd (pip) for that Python, or set"
                 " ansible_python_interpreter to one that has it.",
                 missing_library="pylxd",
@@ -98,7 +99,7 @@ class LxdClient:
             raise HypervisorError(doing, str(exc)) from exc
         metadata = body.get("metadata")
         if isinstance(metadata, dict) and metadata.get("err"):
-            raise _explained(doing, str(metadata["err"]))
+            raise self._explained(doing, str(metadata["err"]))
         return metadata
 
     def _connected(self, pylxd: t.Any) -> t.Any:
@@ -108,7 +109,7 @@ class LxdClient:
             if place.is_remote:
                 if not hasattr(pylxd.client, "get_session_for_url"):
                     raise MissingRequirement(
-                        f"the LXD server {place.endpoint} cannot be used",
+                        f"the {self.product} server {place.endpoint} cannot be used",
                         f"the library pylxd of {sys.executable} is older than 2.3.2, and serves this host only",
                         "Install pylxd 2.3.2 or newer for that Python.",
                         missing_library="pylxd",
@@ -122,7 +123,7 @@ class LxdClient:
                 self._client = pylxd.Client(endpoint=endpoint, **options)
             except pylxd.exceptions.ClientConnectionFailed as exc:
                 self.api.get("")  # which knows more of what may be wrong
-                raise HypervisorError(f"LXD at {place.endpoint} cannot be reached", str(exc)) from exc
+                raise HypervisorError(f"{self.product} at {place.endpoint} cannot be reached", str(exc)) from exc
         return self._client
 
     def _error(self, doing: str, exc: t.Any) -> Exception:
@@ -131,7 +132,7 @@ class LxdClient:
             return NotFound(doing, str(exc))
         if status == 409 or (status == 400 and "already exists" in str(exc)):
             return InUse(doing, str(exc))
-        return _explained(doing, str(exc))
+        return self._explained(doing, str(exc))
 
     def make_clustered(
         self,
@@ -147,7 +148,7 @@ class LxdClient:
 
         by_member -- the keys of the configuration that each member has of its own
         """
-        doing = f"LXD could not make {_ARTICLES[kind]} {name}"
+        doing = f"{self.product} could not make {_ARTICLES[kind]} {name}"
         body: dict[str, t.Any] = {"name": name, **more}
         if environment.get("server_clustered"):
             own = {key: value for key, value in config.items() if key in by_member}
@@ -162,18 +163,23 @@ class LxdClient:
 
     def members(self) -> list[str]:
         """The names of the members of the cluster."""
-        urls = self.call("get", "cluster/members", "the members of the LXD cluster could not be listed", project="")
+        urls = self.call(
+            "get", "cluster/members", f"the members of the {self.product} cluster could not be listed", project=""
+        )
         return [url.rpartition("/")[2] for url in urls]
 
     def await_operations(self, name: str) -> None:
         """Wait for what a run that was killed has asked of LXD for an instance: it does that all the same."""
-        doing = f"the operations of LXD on {name} could not be waited for"
+        doing = f"the operations of {self.product} on {name} could not be waited for"
         for identifier in operations_of(self.call("get", "operations", doing, query={"recursion": "1"}), name):
             with contextlib.suppress(HypervisorError, NotFound):
                 self.call("get", f"operations/{identifier}/wait", doing)
 
-
-def _explained(doing: str, why: str) -> HypervisorError | NoSpace:
-    if "no space left on device" in why.lower() or "disk quota exceeded" in why.lower():
-        return NoSpace(doing, why, "Free some space in the storage pool of LXD: lxc storage info.")
-    return HypervisorError(doing, why)
+    def _explained(self, doing: str, why: str) -> HypervisorError | NoSpace:
+        if "no space left on device" in why.lower() or "disk quota exceeded" in why.lower():
+            return NoSpace(
+                doing,
+                why,
+                f"Free some space in the storage pool of {self.product}: {self.product.client} storage info.",
+            )
+        return HypervisorError(doing, why)

@@ -191,31 +191,36 @@ def updated(
 
 
 def drift_of(
-    instance: Instance, config: t.Mapping[str, str], devices: t.Mapping[str, t.Mapping[str, str]]
+    instance: Instance, config: t.Mapping[str, str], devices: t.Mapping[str, t.Mapping[str, str]], server: str
 ) -> dict[str, str]:
-    """What somebody has changed with LXD itself, as sentences without a full stop, by the option that it is about."""
+    """What somebody has changed with the server itself, as sentences without a full stop, by the option it is about.
+
+    server -- its name, such as LXD
+    """
     found = {}
     cpus = config.get("limits.cpu", "")
     if cpus != str(instance.cpus):
-        found["cpus"] = f"its cpus were changed in LXD to {cpus or 'all'}, from {instance.cpus}"
+        found["cpus"] = f"its cpus were changed in {server} to {cpus or 'all'}, from {instance.cpus}"
     memory = config.get("limits.memory", "")
     if size_of(memory) != instance.memory >> 20 << 20:
-        found["memory"] = f"its memory was changed in LXD to {memory or 'all'}, from {format_size(instance.memory)}"
+        found["memory"] = (
+            f"its memory was changed in {server} to {memory or 'all'}, from {format_size(instance.memory)}"
+        )
     size = root_size(devices)
     if size and size != instance.disk >> 20 << 20:
-        text = f"its disk was changed in LXD to {format_size(size)}, from {format_size(instance.disk)}"
+        text = f"its disk was changed in {server} to {format_size(size)}, from {format_size(instance.disk)}"
         found["disk"] = f"{text}, and stays so" if size > instance.disk else text
     if (config.get("boot.autostart", "") in _YES) != instance.starts_with_host:
-        found["autostart"] = f"its autostart was changed in LXD, from {str(instance.starts_with_host).lower()}"
+        found["autostart"] = f"its autostart was changed in {server}, from {str(instance.starts_with_host).lower()}"
     if {key: value for key, value in config.items() if key.startswith(TAG)} != _tags(instance):
-        found["tags"] = "its tags were changed in LXD"
+        found["tags"] = f"its tags were changed in {server}"
     wanted = {port_name(port): port_device(port, "")["listen"] for port in instance.ports}
     actual = {name: device.get("listen", "") for name, device in devices.items() if name.startswith(_PORT)}
     missing = [str(port) for port in instance.ports if port_name(port) not in devices]
     if missing:
-        found["ports"] = f"its port forwards were taken away in LXD: {', '.join(missing)}"
+        found["ports"] = f"its port forwards were taken away in {server}: {', '.join(missing)}"
     elif actual != wanted:
-        found["ports"] = "its port forwards were changed in LXD"
+        found["ports"] = f"its port forwards were changed in {server}"
     return found
 
 

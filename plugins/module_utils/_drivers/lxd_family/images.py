@@ -33,6 +33,7 @@ class LxdImages:
 
     def __init__(self, look: LxdLooks, client: LxdClient) -> None:
         self.client = client
+        self.product = look.product
         self.runtime = look.runtime
         self.scope = look.scope
 
@@ -42,7 +43,7 @@ class LxdImages:
             f"{self.scope.name}-image-{image.hash[:16]}", Deadline(_IMAGE_WAIT), self.runtime.report
         ):
             images = self.client.call(
-                "get", "images", "the images of LXD could not be listed", query={"recursion": "1"}
+                "get", "images", f"the images of {self.product} could not be listed", query={"recursion": "1"}
             )
             for known in images:
                 if known["properties"].get(_HASH) == image.hash:
@@ -54,7 +55,7 @@ class LxdImages:
         return fingerprint
 
     def _import(self, image: Image) -> str:
-        doing = f"LXD could not import the image {image.name}"
+        doing = f"{self.product} could not import the image {image.name}"
         properties = {
             "description": image.title or image.name,
             "os": image.os,
@@ -64,8 +65,10 @@ class LxdImages:
             _DATA_DIR: self.scope.data.path,
         }
         headers = {
-            "X-LXD-properties": urlencode({key: value for key, value in properties.items() if value}),
-            "X-LXD-filename": f"{image.hash[:12]}.{image.format}",
+            f"{self.product.image_headers}properties": urlencode(
+                {key: value for key, value in properties.items() if value}
+            ),
+            f"{self.product.image_headers}filename": f"{image.hash[:12]}.{image.format}",
         }
         with contextlib.ExitStack() as stack:
             root = stack.enter_context(open(image.path, "rb"))

@@ -25,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
     place_of,
     untrusted,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.product import Product
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -42,9 +43,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Observed,
     normal_arch,
 )
-
-if t.TYPE_CHECKING:
-    pass
 
 CONSOLE = "console.log"
 # How the server calls what is frozen, or about to be.
@@ -73,11 +71,12 @@ class LxdHost(HypervisorHost):
 class LxdLooks(Looks):
     """See Looks."""
 
+    product: t.ClassVar[Product]
     capabilities = {"console_log": ("vm", "container"), "remote": ("vm", "container")}
 
     def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
-        self.place = place_of(self.options)
+        self.place = place_of(self.options, self.product)
         if self.place.is_remote:
             self.host = LxdHost(self)
         self.api = LxdApi(self.place)
@@ -105,9 +104,9 @@ class LxdLooks(Looks):
         missing = [name for name in _NEEDED if name not in server["api_extensions"]]
         if missing:
             raise MissingRequirement(
-                f"LXD at {self.place.endpoint} is too old",
+                f"{self.product} at {self.place.endpoint} is too old",
                 f"it is {server['environment']['server_version']} and lacks {missing[0]}",
-                "Install LXD 5.0 or newer.",
+                f"Install {self.product} {self.product.oldest} or newer.",
             )
         return server
 
@@ -119,7 +118,7 @@ class LxdLooks(Looks):
             elif instances:
                 records = self.all_records()
         self.seen.update(records)
-        found = [_observed(instance, records.get(instance.name)) for instance in instances]
+        found = [self._observed(instance, records.get(instance.name)) for instance in instances]
         if not any(each.state == ABSENT for each in found):
             return found
         everywhere = self._everywhere() if len(instances) == 1 else records.values()
@@ -143,7 +142,7 @@ class LxdLooks(Looks):
         for record in records:
             if _is_ours(instance, record):
                 project = record.get("project") or self.place.project
-                where = f"LXD has it as {record['name']} in the project {project}"
+                where = f"{self.product} has it as {record['name']} in the project {project}"
                 return Observed(ABSENT, drift=(f"{where}, where somebody has moved it",), reason=where)
         return None
 
@@ -189,7 +188,7 @@ class LxdLooks(Looks):
         # LXD dates the last start of what was never started before all times.
         if record is None or str(record.get("last_used_at") or "")[:4] in ("", "0001", "1970"):
             return ""
-        return f"LXD has it still, with its disk, as {instance.name} in the project {self.place.project}"
+        return f"{self.product} has it still, with its disk, as {instance.name} in the project {self.place.project}"
 
     def alive(self, instance: Instance) -> bool:
         return _is_up(self.record(instance))
@@ -209,7 +208,7 @@ class LxdLooks(Looks):
                 return "", 22
             forwarded = lxd_config.listener_of(seen["devices"].get(lxd_config.SSH, {}))
             return forwarded if forwarded[0] else (self.member_address(seen), instance.ssh_port or 22)
-        by_mac = dict(_observed(instance, seen).by_mac) if seen else {}
+        by_mac = dict(self._observed(instance, seen).by_mac) if seen else {}
         for nic in instance.nics if by_mac else ():
             network = None if nic.address or nic.lease else self.scope.networks.read(nic.network)
             if network and network.bridge_type == "macvtap":
@@ -226,6 +225,27 @@ class LxdLooks(Looks):
             url = str(self.api.get(f"cluster/members/{member}")["url"])
             self._members[member] = self.place._replace(endpoint=url).host[0]
         return self._members[member]
+
+    def _observed(self, instance: Instance, record: t.Mapping[str, t.Any] | None) -> Observed:
+        if record is None:
+            return Observed(ABSENT, drift=(f"it was removed from {self.product} by other means, and its data with it",))
+        if not _is_ours(instance, record):
+            why = f"it was removed from {self.product} by other means, and another instance has its name there"
+            return Observed(ABSENT, drift=(why,))
+        drift = lxd_config.drift_of(instance, record["config"], record["devices"], self.product.name)
+        size = lxd_config.root_size(record["devices"])
+        grown = size if size > instance.disk else 0
+        # What was grown is not made smaller again.
+        differs = tuple(option for option in drift if not (option == "disk" and grown))
+        seen = Observed(STOPPED, drift=tuple(drift.values()), differs=differs, disk=grown)
+        if not _is_up(record):
+            return seen
+        halted = SUSPENDED if instance.suspended else PAUSED
+        state = halted if record["status"] in FROZEN else RUNNING
+        by_mac = addresses_of(record.get("state") or {})
+        ours = {nic.mac: by_mac.get(nic.mac.lower(), ()) for nic in instance.nics}
+        addresses = tuple(address for found in ours.values() for address in found)
+        return seen._replace(state=state, addresses=addresses, by_mac=ours)
 
     def console_log(self, instance: Instance) -> str:
         return os.path.join(self.scope.directory(instance.name), CONSOLE)
@@ -248,28 +268,6 @@ def _is_ours(instance: Instance, record: t.Mapping[str, t.Any]) -> bool:
 
 def _is_up(record: t.Mapping[str, t.Any] | None) -> bool:
     return record is not None and record["status"] not in ("Stopped", "Error")
-
-
-def _observed(instance: Instance, record: t.Mapping[str, t.Any] | None) -> Observed:
-    if record is None:
-        return Observed(ABSENT, drift=("it was removed from LXD by other means, and its data with it",))
-    if not _is_ours(instance, record):
-        why = "it was removed from LXD by other means, and another instance has its name there"
-        return Observed(ABSENT, drift=(why,))
-    drift = lxd_config.drift_of(instance, record["config"], record["devices"])
-    size = lxd_config.root_size(record["devices"])
-    grown = size if size > instance.disk else 0
-    # What was grown is not made smaller again.
-    differs = tuple(option for option in drift if not (option == "disk" and grown))
-    seen = Observed(STOPPED, drift=tuple(drift.values()), differs=differs, disk=grown)
-    if not _is_up(record):
-        return seen
-    halted = SUSPENDED if instance.suspended else PAUSED
-    state = halted if record["status"] in FROZEN else RUNNING
-    by_mac = addresses_of(record.get("state") or {})
-    ours = {nic.mac: by_mac.get(nic.mac.lower(), ()) for nic in instance.nics}
-    addresses = tuple(address for found in ours.values() for address in found)
-    return seen._replace(state=state, addresses=addresses, by_mac=ours)
 
 
 def addresses_of(state: t.Mapping[str, t.Any]) -> dict[str, tuple[str, ...]]:

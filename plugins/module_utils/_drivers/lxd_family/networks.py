@@ -118,6 +118,7 @@ class LxdNetworks(Networks):
     def __init__(self, look: LxdLooks, client: LxdClient) -> None:
         self.look = look
         self.client = client
+        self.product = look.product
         self.data = look.scope.data
         self._host: HostNetworks | None = None
         if look.host.here and os.geteuid() == 0:
@@ -130,13 +131,15 @@ class LxdNetworks(Networks):
     def require(self, network: Network) -> None:
         if network.mode not in _MODES:
             raise NotSupported(
-                f"the driver lxd has no networks of the mode {network.mode}", hint=f"It has: {', '.join(_MODES)}."
+                f"the driver {self.look.name} has no networks of the mode {network.mode}",
+                hint=f"It has: {', '.join(_MODES)}.",
             )
         if network.mode != "bridged":
             if self.look.server()["environment"].get("server_clustered") and self._avoids_host(network):
                 raise NotSupported(
                     f"the network {network.name} cannot have host_access: false",
-                    "each member of the cluster has addresses of its own, and LXD has the same rules for all",
+                    f"each member of the cluster has addresses of its own, and {self.product} has the same rules for"
+                    " all",
                     "Take the mode isolated, or leave the option out.",
                 )
         elif self._host:
@@ -152,7 +155,7 @@ class LxdNetworks(Networks):
         except NotThere as exc:
             raise MissingRequirement(
                 doing,
-                f"the host of LXD at {self.look.place.endpoint} has no such interface",
+                f"the host of {self.product} at {self.look.place.endpoint} has no such interface",
                 "Name one that it has, or a bridge.",
             ) from exc
         if network.bridge_type == "bridge" and found.get("type") != "bridge":
@@ -256,12 +259,12 @@ class LxdNetworks(Networks):
             return self._host.drift(network, ()) if self._host else []
         there = self._look(network)
         if there is None:
-            return [f"LXD has no network {network.interface}"]
+            return [f"{self.product} has no network {network.interface}"]
         if there.get("status", "Created") != "Created":
-            return [f"LXD has not finished making the network {network.interface}"]
+            return [f"{self.product} has not finished making the network {network.interface}"]
         found = differences(there["config"], config_of(network, self._spelled(there["config"])))
         if self._rules_differ(network, self._rules(network)):
-            found.append("its rules (lxc network acl) are not those that the network is to have")
+            found.append(f"its rules ({self.product.client} network acl) are not those that the network is to have")
         return found + (self._host.obstacles(network.interface) if self._host else [])
 
     def _rules(self, network: Network) -> dict[str, t.Any] | None:
@@ -295,12 +298,12 @@ class LxdNetworks(Networks):
                 self._require_parent(network)
             return
         wanted = config_of(network, self.data.path)
-        doing = f"LXD could not change the network {network.interface}"
+        doing = f"{self.product} could not change the network {network.interface}"
         there = self._look(network)
         finished = there is not None and there.get("status", "Created") == "Created"
         if there is not None and finished and there.get("config", {}).get(NETWORK) != network.name:
             raise InUse(
-                f"LXD has another network {network.interface}",
+                f"{self.product} has another network {network.interface}",
                 "it was not made for this data directory",
                 "Remove it, or choose another name.",
             )
@@ -321,7 +324,7 @@ class LxdNetworks(Networks):
         if not self._rules_differ(network, there):
             return
         call = self.client.call
-        doing = f"LXD could not be given the rules of the network {network.interface}"
+        doing = f"{self.product} could not be given the rules of the network {network.interface}"
         self.look.runtime.report.step("lxd_rules")
         rules = {"description": "", **self._wanted_rules(network)}
         if there is None:
@@ -358,14 +361,14 @@ class LxdNetworks(Networks):
             return
         users = there.get("used_by") or []
         if users:
-            what = f"LXD keeps the network {network.interface} ({network.name})"
+            what = f"{self.product} keeps the network {network.interface} ({network.name})"
             why = f"it is used by {', '.join(users)}, which this collection did not make"
             if not network.on_demand:
                 raise InUse(what, why, "Take it from those first.")
             self.look.runtime.report.warn(f"{what}: {why}.")
             return
         with contextlib.suppress(NotFound):
-            doing = f"LXD could not remove the network {network.interface}"
+            doing = f"{self.product} could not remove the network {network.interface}"
             self.client.call("delete", f"networks/{network.interface}", doing, project="")
         self._remove_rules(network)
 
@@ -377,7 +380,7 @@ class LxdNetworks(Networks):
             self._host.withdraw_passage(network.interface)
         self._end_orphan(network)
         if self._is_ours(network, (self._rules(network) or {}).get("config") or {}):
-            doing = f"LXD could not remove the rules of the network {network.interface}"
+            doing = f"{self.product} could not remove the rules of the network {network.interface}"
             with contextlib.suppress(NotFound):
                 self.client.call("delete", f"network-acls/{network.interface}", doing, project="")
 

@@ -41,12 +41,13 @@ class LxdPools:
         self.look = look
         self.client = client
         self.place = look.place
+        self.product = look.product
         self.runtime = look.runtime
         self.scope = look.scope
 
     def check(self) -> None:
         """Raise InvalidOption for a project or a pool that a task names and LXD has not: a typing error makes none."""
-        place = f"LXD at {self.place.endpoint}"
+        place = f"{self.product} at {self.place.endpoint}"
         for option, name, own, kind in (
             ("project", self.place.project, DEFAULT_PROJECT, "projects"),
             ("storage_pool", str(self.look.options.get("storage_pool") or ""), POOL, "storage-pools"),
@@ -81,7 +82,9 @@ class LxdPools:
             pool = wanted or POOL
             self._have_pool(pool)
             self.runtime.report.step("lxd_profile")
-            doing = f"the default profile of the LXD project {self.place.project} could not be given a root disk"
+            doing = (
+                f"the default profile of the {self.product} project {self.place.project} could not be given a root disk"
+            )
             profile = self.client.call("get", f"profiles/{PROFILE}", doing)
             profile["devices"].setdefault("root", {"type": "disk", "path": "/", "pool": pool})
             self.client.call("put", f"profiles/{PROFILE}", doing, json={key: profile[key] for key in _PROFILE_KEYS})
@@ -89,14 +92,16 @@ class LxdPools:
 
     def _profile_pool(self) -> str:
         try:
-            profile = self.client.call("get", f"profiles/{PROFILE}", "the profile of the LXD project could not be read")
+            profile = self.client.call(
+                "get", f"profiles/{PROFILE}", f"the profile of the {self.product} project could not be read"
+            )
         except (NotFound, HypervisorError):
             return ""
         return str(profile["devices"].get("root", {}).get("pool", ""))
 
     def _have_project(self) -> None:
         name = self.place.project
-        doing = f"the LXD project {name} could not be made"
+        doing = f"the {self.product} project {name} could not be made"
         self.runtime.report.step("lxd_project")
         config = {"features.images": "true", "features.profiles": "true", "features.storage.volumes": "true"}
         body = {"name": name, "description": "Instances of the Ansible collection minicloud.local", "config": config}
@@ -125,16 +130,16 @@ class LxdPools:
             if driver == "dir":
                 why = f" ({'; '.join(failures)})" if failures else ""
                 self.runtime.report.warn(
-                    f"The storage pool {name} of LXD is of the type dir, so that each new instance copies its whole"
-                    f" image: this LXD can have neither zfs nor btrfs{why}. Install zfsutils-linux or btrfs-progs,"
-                    " start LXD anew, make a pool of that type (lxc storage create), and name it in"
-                    " driver_options.storage_pool."
+                    f"The storage pool {name} of {self.product} is of the type dir, so that each new instance copies"
+                    f" its whole image: this {self.product} can have neither zfs nor btrfs{why}. Install zfsutils-linux"
+                    f" or btrfs-progs, start {self.product} anew, make a pool of that type ({self.product.client}"
+                    " storage create), and name it in driver_options.storage_pool."
                 )
             return
         raise HypervisorError(
-            f"LXD could not make the storage pool {name}",
+            f"{self.product} could not make the storage pool {name}",
             "; ".join(failures),
-            "Make one yourself (lxc storage create) and name it in driver_options.storage_pool.",
+            f"Make one yourself ({self.product.client} storage create) and name it in driver_options.storage_pool.",
         )
 
     def _make_pool(self, name: str, driver: str, environment: t.Mapping[str, t.Any]) -> None:
@@ -157,7 +162,7 @@ class LxdPools:
         free = status.f_bavail * status.f_frsize
         if free < _LEAST_POOL:
             raise NoSpace(
-                f"{directory} has no room for a storage pool of LXD",
+                f"{directory} has no room for a storage pool of {self.product}",
                 f"{format_size(free)} are free, and it should have {format_size(_LEAST_POOL)} at least",
                 "Free some space there, or name a pool that exists in driver_options.storage_pool.",
             )

@@ -19,7 +19,8 @@ EXTENSIONS = ["projects", "instances", "cloud_init", "instance_get_full"]
 class FakeLxd:
     """Projects, pools, networks, images and instances, and every request that changed something."""
 
-    def __init__(self, **environment):
+    def __init__(self, headers="X-LXD-", **environment):
+        self.headers = headers
         self.server = {
             "auth": "trusted",
             "api_extensions": EXTENSIONS,
@@ -113,7 +114,7 @@ class FakeLxd:
         if path == "images":
             data = kwargs["data"].read()
             fingerprint = hashlib.sha256(data).hexdigest()
-            pairs = dict(pair.split("=", 1) for pair in kwargs["headers"]["X-LXD-properties"].split("&"))
+            pairs = dict(pair.split("=", 1) for pair in kwargs["headers"][f"{self.headers}properties"].split("&"))
             properties = {key: value.replace("%2F", "/") for key, value in pairs.items()}
             self.objects["images"][fingerprint] = {"fingerprint": fingerprint, "properties": properties}
             return {"metadata": {"fingerprint": fingerprint}}

@@ -15,6 +15,7 @@ import threading
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LXD
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import api as lxd_api
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import (
     LxdApi,
@@ -74,7 +75,7 @@ def _serve(tmp_path, monkeypatch):
         listener.bind("s.sock")
         listener.listen(4)
         servers.append(Server(listener, answer))
-        return LxdApi(Place("s.sock")), servers[-1]
+        return LxdApi(Place(LXD, "s.sock")), servers[-1]
 
     yield serve
     for server in servers:
@@ -130,12 +131,12 @@ class TestMissing:
         monkeypatch.setattr(lxd_api, "find_program", lambda name: None)
         monkeypatch.setattr(os.path, "exists", lambda path: False)
         with pytest.raises(MissingRequirement, match=r"LXD is not installed on this host.*apt-get install lxd"):
-            LxdApi(Place(str(tmp_path / "no.socket"))).get("")
+            LxdApi(Place(LXD, str(tmp_path / "no.socket"))).get("")
 
     def test_lxd_does_not_run(self, tmp_path, monkeypatch):
         monkeypatch.setattr(lxd_api, "find_program", lambda name: f"/usr/bin/{name}")
         with pytest.raises(MissingRequirement, match=r"LXD does not run on this host.*systemctl start lxd"):
-            LxdApi(Place(str(tmp_path / "no.socket"))).get("")
+            LxdApi(Place(LXD, str(tmp_path / "no.socket"))).get("")
 
     def test_a_socket_that_nobody_listens_on(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -143,13 +144,13 @@ class TestMissing:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind("s.sock")
         with pytest.raises(MissingRequirement, match=r"does not run on this host: s.sock: Connection refused"):
-            LxdApi(Place("s.sock")).get("")
+            LxdApi(Place(LXD, "s.sock")).get("")
 
     def test_no_permission(self, tmp_path, monkeypatch):
         path = tmp_path / "s.sock"
         path.touch()
         path.chmod(0o660)
-        error = lxd_api._no_socket(str(path), PermissionError(13, "Permission denied"))
+        error = lxd_api._no_socket(Place(LXD, str(path)), PermissionError(13, "Permission denied"))
         assert "this user may not use LXD" in str(error)
         assert "belongs to the group" in error.why
         assert "usermod --append --groups lxd" in error.hint
@@ -158,21 +159,21 @@ class TestMissing:
 class TestPlaces:
     def test_the_socket_of_this_host(self, tmp_path, monkeypatch):
         monkeypatch.delenv("LXD_DIR", raising=False)
-        monkeypatch.setattr(lxd_api, "_DIRECTORIES", (str(tmp_path / "snap"), str(tmp_path / "deb")))
-        assert place_of({}) == Place(str(tmp_path / "deb" / "unix.socket"))
+        product = LXD._replace(directories=(str(tmp_path / "snap"), str(tmp_path / "deb")))
+        assert place_of({}, product) == Place(product, str(tmp_path / "deb" / "unix.socket"))
         (tmp_path / "snap").mkdir()
         (tmp_path / "snap" / "unix.socket").touch()
-        assert place_of({}).endpoint == str(tmp_path / "snap" / "unix.socket")
+        assert place_of({}, product).endpoint == str(tmp_path / "snap" / "unix.socket")
         monkeypatch.setenv("LXD_DIR", "/srv/lxd")
-        assert place_of({"project": "other"}) == Place("/srv/lxd/unix.socket", project="other")
-        assert place_of({"endpoint": "unix:///x/y"}).endpoint == "/x/y"
+        assert place_of({"project": "other"}, LXD) == Place(LXD, "/srv/lxd/unix.socket", project="other")
+        assert place_of({"endpoint": "unix:///x/y"}, LXD).endpoint == "/x/y"
 
     def test_remote(self, tmp_path):
         for name in ("c", "k", "s"):
             (tmp_path / name).touch()
         options = {name: str(tmp_path / path) for name, path in (("cert", "c"), ("key", "k"), ("verify", "s"))}
-        place = place_of({"endpoint": "https://lab:9443", **options})
-        assert place == Place("https://lab:9443", *options.values())
+        place = place_of({"endpoint": "https://lab:9443", **options}, LXD)
+        assert place == Place(LXD, "https://lab:9443", *options.values())
         assert place.is_remote
         assert place.host == ("lab", 9443)
 
@@ -186,13 +187,13 @@ class TestPlaces:
         ],
     )
     def test_hosts(self, endpoint, host):
-        assert Place(endpoint).host == host
+        assert Place(LXD, endpoint).host == host
 
     @pytest.mark.parametrize(("given", "verify"), [(True, "true"), ("yes", "true"), (False, "false"), (None, "true")])
     def test_verify(self, tmp_path, given, verify):
         (tmp_path / "c").touch()
         place = place_of(
-            {"endpoint": "https://x", "cert": str(tmp_path / "c"), "key": str(tmp_path / "c"), "verify": given}
+            {"endpoint": "https://x", "cert": str(tmp_path / "c"), "key": str(tmp_path / "c"), "verify": given}, LXD
         )
         assert place.verify == verify
 
@@ -211,7 +212,7 @@ class TestPlaces:
     )
     def test_what_cannot_be_meant(self, options, text):
         with pytest.raises(InvalidOption, match=text):
-            place_of(options)
+            place_of(options, LXD)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
@@ -237,7 +238,7 @@ class TestTls:
 
         def ask(verify, cert="client.crt", key="client.key"):
             endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
-            return LxdApi(Place(endpoint, files[cert], files[key], files.get(verify, verify))).get("")
+            return LxdApi(Place(LXD, endpoint, files[cert], files[key], files.get(verify, verify))).get("")
 
         ask.server = server
         yield ask
@@ -276,6 +277,6 @@ class TestTls:
             # Nobody listens, and nobody else can get the port meanwhile.
             silent.bind(("127.0.0.1", 0))
             endpoint = f"https://127.0.0.1:{silent.getsockname()[1]}"
-            place = Place(endpoint, files["client.crt"], files["client.key"], files["server.crt"])
+            place = Place(LXD, endpoint, files["client.crt"], files["client.key"], files["server.crt"])
             with pytest.raises(MissingRequirement, match=r"cannot be reached: Connection refused.*core.https_address"):
                 LxdApi(place).get("")

@@ -175,7 +175,7 @@ def test_no_update_where_nothing_changes():
 class TestDrift:
     def test_none(self):
         instance = an_instance(ports=[parse_port("8080:80")])
-        assert lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), devices(instance)) == {}
+        assert lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), devices(instance), "LXD") == {}
 
     @pytest.mark.parametrize(
         ("text", "size"),
@@ -195,20 +195,20 @@ class TestDrift:
     def test_each_option_that_a_task_names(self, key, value, option):
         instance = an_instance()
         config = {**lxd_config.config_of(instance, "/data"), key: value}
-        assert list(lxd_config.drift_of(instance, config, devices(instance))) == [option]
+        assert list(lxd_config.drift_of(instance, config, devices(instance), "LXD")) == [option]
 
     def test_the_same_in_other_words_is_none(self):
         instance = an_instance()
         config = {**lxd_config.config_of(instance, "/data"), "limits.memory": str(instance.memory)}
         del config["boot.autostart"]
-        assert lxd_config.drift_of(instance, config, devices(instance)) == {}
+        assert lxd_config.drift_of(instance, config, devices(instance), "LXD") == {}
 
     @pytest.mark.parametrize(("size", "stays"), [("900GiB", True), ("64MiB", False)])
     def test_a_disk(self, size, stays):
         instance = an_instance()
         there = devices(instance)
         there["root"]["size"] = size
-        found = lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), there)
+        found = lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), there, "LXD")
         assert list(found) == ["disk"]
         assert found["disk"].endswith(", and stays so") == stays
 
@@ -216,14 +216,14 @@ class TestDrift:
         instance = an_instance(ports=[parse_port("8080:80")])
         there = devices(instance)
         there["port-tcp-127.0.0.1-99"] = {"type": "proxy", "listen": "tcp:127.0.0.1:99", "connect": "tcp:10.0.0.1:9"}
-        found = lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), there)
+        found = lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), there, "LXD")
         assert list(found) == ["ports"]
 
     def test_what_was_changed_by_hand(self):
         instance = an_instance(ports=[parse_port("8080:80")])
         config = {**lxd_config.config_of(instance, "/data"), "limits.cpu": "1"}
         del config["limits.memory"]
-        assert lxd_config.drift_of(instance, config, {}) == {
+        assert lxd_config.drift_of(instance, config, {}, "LXD") == {
             "cpus": "its cpus were changed in LXD to 1, from 2",
             "memory": "its memory was changed in LXD to all, from 1.5 GiB",
             "ports": "its port forwards were taken away in LXD: 127.0.0.1:8080:80/tcp",
