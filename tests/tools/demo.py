@@ -31,11 +31,12 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "qemu": (*BASE, *QEMU),
     "libvirt": (*BASE, *QEMU, "libvirtd", "virtlogd", "dnsmasq"),
     "lxd": (*BASE, "lxd", "mkfs.btrfs", "dnsmasq"),
+    "incus": (*BASE, "incusd", "mkfs.btrfs", "dnsmasq"),
 }
-# The project and the storage pool that the driver lxd makes.
-LXD_NAME = "minicloud"
-# The record of the network that its instances are on unless told otherwise.
-LXD_NETWORK = os.path.join("scopes", "lxd", "networks", "default", "network.json")
+# The clients of servers, by driver.
+CLIENTS = {"lxd": "lxc", "incus": "incus"}
+# The project and the storage pool that these drivers make.
+PROJECT = "minicloud"
 # What an ansible-core needs of Python.
 CORES = (((3, 12), ">=2.21,<2.22"), ((3, 11), ">=2.19,<2.20"))
 
@@ -76,14 +77,14 @@ class Demo:
 
     driver -- which runs the instance; image -- what to launch; name -- of the instance
     data_dir -- empty: the default; made -- whether the demo made it
-    made_lxd -- whether LXD had nothing of the collection before
+    made_project -- whether the server, such as LXD, had nothing of the collection before
     """
 
     def __init__(
-        self, driver: str, image: str, name: str, data_dir: str, made: bool = False, made_lxd: bool = False
+        self, driver: str, image: str, name: str, data_dir: str, made: bool = False, made_project: bool = False
     ) -> None:
         self.driver = driver
-        self.made_lxd = made_lxd
+        self.made_project = made_project
         self.inventory = os.path.join(HERE, f"{driver}.minicloud.yml")
         self.image = image
         self.name = name
@@ -111,10 +112,11 @@ class Demo:
         self.made = not os.path.exists(self.data_dir) or any(
             state["data_dir"] == self.data_dir and state["made"] for state in states().values()
         )
-        if self.driver == "lxd":
-            self.made_lxd = states().get("lxd", {}).get("made_lxd", False) or not lxc("project", "show", LXD_NAME)
+        if self.driver in CLIENTS:
+            before = states().get(self.driver, {}).get("made_project", False)
+            self.made_project = before or not self.client("project", "show", PROJECT)
         with open(os.path.join(HERE, f"{self.driver}.json"), "w", encoding="utf-8") as file:
-            names = ("driver", "image", "name", "data_dir", "made", "made_lxd")
+            names = ("driver", "image", "name", "data_dir", "made", "made_project")
             json.dump({name: getattr(self, name) for name in names}, file)
 
     def up(self) -> None:
@@ -141,28 +143,40 @@ class Demo:
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
-        if self.driver == "lxd":
-            self.remove_from_lxd()
+        if self.driver in CLIENTS:
+            self.remove_from_server()
         self.remove_data_dir()
         for name in (f"{self.driver}.json", f"{self.driver}.minicloud.yml"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(HERE, name))
 
-    def remove_from_lxd(self) -> None:
-        """Remove the network of the data directory that the demo made, and project and pool if LXD had none before.
+    def remove_from_server(self) -> None:
+        """Remove the network of the data directory that the demo made, and project and pool if there was none before.
 
-        LXD itself refuses to remove what is in use.
+        The server itself refuses to remove what is in use.
         """
+        # The network that its instances are on unless told otherwise.
+        network = self.path(os.path.join("scopes", self.driver, "networks", "default", "network.json"))
         if self.made:
-            with contextlib.suppress(OSError, ValueError), open(self.path(LXD_NETWORK), encoding="utf-8") as file:
-                lxc("network", "delete", json.load(file)["interface"])
-        if not self.made_lxd or lxc("list", "--project", LXD_NAME, "--format", "json").strip() != "[]":
+            with contextlib.suppress(OSError, ValueError), open(network, encoding="utf-8") as file:
+                self.client("network", "delete", json.load(file)["interface"])
+        if not self.made_project or self.client("list", "--project", PROJECT, "--format", "json").strip() != "[]":
             return
-        for image in lxc("image", "list", "--project", LXD_NAME, "--format", "csv", "--columns", "F").split():
-            lxc("image", "delete", image, "--project", LXD_NAME)
-        lxc("profile", "device", "remove", "default", "root", "--project", LXD_NAME)
-        lxc("project", "delete", LXD_NAME)
-        lxc("storage", "delete", LXD_NAME)
+        listed = self.client("image", "list", "--project", PROJECT, "--format", "csv", "--columns", "F")
+        for image in listed.split():
+            self.client("image", "delete", image, "--project", PROJECT)
+        self.client("profile", "device", "remove", "default", "root", "--project", PROJECT)
+        self.client("project", "delete", PROJECT)
+        self.client("storage", "delete", PROJECT)
+
+    def client(self, *args: str) -> str:
+        """What the client of the driver's server says; nothing where it fails."""
+        name = CLIENTS[self.driver]
+        with contextlib.suppress(OSError):
+            argv = [program(name) or name, *args]
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            return done.stdout if done.returncode == 0 else ""
+        return ""
 
     def remove_data_dir(self) -> None:
         """Remove the data directory if the demo has made it and nothing but the demo has used it."""
@@ -239,15 +253,6 @@ class Demo:
         return "".join(line for line in recap if " changed=0 " not in line)
 
 
-def lxc(*args: str) -> str:
-    """What LXD's client says; nothing where it fails."""
-    argv = [program("lxc") or "lxc", *args]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        return done.stdout if done.returncode == 0 else ""
-    return ""
-
-
 def states() -> dict[str, dict[str, t.Any]]:
     """The demos that there are, by driver, each as the arguments of Demo."""
     found = {}
@@ -268,7 +273,7 @@ def default_data_dir() -> str:
 
 def program(name: str) -> str | None:
     """The path of a program, also from the system's directories."""
-    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin")
+    return shutil.which(name, path=dev.hypervisors.DIRECTORIES)
 
 
 def needs_password() -> bool:

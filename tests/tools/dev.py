@@ -30,6 +30,7 @@ import threading
 import time
 import typing as t
 
+import backports
 import hypervisors
 import pictures
 
@@ -424,6 +425,23 @@ runpy.run_module("pip", run_name="__main__")
 """
 
 
+# Why there is no Incus here, if there is none.
+WITHOUT_INCUS: list[str] = []
+
+
+def install_incus() -> None:
+    """Install Incus. Where it cannot be had, its tests are left out, and the closing table says so."""
+    if hypervisors.incus_is_there():
+        return
+    say("==> installing incus-base ...")
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
+    with lock("apt"):
+        try:
+            backports.install(["incus-base"], prefix)
+        except backports.NotToBeHad as exc:
+            WITHOUT_INCUS.append(f"Incus cannot be had here: {exc}")
+
+
 def install_packages() -> None:
     """Install the Debian packages that the integration tests need; elsewhere, say what is needed."""
     with open(os.path.join(ROOT, "tests", "requirements", "debian.txt"), encoding="utf-8") as file:
@@ -787,6 +805,7 @@ def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
 def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()) -> None:
     """The targets of tests/integration, on this machine and its real hypervisors."""
     install_packages()
+    install_incus()
     with ready_hypervisors():
         side_by_side(integration_jobs(tools, cores, only))
     close("integration")
@@ -797,7 +816,10 @@ def integration_jobs(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str]
     found = integration_targets()
     known = [*TARGETS_ON_DAEMONS, *OTHER_TARGETS]
     known += [name for name in found if name not in known]
-    variables = integration_variables()
+    variables: dict[str, t.Any] = dict(integration_variables())
+    if not hypervisors.incus_answers():
+        record("integration conformance with incus", None, 0, WITHOUT_INCUS[0] if WITHOUT_INCUS else "it does not run")
+        variables["conformance_without"] = ["incus"]
 
     def job(core: str, name: str) -> Job:
         return Job(lambda lane: target(tools, core, name, lane, variables), name in TARGETS_ON_DAEMONS)
@@ -812,7 +834,7 @@ def integration_jobs(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str]
     return jobs
 
 
-def target(tools: Tools, core: str, name: str, lane: str, variables: t.Mapping[str, str]) -> None:
+def target(tools: Tools, core: str, name: str, lane: str, variables: t.Mapping[str, t.Any]) -> None:
     """One integration target, in a copy of the collection and with a data directory that only this lane has."""
     venv, top = tools.venv(f"ansible-{core}"), stage(f"{core}-{lane}")
     data_dir = os.path.join(INTEGRATION, f"data-{lane}")
@@ -951,6 +973,7 @@ def install(tools: Tools, cores: t.Sequence[str]) -> None:
     for name in [*(f"ansible-{core}" for core in cores), "lint"]:
         say(f"{name}: {os.path.relpath(tools.venv(name), ROOT)}")
     install_packages()
+    install_incus()
     say(f"collections path: {os.path.relpath(stage(), ROOT)}")
 
 

@@ -20,6 +20,10 @@ import subprocess
 import typing as t
 
 KVM = "/dev/kvm"
+# Where programs are looked for.
+DIRECTORIES = os.pathsep.join(
+    (os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/libexec/incus")
+)
 # Seconds that a daemon may take to answer, and to end.
 PATIENCE = 60
 
@@ -30,7 +34,7 @@ class NotReady(Exception):
 
 @contextlib.contextmanager
 def running(logs: str, say: t.Callable[[str], None]) -> t.Iterator[None]:
-    """Have the daemons of all drivers run meanwhile.
+    """Have the daemons of all drivers run meanwhile, that of Incus where it is there.
 
     logs -- a directory for what daemons of ours say; say -- tells the user what is started
     """
@@ -39,8 +43,9 @@ def running(logs: str, say: t.Callable[[str], None]) -> t.Iterator[None]:
         for name, service, answers, by_hand in (
             ("libvirt", "libvirtd", libvirt_answers, libvirt),
             ("LXD", "lxd", lxd_answers, lxd),
+            ("Incus", "incus", incus_answers, incus),
         ):
-            if answers():
+            if answers() or (name == "Incus" and not incus_is_there()):
                 continue
             if os.geteuid() != 0:
                 say(f"{name} does not run, or not for this user: its tests will fail. As root it would be started.")
@@ -61,6 +66,17 @@ def lxd_answers() -> bool:
     """Whether LXD can be used. Its own client waits for a daemon that does not run; this does not."""
     place = os.environ.get("LXD_DIR", "/var/lib/lxd")
     return os.path.exists(os.path.join(place, "unix.socket")) and succeeds(["lxc", "query", "/1.0"])
+
+
+def incus_answers() -> bool:
+    """Whether Incus can be used."""
+    place = os.environ.get("INCUS_DIR", "/var/lib/incus")
+    return os.path.exists(os.path.join(place, "unix.socket")) and succeeds(["incus", "query", "/1.0"])
+
+
+def incus_is_there() -> bool:
+    """Whether Incus is installed: not every release of a distribution has it."""
+    return shutil.which("incusd", path=DIRECTORIES) is not None
 
 
 def succeeds(argv: t.Sequence[str]) -> bool:
@@ -116,19 +132,29 @@ def kvm_for_all() -> t.Iterator[None]:
         os.chmod(KVM, before)
 
 
+def lxd(logs: str) -> contextlib.AbstractContextManager[None]:
+    """LXD."""
+    return server("lxd", logs)
+
+
+def incus(logs: str) -> contextlib.AbstractContextManager[None]:
+    """Incus."""
+    return server("incusd", logs)
+
+
 @contextlib.contextmanager
-def lxd(logs: str) -> t.Iterator[None]:
-    """LXD. Its own shutdown ends its containers and networks too."""
-    argv = [program("lxd"), "--group", "root", "--logfile", os.path.join(logs, "lxd.log")]
-    with open(os.path.join(logs, "lxd.out"), "wb") as out:
+def server(name: str, logs: str) -> t.Iterator[None]:
+    """LXD or Incus. Its own shutdown ends its containers and networks too. name -- of its program"""
+    argv = [program(name), "--group", "root", "--logfile", os.path.join(logs, f"{name}.log")]
+    with open(os.path.join(logs, f"{name}.out"), "wb") as out:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        run([program("lxd"), "waitready", "--timeout", str(PATIENCE)])
+        run([program(name), "waitready", "--timeout", str(PATIENCE)])
         yield
     finally:
-        succeeds([program("lxd"), "shutdown", "--timeout", str(PATIENCE)])
+        succeeds([program(name), "shutdown", "--timeout", str(PATIENCE)])
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -168,7 +194,7 @@ def run(argv: t.Sequence[str], env: t.Mapping[str, str] | None = None) -> None:
 
 def program(name: str) -> str:
     """The path of a program, also from the system's directories."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
+    path = shutil.which(name, path=DIRECTORIES)
     if path is None:
         raise NotReady(f"There is no program {name}: its package is among those of tests/requirements/debian.txt.")
     return path
