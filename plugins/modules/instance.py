@@ -42,10 +42,10 @@ options:
       - V(running) is an instance that runs; it is made, started or resumed where it does not.
       - V(stopped) is shut down by its guest; with O(force=true) it is switched off instead.
       - V(suspended) does nothing, and goes on from there with V(running) as if no time had gone by; its clock is set
-        then. What it was doing is saved on the host's disk and survives a restart of the host, except with the driver
-        V(lxd), which keeps it in memory. It goes on under the driver that suspended it, with the same version of QEMU
-        and, unless it is emulated, the same kind of processor. Where it cannot, that is said before anything is done.
-        O(force=true) drops what it was doing, as if its plug had been pulled.
+        then. What it was doing is saved on the host's disk and survives a restart of the host, except with the drivers
+        V(lxd) and V(incus), which keep it in memory. It goes on under the driver that suspended it, with the same
+        version of QEMU and, unless it is emulated, the same kind of processor. Where it cannot, that is said before
+        anything is done. O(force=true) drops what it was doing, as if its plug had been pulled.
       - V(restarted) stops and starts it, and is always a change.
       - V(present) exists, in whatever state; one that is made by it is not started.
       - V(deleted) is stopped and put aside. It keeps its disk and its name, does not start with the host, and gives up

@@ -28,8 +28,9 @@ notes:
   - Without root, a network of these drivers connects instances with each other by a process of the user, which gives
     them addresses and names; the way out, ssh and forwarded ports are QEMU's user-mode network. It needs QEMU 7.2 or
     newer. The mode V(bridged) and O(subnet6) need root.
-  - With the driver V(lxd) networks are bridges of LXD itself, with rules in an access control list (C(lxc network acl))
-    that comes and goes with the network. What O(confirm_bridge) confirms takes root on the host of LXD.
+  - With the drivers V(lxd) and V(incus) networks are bridges of the server itself, with rules in an access control list
+    (C(lxc network acl), C(incus network acl)) that comes and goes with the network. What O(confirm_bridge) confirms
+    takes root on the host of the server.
   - As root, the kernel is told to forward packets (C(net.ipv4.ip_forward)), and stays told when the network is removed,
     as others may have come to need it.
   - Rules of others are left alone. Where Docker is, rules for the network are added to the chain C(DOCKER-USER) that
@@ -116,9 +117,9 @@ options:
         Ports that the host forwards to instances can be reached all the same.
       - Unless given, V(true) on a network of the mode V(nat), as services for instances often run on their host, and
         V(false) on one that is V(isolated).
-      - With the driver V(lxd), V(true) on an isolated network opens the host's addresses on the network only. V(false)
-        with O(mode=nat) keeps instances from the addresses that the host has when the task runs, answers no ping, and
-        is not possible in a cluster.
+      - With the drivers V(lxd) and V(incus), V(true) on an isolated network opens the host's addresses on the network
+        only. V(false) with O(mode=nat) keeps instances from the addresses that the host has when the task runs, answers
+        no ping, and is not possible in a cluster.
       - Without root, the drivers V(qemu) and V(libvirt) cannot have it otherwise than is usual for the mode.
     type: bool
   autostart:
