@@ -9,7 +9,7 @@ DEV = python3 tests/tools/dev.py
 IMAGE ?= bootstrap:bookworm
 DRIVER ?= qemu
 
-.PHONY: help demo demo-clean test lint docs sanity unit integration bench changelog format tools clean
+.PHONY: help demo demo-clean test lint docs sanity unit fuzz integration bench changelog format tools clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,7 +20,7 @@ demo:  ## launch an instance on this machine and run a play on it; DRIVER=lxd, i
 demo-clean:  ## remove what demos made
 	@python3 tests/tools/demo.py down
 
-test:  ## everything that CI runs: lint, docs, sanity, unit, integration
+test:  ## everything that CI runs: lint, docs, sanity, unit, fuzz, integration
 	@$(DEV) test
 
 lint:  ## style, types, licences, ansible-lint, galaxy-importer
@@ -34,6 +34,9 @@ sanity:  ## ansible-test sanity on each supported ansible-core
 
 unit:  ## ansible-test units on each supported ansible-core and Python
 	@$(DEV) unit
+
+fuzz:  ## damaged input for every reader; CASES=5000 takes longer, SEED=1 the same input again
+	@$(DEV) fuzz $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED))
 
 integration:  ## targets on real hypervisors; T="a b" runs only these
 	@$(DEV) integration $(T)

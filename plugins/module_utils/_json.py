@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import typing as t
@@ -55,6 +56,18 @@ def parse_json(data: bytes, what: str, limit: int, depth: int) -> t.Any:
     if data.count(b"[") + data.count(b"{") > depth and not _is_within(value, depth):
         raise _too_deep(what, depth)
     return value
+
+
+@contextlib.contextmanager
+def understood(what: str, error: type[MinicloudError]) -> t.Iterator[None]:
+    """Raise ERROR where data that are read in this block have another form than the reader knows.
+
+    what -- whose they are, as in "WHAT cannot be understood"
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, StopIteration) as exc:
+        raise error(f"{what} cannot be understood", f"{type(exc).__name__}: {exc}"[:300]) from exc
 
 
 def _invalid(what: str, why: str) -> JsonError:

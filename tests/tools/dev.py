@@ -598,6 +598,22 @@ def unit(tools: Tools, cores: t.Sequence[str], all_pythons: bool = False) -> Non
         say(line)
 
 
+def fuzz(tools: Tools, _cores: t.Sequence[str], args: t.Sequence[str] = ()) -> None:
+    """Damaged input for everything that reads what others write; the seed is in its output."""
+    venv, top = tools.venv(f"ansible-{NEWEST}"), stage()
+    script = os.path.join(top, COLLECTION, "tests", "fuzz", "fuzz.py")
+    env = {**tools.environment(venv), "PYTHONPATH": top}
+    closing: list[str] = []
+
+    def judge(done: Command) -> tuple[bool, str]:
+        lines = done.out.splitlines()
+        closing.extend(line for line in lines if line.startswith("fuzz: "))
+        return done.rc == 0 and bool(closing), "; ".join(line for line in lines if line.startswith(("seed ", "tried ")))
+
+    step("fuzz", [os.path.join(venv, "bin", "python"), script, *args], judge, cwd=top, env=env)
+    say(closing[-1] if closing else "fuzz: 0 passed, 1 failed")
+
+
 def lint(tools: Tools, _cores: t.Sequence[str]) -> None:
     """Everything that reads the code without running it."""
     venv, top = tools.venv("lint"), stage()
@@ -613,7 +629,9 @@ def lint(tools: Tools, _cores: t.Sequence[str]) -> None:
         return done.rc == 0 and not noise, f"{len(noise)} warnings" if noise else ""
 
     names = [name for name in project_files() if os.path.isfile(os.path.join(here, name))]
-    typed = [name for name in ("plugins", "tests/unit", "tests/tools", "tests/bench") if has_python(here, name)]
+    typed = [
+        name for name in ("plugins", "tests/unit", "tests/tools", "tests/bench", "tests/fuzz") if has_python(here, name)
+    ]
     shell = [name for name in names if name.endswith(".sh") or name == ".ci/run"]
 
     step("lint ruff check", program("ruff", "check", "--no-cache", "."), cwd=here, env=env)
@@ -989,7 +1007,7 @@ def test(tools: Tools, cores: t.Sequence[str]) -> None:
     install(tools, cores)
 
     def without_guests(_lane: str) -> None:
-        for part in (lint, docs, sanity, unit):
+        for part in (lint, docs, sanity, unit, fuzz):
             part(tools, cores)
 
     with ready_hypervisors():
@@ -1015,6 +1033,7 @@ def main() -> int:
         "docs": docs,
         "sanity": sanity,
         "unit": unit,
+        "fuzz": fuzz,
         "integration": integration,
         "demo": demo,
         "bench": bench,
@@ -1026,19 +1045,21 @@ def main() -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=[*commands, "clean"])
-    parser.add_argument("rest", nargs="*", metavar="NAME", help="integration: only these targets; bench: its arguments")
+    parser.add_argument(
+        "rest", nargs="*", metavar="NAME", help="integration: only these targets; bench, fuzz: arguments"
+    )
     parser.add_argument("--core", choices=list(CORES), help="this ansible-core instead of the newest and the oldest")
     parser.add_argument("--all-pythons", action="store_true", help="unit: on every Python that targets may have")
     args, unknown = parser.parse_known_args()
     if args.command == "clean":
         clean()
         return 0
-    if (unknown or args.rest) and args.command not in ("integration", "bench"):
+    if (unknown or args.rest) and args.command not in ("integration", "bench", "fuzz"):
         parser.error(f"unexpected: {' '.join([*unknown, *args.rest])}")
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
-    rest: list[t.Any] = [[*args.rest, *unknown]] if args.command in ("integration", "bench") else []
+    rest: list[t.Any] = [[*args.rest, *unknown]] if args.command in ("integration", "bench", "fuzz") else []
     if args.command == "unit":
         rest = [args.all_pythons]
     try:

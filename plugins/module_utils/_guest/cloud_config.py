@@ -62,7 +62,7 @@ def load_yaml(text: str) -> t.Any:
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         try:
             return json.loads("\n".join(lines))
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise NotReadable("PyYAML is not installed on this host, and it is not JSON", 0, 0) from exc
     try:
         return yaml.safe_load(text)
@@ -70,6 +70,9 @@ def load_yaml(text: str) -> t.Any:
         mark = getattr(exc, "problem_mark", None)
         reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
         raise NotReadable(reason, mark.line + 1 if mark else 0, mark.column + 1 if mark else 0) from exc
+    except (ValueError, RecursionError) as exc:
+        # A day that no month has, a number that is none or is without end, lists in lists in lists.
+        raise NotReadable(str(exc), 0, 0) from exc
 
 
 def have_yaml() -> bool:
@@ -221,7 +224,12 @@ def _is_nothing(value: t.Any) -> bool:
 def _check_mime(text: str, option: str) -> None:
     import email
 
-    message = email.message_from_string(text)
+    try:
+        message = email.message_from_string(text)
+    except RecursionError as exc:
+        raise InvalidOption(
+            f"{option} is a MIME message that cannot be taken apart", "it is nested too deep", "Check its parts."
+        ) from exc
     defects = "; ".join(type(defect).__doc__ or type(defect).__name__ for defect in message.defects)
     if message.get_content_maintype() == "multipart" and (not message.is_multipart() or defects):
         raise InvalidOption(
@@ -250,6 +258,8 @@ def _cloud_configs(value: t.Any, kind: str = "") -> t.Iterator[dict[str, t.Any]]
             if not part.is_multipart():
                 payload = part.get_payload(decode=True)
                 text = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else ""
+                if len(text) >= len(value):
+                    continue  # it has no header, and its only part is itself
                 yield from _cloud_configs(text, CLOUD_CONFIG if part.get_content_type() == "text/cloud-config" else "")
     elif kind == JINJA:
         # Most templates only fill in values; those that are YAML all the same can be read.

@@ -250,7 +250,7 @@ def _public_keys(value: t.Any) -> list[str]:
         return value.splitlines()
     if isinstance(value, dict):
         return [key for keys in value.values() for key in _public_keys(keys)]
-    return [str(key) for key in value or []]
+    return [str(key) for key in value] if isinstance(value, list) else []
 
 
 def _unique(keys: t.Iterable[str]) -> list[str]:

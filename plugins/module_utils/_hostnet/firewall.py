@@ -23,8 +23,9 @@ import ipaddress
 import json
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed
+from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, HostError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 
@@ -265,6 +266,7 @@ class Ruleset(t.NamedTuple):
     docker: frozenset[str] = frozenset()
 
 
+@understood("what nft says of the firewall", HostError)
 def read_ruleset(runtime: Runtime) -> Ruleset:
     """The rules that are in place now."""
     # The rules of others may be many: of those only the chains are read.

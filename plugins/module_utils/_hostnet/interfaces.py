@@ -11,6 +11,8 @@ import json
 import os
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 
 BRIDGE, MACVTAP = "bridge", "macvtap"
@@ -73,6 +75,7 @@ class Interface(t.NamedTuple):
         }
 
 
+@understood("what ip says of the interfaces", HostError)
 def read_interfaces(
     runtime: Runtime, own_bridges: t.Mapping[str, str] | None = None, sysfs: str = SYSFS
 ) -> dict[str, Interface]:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import typing as t
 
@@ -30,11 +31,20 @@ def read_leases(directory: str) -> list[Lease]:
         with open(os.path.join(directory, "leases"), encoding="ascii", errors="replace") as stream:
             for line in stream:
                 fields = line.split()
-                if len(fields) >= 4 and fields[0].isdigit() and fields[1].count(":") == 5:
-                    found.append(Lease(int(fields[0]), fields[1].lower(), fields[2]))
+                if len(fields) >= 4 and fields[0].isdigit() and fields[1].count(":") == 5 and _is_address(fields[2]):
+                    # No time has more digits.
+                    found.append(Lease(int(fields[0][:20]), fields[1].lower(), fields[2]))
     except OSError:
         pass
     return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def active(leases: t.Iterable[Lease]) -> dict[str, tuple[str, ...]]:

@@ -19,8 +19,14 @@ import stat
 import struct
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HostError,
+    HypervisorError,
+    InUse,
+    MissingRequirement,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import Network, key_of
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
@@ -57,6 +63,7 @@ def ip_program(runtime: Runtime) -> str:
     return runtime.program("ip", "iproute2", "to make networks")
 
 
+@understood("what ip says of the interfaces", HostError)
 def read_links(runtime: Runtime) -> dict[str, Link]:
     """All interfaces of this host, by name."""
     out = runtime.check([ip_program(runtime), "-j", "-d", "address", "show"], "the interfaces could not be listed")
@@ -80,6 +87,7 @@ def read_links(runtime: Runtime) -> dict[str, Link]:
     return found
 
 
+@understood("what ip says of the routes", HostError)
 def read_routes(runtime: Runtime, family: int = 4) -> list[Route]:
     """The unicast routes of all routing tables."""
     argv = [ip_program(runtime), "-j", f"-{family}", "route", "show", "table", "all"]

@@ -12,6 +12,8 @@ import ipaddress
 import json
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 # How ip writes that an address lives for ever.
@@ -69,6 +71,7 @@ class Uplink(t.NamedTuple):
         return [f"{each['local']}/{each['prefixlen']}" for each in self.addresses]
 
 
+@understood("what ip says of an interface and its routes", HostError)
 def read_uplink(runtime: Runtime, ip: str, name: str) -> Uplink | None:
     """What an interface has now; None where there is no such interface. ip -- the path of the program"""
     done = runtime.run([ip, "-j", "-d", "address", "show", "dev", name])

@@ -43,7 +43,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Com
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     explained,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json, understood
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 # No disk of an instance is larger, and some formats can tell of 8 EiB in a few bytes.
@@ -365,6 +365,7 @@ def _node(chain: t.Sequence[Layer], names: t.Sequence[str]) -> dict[str, t.Any]:
     return t.cast("dict[str, t.Any]", node)
 
 
+@understood("what qemu-img reports", ImageError)
 def _check_info(found: t.Mapping[str, t.Any], format_: str, backed: bool, what: str) -> None:
     """Raise unless what QEMU reports of a disk is one whole disk in one file."""
     if found.get("format") != format_:

@@ -74,7 +74,7 @@ def _parse_image(key: str, image: dict[str, t.Any], entry: dict[str, t.Any]) -> 
         path=str(entry["image_location"]),
         sha256=value if algorithm == "sha256" else "",
         sha512=value if algorithm == "sha512" else "",
-        size=size if isinstance(size, int) and size > 0 else 0,
+        size=size if type(size) is int and 0 < size < 1 << 63 else 0,
         firmware="uefi" if entry.get("firmware") == "uefi" else "",
     )
     return Product(

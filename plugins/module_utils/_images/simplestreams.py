@@ -276,7 +276,9 @@ def _parse_file(
     combined = next((str(metadata[key]) for key in _COMBINED.get(ftype, ()) if metadata and metadata.get(key)), "")
     if ftype.endswith("_combined.tar.gz"):
         combined = sha256
-    return File(str(entry["path"]), sha256, sha512, size if isinstance(size, int) else 0, firmware, combined)
+    return File(
+        str(entry["path"]), sha256, sha512, size if type(size) is int and 0 < size < 1 << 63 else 0, firmware, combined
+    )
 
 
 def _firmware(ftype: str, arch: str, variant: str) -> str:

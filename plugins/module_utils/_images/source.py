@@ -94,6 +94,12 @@ def parse_reference(text: str) -> Reference:
         return Reference("file", os.path.abspath(os.path.expanduser(text)))
     host, colon, name = text.rpartition(":")
     host, name = host.strip(), name.strip()
+    if host.lower() in ("file", "url"):
+        raise InvalidOption(
+            f"image {text!r} is not valid",
+            f"{host} is no image host",
+            "Write file:///PATH for a file, or the whole URL.",
+        )
     if not name or (colon and not host) or ":" in host:
         raise InvalidOption(
             f"image {text!r} is not valid",

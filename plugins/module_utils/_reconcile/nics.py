@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import re
-import socket
 import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ADDRESS,
     BRIDGED_TO,
     DEFAULT_NETWORK,
     USER_NETWORK,
@@ -116,9 +116,9 @@ def _mac(text: str | None) -> str:
 def _address(text: str | None) -> str:
     if not text:
         return ""
-    try:
-        return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, text))
-    except OSError as exc:
+    if ":" in text or not ADDRESS.holds(text):
         raise InvalidOption(
-            f"address {text!r} is not an IPv4 address", hint="Write it like 10.20.30.40, without a prefix length."
-        ) from exc
+            f"address {text!r} is not an IPv4 address that an instance can have",
+            hint="Write it like 10.20.30.40, without a prefix length.",
+        )
+    return text

@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
     DROPPING,
     FamilyActs,
+    base_of,
     qemu_img,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
@@ -175,7 +176,7 @@ class LibvirtActs(FamilyActs):
                 owner=self.look.owner(instance),
                 accelerator=accelerator.name,
                 files={
-                    "base": os.path.realpath(instance.image["path"]),
+                    "base": os.path.realpath(base_of(instance)),
                     "disk": self.placement.path(self.look.path(instance, DISK)),
                     "seed": self.placement.path(self.look.path(instance, SEED)),
                     "console": self.placement.path(self.look.path(instance, CONSOLE)),
@@ -266,7 +267,7 @@ class LibvirtActs(FamilyActs):
 
     def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
         files = {
-            "base": (instance.image["path"], os.O_RDONLY),
+            "base": (base_of(instance), os.O_RDONLY),
             "disk": (self.look.path(instance, DISK), os.O_RDWR),
             "seed": (self.look.path(instance, SEED), os.O_RDONLY),
         }

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, format_size
 
 # The XML namespace of the metadata of our domains, and the one of libvirt for arguments of QEMU.
@@ -39,11 +41,15 @@ class Domain(t.NamedTuple):
     defined: Shape | None
 
 
+@understood("what libvirt says of a domain", HypervisorError)
 def parse_domain(xml: str) -> Domain:
     """A domain from its XML, as libvirt tells it."""
     from xml.etree import ElementTree
 
-    root = ElementTree.fromstring(xml)
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as exc:
+        raise ValueError(str(exc)) from exc
     vcpu = root.find("vcpu")
     cpus = 0 if vcpu is None else int(vcpu.get("current") or vcpu.text or 0)
     disks = [source.get("file") or source.get("dev") or "" for source in root.iterfind("devices/disk/source")]

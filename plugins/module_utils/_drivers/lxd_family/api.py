@@ -17,6 +17,7 @@ import socket
 import stat
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.answers import checked
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.product import Product
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -63,10 +64,10 @@ class Place(t.NamedTuple):
     @property
     def host(self) -> tuple[str, int]:
         """Host and port of a remote one."""
-        name, colon, port = self.endpoint[len("https://") :].partition("/")[0].rpartition(":")
-        if not colon or "]" in port:
-            name, port = f"{name}{colon}{port}", str(DEFAULT_PORT)
-        return name.strip("[]"), int(port)
+        from urllib.parse import urlsplit  # imported by Ansible anyway
+
+        parts = urlsplit(self.endpoint)
+        return parts.hostname or "", parts.port or DEFAULT_PORT
 
 
 def place_of(options: t.Mapping[str, t.Any], product: Product) -> Place:
@@ -137,9 +138,9 @@ class LxdApi:
         try:
             answer = json.loads(body)
             if status == 200:
-                return answer["metadata"]
+                return checked(path, answer["metadata"])
             why = str(answer["error"])
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise HypervisorError(
                 f"{self.product} at {self.place.endpoint} gave an answer that cannot be read",
                 f"{exc} in {body[:200]!r}",

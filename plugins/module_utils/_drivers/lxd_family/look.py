@@ -32,6 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_NETWORK,
@@ -59,9 +60,11 @@ class LxdHost(HypervisorHost):
         self._look = look
         self.name = look.place.host[0]
 
+    @understood("what the server says of itself", HypervisorError)
     def architecture(self) -> str:
         return normal_arch(str(self._look.server()["environment"]["kernel_architecture"]))
 
+    @understood("what the server says of its resources", HypervisorError)
     def memory(self) -> tuple[int, int]:
         told = self._look.api.get("resources")["memory"]
         total = int(told.get("total") or 0)
@@ -96,6 +99,7 @@ class LxdLooks(Looks):
     def default_network(self) -> str:
         return DEFAULT_NETWORK
 
+    @understood("what the server says of itself", HypervisorError)
     def server(self) -> dict[str, t.Any]:
         """What LXD says of itself. MissingRequirement where it does not let us in, or is too old."""
         server: dict[str, t.Any] = self.api.get("")

@@ -31,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     DROPPING,
     FamilyActs,
     Wiring,
+    base_of,
     qemu_img,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
@@ -218,7 +219,7 @@ class QemuActs(FamilyActs):
                 f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
             )
         files = [
-            ("base", instance.image["path"], os.O_RDONLY),
+            ("base", base_of(instance), os.O_RDONLY),
             ("disk", os.path.join(directory, DISK), os.O_RDWR),
             ("seed", os.path.join(directory, SEED), os.O_RDONLY),
         ]

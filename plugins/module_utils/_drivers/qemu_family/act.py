@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,
     NotSupported,
+    RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     explained,
@@ -302,7 +303,19 @@ class FamilyActs(Acts):
 
 def layers_of(look: FamilyLooks, instance: Instance) -> list[Layer]:
     """The disk of an instance as the record says, whatever the guest's QEMU may have written into its header."""
-    return [Layer(look.path(instance, DISK), "qcow2"), Layer(instance.image["path"], "qcow2")]
+    return [Layer(look.path(instance, DISK), "qcow2"), Layer(base_of(instance), "qcow2")]
+
+
+def base_of(instance: Instance) -> str:
+    """The file of the image that the disk of an instance is backed by. RecordError where its record does not tell."""
+    path = instance.image.get("path", "")
+    if not os.path.isabs(path):
+        raise RecordError(
+            f"the record of {instance.name} does not tell which image its disk is backed by",
+            f"it has the path {path!r}",
+            "Restore its file instance.json from a backup, or remove the instance with state: absent.",
+        )
+    return path
 
 
 def qemu_img(runtime: Runtime) -> str:

@@ -18,7 +18,7 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
-from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json, understood
 
 # Of what QEMU says at once: bytes, levels; and messages before an answer.
 _LONGEST, _DEEPEST, _MOST_EVENTS = 16 << 20, 64, 10_000
@@ -50,7 +50,8 @@ class Qmp:
             self._read()  # the greeting
             self.execute("qmp_capabilities")
         except BaseException:
-            self._socket.close()
+            # With what reads from it: until then QEMU talks with nobody else.
+            self.close()
             raise
 
     def __enter__(self) -> Qmp:
@@ -61,7 +62,7 @@ class Qmp:
 
     def close(self) -> None:
         """End the connection; QEMU runs on."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             self._stream.close()
         self._socket.close()
 
@@ -105,7 +106,8 @@ class Qmp:
 
     def status(self) -> str:
         """What the machine does, in QEMU's words: running, paused, io-error …"""
-        return str(self.execute("query-status")["status"])
+        with understood("what QEMU says of its machine", HypervisorError):
+            return str(self.execute("query-status")["status"])
 
     def monitor(self, command: str) -> str:
         """What QEMU's human monitor answers to a command: the only way to some of what it can do."""

@@ -12,6 +12,7 @@ import contextlib
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 
 # Asks the human monitor of one QEMU.
@@ -23,6 +24,7 @@ def forward_rule(port: PortForward) -> str:
     return f"{port.protocol}:{port.host_ip}:{port.host_port}-:{port.guest_port}"
 
 
+@understood("what QEMU says of its user-mode network", HypervisorError)
 def parse_forwards(usernet: str) -> list[PortForward]:
     """The port forwards in what QEMU's monitor answers to `info usernet`."""
     found = []
@@ -30,7 +32,10 @@ def parse_forwards(usernet: str) -> list[PortForward]:
         fields = line.split()
         if fields and fields[0] in ("TCP[HOST_FORWARD]", "UDP[HOST_FORWARD]"):
             ip = "0.0.0.0" if fields[2] == "*" else fields[2]
-            found.append(PortForward(ip, int(fields[3]), int(fields[5]), fields[0][:3].lower()))
+            host_port, guest_port = int(fields[3]), int(fields[5])
+            if not (0 <= host_port < 65536 and 0 <= guest_port < 65536):
+                raise ValueError(f"there is no such port in {line.strip()[:80]!r}")
+            found.append(PortForward(ip, host_port, guest_port, fields[0][:3].lower()))
     return found
 
 

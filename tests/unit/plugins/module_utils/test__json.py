@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json, understood
 
 
 def parse(data, limit=1 << 21, depth=8):
@@ -66,3 +66,18 @@ def test_brackets_in_texts_and_beside_each_other_are_not_nested():
 
 def test_a_pair_of_surrogates_is_one_character():
     assert parse(b'"\\ud83d\\ude80"') == "🚀"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), IndexError("x"), ValueError("x"), AttributeError("x"), TypeError("x"), RecursionError("x")]
+)
+def test_data_of_another_form_are_told_as_such(error):
+    with pytest.raises(HostError, match="what it says cannot be understood"), understood("what it says", HostError):
+        raise error
+
+
+def test_other_errors_pass():
+    with pytest.raises(KeyboardInterrupt), understood("what it says", HostError):
+        raise KeyboardInterrupt
+    with pytest.raises(JsonError), understood("what it says", HostError):
+        parse(b"[")

@@ -133,6 +133,25 @@ def test_a_list_is_no_cloud_config() -> None:
         CloudConfig("#cloud-config-archive\na: 1\n", "cloud_init").check()
 
 
+@pytest.mark.parametrize("text", ["!!int x", "day: 2001-99-99", "9" * 5000, "[" * 3000, "a: !!float x"])
+def test_yaml_that_means_nothing_is_refused(text) -> None:
+    with pytest.raises(InvalidOption, match="cloud_init is not valid YAML"):
+        CloudConfig(f"#cloud-config\n{text}\n", "cloud_init").check()
+    with pytest.raises(InvalidOption, match="meta_data is not valid YAML"):
+        Settings(text, "meta_data").check()
+
+
+def test_messages_in_messages_in_messages_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="nested too deep"):
+        CloudConfig("Content-Type: message/rfc822\nMIME-Version: 1.0\n\n" * 3000, "cloud_init").check()
+
+
+def test_a_message_without_a_header_has_nothing_in_it() -> None:
+    given = CloudConfig("Content-Typed; x\nMIME-Version: 1.0\n\nuser: ann\n", "cloud_init")
+    assert given.form == "MIME"
+    assert given.config == {}
+
+
 def test_without_yaml_what_cannot_be_told_is_let_through(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     CloudConfig("#cloud-config\n- packages: [\n", "cloud_init").check()

@@ -104,6 +104,8 @@ def test_keys_of_the_user_join_ours() -> None:
     assert meta == {"instance-id": "i-1", "local-hostname": "web.example.com", "extra": 1, "public-keys": [KEY, OTHER]}
     meta = json.loads(files(meta_data=json.dumps({"public-keys": OTHER}))["meta-data"])
     assert meta["public-keys"] == [KEY, OTHER]
+    for none in (7, 1.5, True, None):
+        assert json.loads(files(meta_data={"public-keys": none})["meta-data"])["public-keys"] == [KEY]
 
 
 def test_meta_data_that_cannot_be_read(monkeypatch) -> None:

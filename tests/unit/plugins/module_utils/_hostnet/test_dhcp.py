@@ -199,3 +199,14 @@ def test_a_server_that_its_program_has_lost_is_ended():
         finally:
             lost.kill()
             other.kill()
+
+
+def test_lines_that_are_no_leases_are_passed_over(tmp_path):
+    good = "0 52:54:00:00:00:01 10.20.30.64 web *"
+    bad = [
+        "0 52:54:00:00:00:01 10.20 web *",
+        "0 52:54:00:00:00:01 \0.2.3.4 web *",
+        "² 52:54:00:00:00:01 10.20.30.65 w *",
+    ]
+    (tmp_path / "leases").write_text("\n".join([*bad, good, f"{'9' * 5000} 52:54:00:00:00:02 10.20.30.66 x *"]))
+    assert [each.address for each in leases.read_leases(str(tmp_path))] == ["10.20.30.64", "10.20.30.66"]

@@ -252,3 +252,13 @@ def test_rows_that_are_none(rows):
 )
 def test_users(system, user):
     assert simplestreams.default_user(system) == user
+
+
+@pytest.mark.parametrize("size", [-1, True, 1.5, "5", 1 << 80, None])
+def test_a_size_that_is_none_is_not_known(size):
+    content = sample("released-download.json")
+    items = content["products"][NOBLE]["versions"]["20250805"]["items"]
+    for item_ in items.values():
+        item_["size"] = size
+    product = next(each for each in simplestreams.parse_products(content, "amd64") if each.key == NOBLE)
+    assert [build.disk.size for build in product.builds if build.serial == "20250805"] == [0]

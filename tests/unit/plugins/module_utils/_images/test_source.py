@@ -67,6 +67,8 @@ def test_what_users_write(text: str, host: str, name: str) -> None:
         ("file:///a%00b", "file:///PATH"),
         ("file:///a%ff", "file:///PATH"),
         ("file://", "file:///PATH"),
+        ("file:x", "file:///PATH"),
+        ("URL:x", "the whole URL"),
     ],
 )
 def test_what_means_nothing(text: str, hint: str) -> None:

@@ -42,6 +42,8 @@ def test_interfaces_in_their_usual_form():
         ([{"mac": "53:54:00:00:00:01"}], "not the address of one interface"),
         ([{"mac": "00:00:00:00:00:00"}], "not the address of one interface"),
         ([{"address": "10.20.30"}], "not an IPv4 address"),
+        ([{"address": "224.0.0.1"}], "not an IPv4 address"),
+        ([{"address": "::1"}], "not an IPv4 address"),
         ([{"address": "10.20.30.40/24"}], "without a prefix"),
         ([{"address": "10.20.30.40", "mode": "manual"}], "its mode is manual"),
         ([{"address": "10.0.2.15", "name": "user"}], "every guest has the same"),

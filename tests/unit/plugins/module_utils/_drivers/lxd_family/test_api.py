@@ -85,8 +85,8 @@ def _serve(tmp_path, monkeypatch):
 class TestAnswers:
     def test_metadata(self, serve):
         api, server = serve(said(200, metadata={"name": "web"}))
-        assert api.get("instances/web", recursion="1") == {"name": "web"}
-        assert server.requests[0].startswith("GET /1.0/instances/web?project=minicloud&recursion=1 HTTP/1.0\r\n")
+        assert api.get("profiles/web", recursion="1") == {"name": "web"}
+        assert server.requests[0].startswith("GET /1.0/profiles/web?project=minicloud&recursion=1 HTTP/1.0\r\n")
         assert api.get("") == {"name": "web"}
         assert server.requests[1].startswith("GET /1.0?project=minicloud HTTP/1.0\r\n")
         api.get("networks", project="default")

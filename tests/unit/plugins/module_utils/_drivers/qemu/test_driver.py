@@ -41,6 +41,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MinicloudError,
     MissingRequirement,
     NotSupported,
+    RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     make_dir,
@@ -574,6 +575,12 @@ class TestRunning:
             assert len(driver.runtime.report.warnings) == warnings
         assert "emulation" in driver.runtime.report.warnings[0]
         assert "because" in driver.runtime.report.warnings[0]
+
+    @pytest.mark.parametrize("image", [{}, {"path": ""}, {"path": "disk.qcow2"}])
+    def test_a_record_that_does_not_tell_its_image_starts_nothing(self, driver, instance, image):
+        instance.image = image
+        with pytest.raises(RecordError, match="does not tell which image"):
+            driver.acts.start(instance)
 
     def test_a_missing_disk_is_explained_and_starts_nothing(self, driver, instance):
         os.unlink(path_of(driver, "disk.qcow2"))

@@ -211,6 +211,21 @@ def test_an_answer_that_is_none(monitor, monkeypatch, answer):
         qmp.execute("query-status")
 
 
+@pytest.mark.parametrize("answer", [{"return": "running"}, {"return": {}}, {"return": None}, {"return": [1]}])
+def test_a_status_that_is_none(monitor, answer):
+    made = monitor([answer])
+    with Qmp(made.path) as qmp, pytest.raises(HypervisorError, match="what QEMU says of its machine"):
+        qmp.status()
+
+
+def test_who_does_not_greet_as_qemu_does_is_left_at_once(monitor):
+    made = monitor(greeting=([],))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConnectionError) as caught:
+        Qmp(made.path)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1, caught  # the monitor's own end may still be open
+
+
 def test_a_connection_that_fails_leaves_no_handle(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     for dummy in range(5):
