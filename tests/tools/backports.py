@@ -31,6 +31,9 @@ def install(names: t.Sequence[str], prefix: t.Sequence[str] = ()) -> None:
     """Install packages, from the release itself if it has them. prefix -- what makes a command root's"""
     if not shutil.which("apt-get"):
         raise NotToBeHad("this is no Debian system")
+    # Other lists than those that are needed may be out of reach.
+    with contextlib.suppress(NotToBeHad):
+        apt([*prefix, "apt-get", "update"])
     if has_them(names):
         change([*prefix, "apt-get", "install", *names])
         return
@@ -68,7 +71,7 @@ def source() -> tuple[str, str]:
                 options = f"[signed-by={keys[1] or keys[2]}] " if keys else ""
             suite = f"{codename}-backports"
             return suite, f"deb {options}{uri} {suite} main"
-    raise NotToBeHad("this is no Debian system, or apt has not fetched its lists yet (apt-get update)")
+    raise NotToBeHad("apt knows no release of Debian here")
 
 
 def change(argv: t.Sequence[str]) -> None:
