@@ -220,11 +220,21 @@ class LxdNetworks(Networks):
         if not self._avoids_host(network):
             return rules_of(network, self.data.path)
         found = {subnets.gateway(ipaddress.ip_network(each)) for each in (network.subnet, network.subnet6) if each}
-        for entry in self.look.api.get("networks", recursion="1", **_WHERE):
-            for each in self._addresses(entry["name"]):
-                address = ipaddress.ip_address(each["address"])
-                if not address.is_loopback and not address.is_link_local:
-                    found.add(str(address))
+        told = [
+            each["address"]
+            for entry in self.look.api.get("networks", recursion="1", **_WHERE)
+            for each in self._addresses(entry["name"])
+        ]
+        if self.look.host.here:
+            # Not every server tells of all kinds of interfaces: tunnels and virtual cables are missing with Incus.
+            from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
+
+            for link in links.read_links(self.look.runtime).values():
+                told += [each.partition("/")[0] for each in link.addresses]
+        for text in told:
+            address = ipaddress.ip_address(text)
+            if not address.is_loopback and not address.is_link_local:
+                found.add(str(address))
         return rules_of(network, self.data.path, [*sorted(found), *(["fe80::/10"] if network.subnet6 else [])])
 
     def _is_ours(self, network: Network, config: t.Mapping[str, str]) -> bool:

@@ -940,7 +940,9 @@ class TestNetworks:
         driver.networks().remove(network)
         assert "mc7" in lxd.objects["networks"]
 
-    def test_a_host_that_is_closed(self, driver, lxd, network):
+    def test_a_host_that_is_closed(self, driver, lxd, network, monkeypatch):
+        tunnel = links.Link("wg0", 9, "wireguard", "", 1420, True, "", ("10.99.0.1/24", "fe80::9/64"))
+        monkeypatch.setattr(links, "read_links", lambda runtime: {"wg0": tunnel})  # no interface that LXD tells of
         networks = driver.networks()
         networks.apply(network, [])
         addresses = {"eth7": ["192.0.2.7/24", "2001:db8::7/64", "fe80::7/64"], "lo": ["127.0.0.1/8", "::1/128"]}
@@ -951,7 +953,7 @@ class TestNetworks:
         networks.apply(network, [])
         assert networks.drift(network, []) == []
         assert lxd.objects["network-acls"]["mc7"]["egress"] == [
-            {"action": "drop", "destination": "10.7.0.1,192.0.2.7,2001:db8::7", "state": "enabled"},
+            {"action": "drop", "destination": "10.7.0.1,10.99.0.1,192.0.2.7,2001:db8::7", "state": "enabled"},
             {"action": "allow", "source": "10.7.0.0/24", "state": "enabled"},
         ]
         addresses["eth7"].append("192.0.2.8/24")
