@@ -69,6 +69,7 @@ _STEPS = {
     "stop": "stopping",
     "await_stop": "waiting until it has stopped",
     "suspend": "suspending",
+    "rename": "renaming",
     "drop_memory": "dropping what it was doing",
     "set_clock": "setting its clock",
     "soft_delete": "removing, so that it can be recovered",

@@ -18,6 +18,7 @@ INSTANCE: dict[str, t.Any] = {
         "default": "running",
     },
     "purge_older_than": {"type": "str"},
+    "new_name": {"type": "str"},
     "image": {"type": "str"},
     "image_checksum": {"type": "str"},
     "image_hosts": {"type": "dict"},

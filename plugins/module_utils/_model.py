@@ -470,6 +470,8 @@ class Instance:
     deleted -- since when it is deleted (UTC, as created), and can be recovered; empty otherwise
     suspended -- since when it is suspended (UTC, as created); empty otherwise
     resumed -- whether it goes on from where it was suspended, and its clock has not been set since
+    new_name -- that it is about to get, as of the moment at which its directory has it; empty otherwise
+    renamed_from -- the name that it had, until all that goes by its name has followed; empty otherwise
     cloud_init -- status and errors, as cloud-init reported them
     cloud -- the name of the cloud that it was made as a part of, empty of none
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
@@ -498,6 +500,8 @@ class Instance:
     deleted: str = ""
     suspended: str = ""
     resumed: bool = False
+    new_name: str = ""
+    renamed_from: str = ""
     image: dict[str, str] = field(default_factory=dict)
     tags: dict[str, t.Any] = field(default_factory=dict)
     ports: list[PortForward] = field(default_factory=list)

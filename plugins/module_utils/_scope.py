@@ -18,6 +18,7 @@ import json
 import os
 import stat
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     Busy,
@@ -346,6 +347,13 @@ class Records(t.Generic[Record]):
         found: Record | None = _read_record(path, self._record_kind, self._type.from_dict, remedy)
         if found is None:
             return None
+        if (
+            isinstance(found, Instance)
+            and found.new_name
+            and key_of(found.new_name) == key_of(name) != key_of(found.name)
+        ):
+            # It was renamed: its directory has the name, and its record not yet.
+            found = replace(found, name=found.new_name, new_name="", renamed_from=found.name)
         belongs_here = key_of(found.name) == key_of(name) and found.scope == self.name
         if not belongs_here:
             # A copied directory: what is done to this object would be done to the other.
@@ -356,6 +364,16 @@ class Records(t.Generic[Record]):
         """Put the record of an object in place."""
         make_dir(self.directory(record.name))
         write_record(self._record(record.name), self._record_kind, record.to_dict())
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give an object's directory another name, which lasts. The record in it has to say so already."""
+        with explained(f"{self.directory(name)} could not be renamed"):
+            os.rename(self.directory(name), self.directory(new_name))
+            handle = os.open(self._top, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def remove(self, name: str) -> None:
         """Remove an object's directory, the record last: until then it tells the next run what is left to do."""

@@ -56,6 +56,15 @@ options:
     type: str
     choices: [running, stopped, suspended, restarted, present, deleted, absent]
     default: running
+  new_name:
+    description:
+      - Renames the instance. Its disk, its addresses and its pinned host key stay; its host name is the new one from
+        the next boot on.
+      - It has to be stopped for that; with O(allow_restart=true) one that runs is stopped, and started again where
+        O(state) lets it run.
+      - Where no instance has the name O(name) any more, the task is about the one with the new name. So both names can
+        stay in the task.
+    type: str
   purge_older_than:
     description:
       - With O(state=absent) and without a O(name), removes for good those instances of the driver that have been
@@ -357,6 +366,12 @@ EXAMPLES = r"""
       key: /etc/minicloud/client.key
       verify: /etc/minicloud/server.crt
 
+- name: Rename an instance, restarting it for that
+  minicloud.local.instance:
+    name: web
+    new_name: www
+    allow_restart: true
+
 - name: Put it aside, so that it can still be brought back
   minicloud.local.instance:
     name: web
@@ -381,10 +396,10 @@ RETURN = r"""
 actions:
   description:
     - The steps that were taken, in order; in check mode, that would be taken.
-    - C(fetch_image), C(ensure_network), C(create), C(start), C(resume), C(wait_ready), C(stop), C(await_stop),
-      C(stay_stopped), C(suspend), C(drop_memory), C(soft_delete), C(recover), C(set_cpus), C(set_memory), C(grow_disk),
-      C(set_networks), C(set_ports), C(set_tags),
-      C(set_autostart), C(reconfigure), C(repair_networks), C(repair_autostart), C(keep), C(delete) and
+    - C(rename), C(fetch_image), C(ensure_network), C(create), C(start), C(resume), C(wait_ready), C(stop),
+      C(await_stop), C(stay_stopped), C(suspend), C(drop_memory), C(soft_delete), C(recover), C(set_cpus),
+      C(set_memory), C(grow_disk), C(set_networks), C(set_ports), C(set_tags), C(set_autostart), C(reconfigure),
+      C(repair_networks), C(repair_autostart), C(keep), C(delete) and
       C(remove_leftovers). Where deleted instances are purged, they are delete and the name of each.
   type: list
   elements: str

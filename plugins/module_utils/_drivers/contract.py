@@ -233,6 +233,20 @@ class Acts(abc.ABC):
     def resume(self, instance: Instance) -> None:
         """Have a paused instance run on; HypervisorError, with the reason, if it pauses again at once."""
 
+    def rename(self, instance: Instance, name: str) -> None:
+        """Have what the hypervisor has of a stopped instance go by another name, or be gone until follow_name().
+
+        Its directory gets the name afterwards. All the same where a run that was cut off has done it.
+        """
+        return
+
+    def follow_name(self, instance: Instance) -> None:
+        """See to what goes by the name of a stopped instance that was just renamed, its seed above all.
+
+        All the same where it is done already.
+        """
+        return
+
     def check_removal(self, instance: Instance) -> None:
         """Raise HypervisorError for what would have delete() refused, as far as it can be known before it is tried."""
         return

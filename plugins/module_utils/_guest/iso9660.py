@@ -80,6 +80,28 @@ def iso_image(files: t.Mapping[str, bytes], volume_id: str) -> bytes:
     return b"".join(parts)
 
 
+def iso_files(image: bytes) -> dict[str, bytes]:
+    """The files of an image that iso_image() has made. ValueError where it is none."""
+    at = (_FIRST_DESCRIPTOR + 1) * _SECTOR
+    if image[at : at + 6] != b"\x02CD001":
+        raise ValueError("it is no image of this kind")
+    sector, size = struct.unpack_from("<I4xI", image, at + 156 + 2)
+    directory = image[sector * _SECTOR :][:size]
+    found: dict[str, bytes] = {}
+    offset = 0
+    while offset < len(directory):
+        length = directory[offset]
+        if not length:  # the rest of a sector
+            offset = (offset // _SECTOR + 1) * _SECTOR
+            continue
+        sector, size = struct.unpack_from("<I4xI", directory, offset + 2)
+        name = directory[offset + 33 :][: directory[offset + 32]]
+        if not directory[offset + 25] & _DIRECTORY_FLAG:
+            found[name.decode("utf-16-be").partition(";")[0]] = image[sector * _SECTOR :][:size]
+        offset += length
+    return found
+
+
 def _sectors(size: int) -> int:
     return -(-size // _SECTOR)
 

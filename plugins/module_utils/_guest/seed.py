@@ -13,6 +13,7 @@ vendor-data, which user-data overrides key by key.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import time
@@ -241,6 +242,14 @@ def _meta_data(name: str, instance_id: str, keys: list[str], given: Settings) ->
     theirs = given.mapping
     data = {"instance-id": instance_id, "local-hostname": name, **theirs}
     data["public-keys"] = _unique([*keys, *_public_keys(theirs.get("public-keys"))])
+    return f"{to_json(data)}\n".encode()
+
+
+def renamed(meta_data: bytes, before: str, name: str) -> bytes:
+    """Meta-data of seed_files() with another host name, unless the user had given one of their own."""
+    data = json.loads(meta_data)
+    if data.get("local-hostname") == before:
+        data["local-hostname"] = name
     return f"{to_json(data)}\n".encode()
 
 

@@ -68,7 +68,34 @@ def reconcile_instance(
 ) -> Outcome:
     """Bring one instance to what is wished, and tell what was done."""
     runtime.foretells = check_mode
-    task = _Task(wish, runtime, data, Crew(load(driver_name, runtime, data, driver_options)))
+    crew = Crew(load(driver_name, runtime, data, driver_options))
+    if wish.new_name:
+        return _renamed(wish, runtime, data, crew, check_mode)
+    return _reconcile(wish, runtime, data, crew, check_mode)
+
+
+def _renamed(wish: Wish, runtime: Runtime, data: DataDirectory, crew: Crew, check_mode: bool) -> Outcome:
+    """Have the instance its new name first; where it has it already, that is all there is to it."""
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.rename import Renaming
+
+    renaming, new_name = Renaming(wish, crew, runtime, data), wish.new_name
+    if not renaming.is_due():
+        return _reconcile(replace(wish, name=new_name, new_name=""), runtime, data, crew, check_mode)
+    runtime.begin_changes()
+    if check_mode:
+        there = wish.name if crew.wanted.scope.read(wish.name) else new_name
+        outcome = _reconcile(replace(wish, name=there, new_name=""), runtime, data, crew, check_mode)
+        view = {**outcome.view, "name": new_name} if outcome.view else None
+        after = {**outcome.after, "name": key_of(new_name)}
+        return Outcome(True, ["rename", *outcome.actions], view, outcome.before, after)
+    renaming.carry_out()
+    outcome = _reconcile(replace(wish, name=new_name, new_name=""), runtime, data, crew, check_mode)
+    before = {**outcome.before, "name": key_of(wish.name)}
+    return Outcome(True, ["rename", *outcome.actions], outcome.view, before, outcome.after)
+
+
+def _reconcile(wish: Wish, runtime: Runtime, data: DataDirectory, crew: Crew, check_mode: bool) -> Outcome:
+    task = _Task(wish, runtime, data, crew)
     task.consider()
     if task.acts:
         task.prepare()

@@ -86,6 +86,16 @@ class Power:
         self._suspension(self.crew.of(instance)).drop(instance)
         return self._store(replace(instance, owner="", ready=False, suspended="", resumed=False))
 
+    def follow_name(self, instance: Instance) -> Instance:
+        """Have all else follow the new name of an instance that is stopped."""
+        for driver in self.crew.all_of(instance):
+            driver.acts.follow_name(instance)
+        self.runtime.report.step("followed")
+        before = replace(instance, name=instance.renamed_from)
+        with contextlib.suppress(NoSpace):
+            known_hosts.unpin(self.data.known_hosts, before.alias, self.scope.is_stale)
+        return self._store(replace(instance, renamed_from=""))
+
     @staticmethod
     def _suspension(driver: Driver) -> Suspension:
         part = driver.suspension()
@@ -121,6 +131,8 @@ class Power:
             if part:
                 # From when it was somebody else's: it is of a disk that has changed since.
                 part.drop(instance)
+        if instance.renamed_from:
+            instance = self.follow_name(instance)
         instance = replace(instance, suspended="", resumed=goes_on)
         attachment = Attachment(driver, self.runtime, self.data)
         instance = self._choose_ports(driver, attachment.settle(instance))

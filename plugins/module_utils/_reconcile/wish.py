@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
     check_name,
     check_timeout,
+    key_of,
     likely_size,
     normal_arch,
     parse_port,
@@ -61,6 +62,7 @@ class Wish:
 
     name: str
     state: str = RUNNING
+    new_name: str = ""
     deleted_before: str = ""
     cloud: str = ""
     coming: frozenset[str] = frozenset()
@@ -109,6 +111,19 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
             "name is missing", hint="Name the instance; or use purge_older_than with state: absent for deleted ones."
         )
     wish = Wish(name=check_name(params["name"]))
+    if params.get("new_name") is not None:
+        wish.new_name = check_name(params["new_name"], "new_name")
+        if params.get("state") in ("absent", "deleted"):
+            raise InvalidOption(
+                f"new_name does not go with state: {params['state']}",
+                hint="Rename it, or remove it by the name that it has.",
+            )
+        if key_of(wish.new_name) == key_of(wish.name):
+            raise InvalidOption(
+                f"new_name {wish.new_name!r} is the name that it has",
+                "names are compared without case",
+                "Choose another, or leave it out.",
+            )
     for option in _PLAIN:
         if params.get(option) is not None:
             setattr(wish, option, params[option])

@@ -158,6 +158,20 @@ class LibvirtActs(FamilyActs):
                 if domain.autostart():
                     domain.setAutostart(0)
 
+    def rename(self, instance: Instance, name: str) -> None:
+        domain = self._domain(instance)
+        if domain is not None:
+            if self.look.is_active(domain):
+                raise HypervisorError(f"{instance.name} cannot be renamed", "its domain runs")
+            # The variables that the machine has written go with the instance's own copy.
+            self.firmware(instance)
+            with self.look.explained(f"the domain of {instance.name} could not be renamed"):
+                self.domains.undefine(domain)
+
+    def follow_name(self, instance: Instance) -> None:
+        super().follow_name(instance)
+        self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
+
     def _define(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> t.Any:
         """Have a domain that is as the record says, whatever there is, and return it.
 

@@ -309,6 +309,32 @@ class LxdActs(Acts):
                     self.change_state(instance, "start", doing)
             raise
 
+    def rename(self, instance: Instance, name: str) -> None:
+        doing = f"LXD could not rename {instance.name} to {name}"
+        for current in (instance.name, name):
+            self.client.await_operations(current)
+        self.look.seen.pop(instance.name, None)
+        try:
+            there = self.client.call("get", f"instances/{instance.name}", doing)
+        except NotFound:
+            # A run that was cut off has done it.
+            there = self.client.call("get", f"instances/{name}", doing)
+            if self._is_ours(there["config"], instance):
+                return
+            raise
+        if not self._is_ours(there["config"], instance):
+            raise HypervisorError(doing, "another instance has its name there")
+        self.client.call("post", f"instances/{instance.name}", doing, json={"name": name})
+
+    def follow_name(self, instance: Instance) -> None:
+        doing = f"LXD did not take on the new name of {instance.name}"
+        there = self.client.call("get", f"instances/{instance.name}", doing)
+        config = lxd_config.renamed(there["config"], instance.renamed_from, instance.name)
+        if config != there["config"]:
+            keys = ("architecture", "ephemeral", "profiles", "stateful", "description", "devices")
+            body: dict[str, t.Any] = {key: there[key] for key in keys if key in there}
+            self.client.call("put", f"instances/{instance.name}", doing, json={**body, "config": config})
+
     def check_removal(self, instance: Instance) -> None:
         doing = f"{self.product} does not remove {instance.name}"
         try:

@@ -95,6 +95,14 @@ def seed_config(seed: t.Mapping[str, bytes]) -> Config:
     return config
 
 
+def renamed(config: t.Mapping[str, str], before: str, name: str) -> Config:
+    """The configuration of an instance whose host name has changed, unless the user had given one of their own."""
+    old, new = (f"{_json('local-hostname')}: {_json(each)}" for each in (before, name))
+    lines = config.get(_META_KEY, "").split("\n")
+    changed = "\n".join(new if line == old else line for line in lines)
+    return {**config, **({_META_KEY: changed} if _META_KEY in config else {})}
+
+
 def _json(value: t.Any) -> str:
     return escaped(json.dumps(value, ensure_ascii=False))
 

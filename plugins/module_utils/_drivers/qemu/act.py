@@ -21,11 +21,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
     Origin,
     await_loaded,
+    drop,
     loading,
     planned_origin,
+    saved_origin,
     why_not_loaded,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.suspension import drop, saved_origin
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
     DROPPING,

@@ -18,10 +18,13 @@ import os
 import re
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MEMORY, SAVED, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._model import LINES, NUMBER, TEXT, Instance, RecordKind
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
 
 # Seconds for saving memory, and for loading it.
 _PATIENCE = 900.0
@@ -36,6 +39,19 @@ _ROOM = 32 << 20
 _SHAPING = ("-machine", "-accel", "-cpu", "-smp", "-m", "-device", "-object")
 # What the parts of them are called that go with the process, not with the machine: numbers of open files.
 _PASSING = re.compile(r"fd=\d+")
+
+
+_KIND = RecordKind(
+    "what a suspended instance was doing",
+    1,
+    {
+        "machine": TEXT._replace(required=True),
+        "version": TEXT._replace(required=True),
+        "processor": TEXT._replace(required=True),
+        "shape": LINES._replace(required=True),
+        "memory": NUMBER._replace(required=True),
+    },
+)
 
 
 class Origin(t.NamedTuple):
@@ -191,3 +207,27 @@ def sync_directory(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def saved_origin(look: QemuLooks, instance: Instance) -> Origin | None:
+    """The machine that an instance's saved memory is of; None where nothing is saved."""
+    found = read_record(look.path(instance, SAVED), _KIND, "Drop what is saved: the same task with force: true")
+    if found is None:
+        return None
+    return Origin(found["machine"], found["version"], found["processor"], tuple(found["shape"]))
+
+
+def note(look: QemuLooks, instance: Instance, origin: Origin, size: int) -> None:
+    """Have an instance be suspended. origin -- the machine that its saved memory is of; size -- of that, bytes"""
+    found = {**origin._asdict(), "shape": list(origin.shape), "memory": size}
+    write_record(look.path(instance, SAVED), _KIND, found)
+
+
+def drop(look: QemuLooks, instance: Instance) -> None:
+    """Forget what an instance was doing, so that also a power cut does not bring it back."""
+    saved = look.path(instance, SAVED)
+    if os.path.lexists(saved):
+        with explained(f"{saved} could not be removed"):
+            remove_path(saved)
+            sync_directory(os.path.dirname(saved))
+    remove_path(look.path(instance, MEMORY))

@@ -13,49 +13,24 @@ guest runs on, for what it tells is of the disk as it was then.
 from __future__ import annotations
 
 import contextlib
-import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Suspension
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import (
-    MEMORY,
-    MONITOR,
-    SAVED,
-    QemuLooks,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MEMORY, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
-    Origin,
+    drop,
+    note,
     origin_of,
     save,
-    sync_directory,
+    saved_origin,
     why_not_loaded,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, remove_path
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    LINES,
-    NUMBER,
-    TEXT,
-    Instance,
-    RecordKind,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActs
-
-_KIND = RecordKind(
-    "what a suspended instance was doing",
-    1,
-    {
-        "machine": TEXT._replace(required=True),
-        "version": TEXT._replace(required=True),
-        "processor": TEXT._replace(required=True),
-        "shape": LINES._replace(required=True),
-        "memory": NUMBER._replace(required=True),
-    },
-)
 
 
 class QemuSuspension(Suspension):
@@ -109,8 +84,7 @@ class QemuSuspension(Suspension):
             origin = origin_of(qmp, self.acts.process_of(instance))
             size = save(qmp, self.look.path(instance, MEMORY), doing)
             report.step("memory")
-            found = {**origin._asdict(), "shape": list(origin.shape), "memory": size}
-            write_record(self.look.path(instance, SAVED), _KIND, found)
+            note(self.look, instance, origin, size)
         except MinicloudError:
             drop(self.look, instance)
             with contextlib.suppress(MinicloudError, OSError):
@@ -120,21 +94,3 @@ class QemuSuspension(Suspension):
 
     def drop(self, instance: Instance) -> None:
         drop(self.look, instance)
-
-
-def saved_origin(look: QemuLooks, instance: Instance) -> Origin | None:
-    """The machine that an instance's saved memory is of; None where nothing is saved."""
-    found = read_record(look.path(instance, SAVED), _KIND, "Drop what is saved: the same task with force: true")
-    if found is None:
-        return None
-    return Origin(found["machine"], found["version"], found["processor"], tuple(found["shape"]))
-
-
-def drop(look: QemuLooks, instance: Instance) -> None:
-    """Forget what an instance was doing, so that also a power cut does not bring it back."""
-    saved = look.path(instance, SAVED)
-    if os.path.lexists(saved):
-        with explained(f"{saved} could not be removed"):
-            remove_path(saved)
-            sync_directory(os.path.dirname(saved))
-    remove_path(look.path(instance, MEMORY))

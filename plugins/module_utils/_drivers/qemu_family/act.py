@@ -61,6 +61,9 @@ if t.TYPE_CHECKING:
 # What to do where what was saved cannot be gone on with.
 DROPPING = "To start it anew, without what it was doing, add force: true."
 
+# Bytes of a seed.
+_LARGEST_SEED = 64 << 20
+
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
 
@@ -108,6 +111,17 @@ class FamilyActs(Acts):
         self.firmware(instance)
         self.runtime.report.step("seed")
         write_file(os.path.join(directory, SEED), iso_image(seed, "cidata"))
+
+    def follow_name(self, instance: Instance) -> None:
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files, iso_image
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import renamed
+
+        path = self.look.path(instance, SEED)
+        with explained(f"the seed of {instance.name} could not be read"), open(path, "rb") as stream:
+            files = iso_files(stream.read(_LARGEST_SEED))
+        after = {**files, "meta-data": renamed(files["meta-data"], instance.renamed_from, instance.name)}
+        if after != files:
+            write_file(path, iso_image(after, "cidata"))
 
     def firmware(self, instance: Instance) -> str:
         """The code of the UEFI firmware that an instance needs (empty: none), and variables of its own beside it."""

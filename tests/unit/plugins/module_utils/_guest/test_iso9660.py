@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
+from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files, iso_image
 
 FILES = {
     "user-data": b"#cloud-config\n{}\n",
@@ -116,3 +116,11 @@ def test_the_kernel_reads_it(tmp_path, options: str) -> None:
         assert {entry.name: entry.read_bytes() for entry in place.iterdir()} == FILES
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_what_is_in_an_image_can_be_read_again():
+    files = {f"file-{number}": bytes([number]) * number * 100 for number in range(1, 60)}
+    files["empty"] = b""
+    assert iso_files(iso_image(files, "cidata")) == files
+    with pytest.raises(ValueError, match="no image of this kind"):
+        iso_files(b"something else")

@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import
     given_host_keys,
     goes_down,
     network_config,
+    renamed,
     seed_files,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import Nic
@@ -325,3 +326,10 @@ def test_whether_it_goes_down_by_itself():
     assert goes_down(wishes_of(vendor_data="#cloud-config\npower_state: {mode: halt}\n"))
     assert not goes_down(wishes_of(cloud_init={"power_state": {"mode": "reboot"}}))
     assert not goes_down(wishes_of(cloud_init={"power_state": "poweroff"}))
+
+
+def test_meta_data_gets_another_host_name_unless_the_user_gave_one():
+    before = seed_files("web", "i-1", ["ssh-ed25519 AAAA"], [], Wishes())["meta-data"]
+    after = renamed(before, "web", "www")
+    assert after == seed_files("www", "i-1", ["ssh-ed25519 AAAA"], [], Wishes())["meta-data"]
+    assert renamed(after, "web", "other") == after

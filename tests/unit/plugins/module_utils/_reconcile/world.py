@@ -211,6 +211,8 @@ class FakeDriver(Driver, Acts):
                 self.world.met.add(port)
                 raise InUse(f"port {port} is taken there", port=port)
         self.runtime.report.step("spawn")
+        assert self.world.called.get(instance.uuid, instance.name) == instance.name
+        assert instance.uuid not in self.world.called or instance.uuid in self.world.followed
         # What was saved is gone on with by its driver, and by it alone.
         assert self.world.saved.get(instance.uuid, self.name) == self.name
         assert instance.resumed == (instance.uuid in self.world.saved)
@@ -253,6 +255,16 @@ class FakeDriver(Driver, Acts):
 
     def suspension(self):
         return FakeSuspension(self) if self.name not in self.world.without_suspension else None
+
+    def rename(self, instance, name):
+        assert not IS_ALIVE(self, instance)
+        assert self.world.called.get(instance.uuid, instance.name) in (instance.name, name)
+        self.world.called[instance.uuid] = name
+        self.runtime.report.step("called")
+
+    def follow_name(self, instance):
+        assert self.world.called[instance.uuid] == instance.name != instance.renamed_from
+        self.world.followed.add(instance.uuid)
 
     def resume(self, instance):
         assert IS_ALIVE(self, instance)
@@ -370,6 +382,7 @@ class World:
         self.deaf = set()  # names of guests that hear no power button
         self.drift, self.reconfigured = {}, []  # what was changed behind a driver's back: (driver, name) -> sentences
         self.saved, self.memories, self.unloadable = {}, {}, ""  # driver, and how often it went on, by uuid; why not
+        self.called, self.followed = {}, set()  # what hypervisors call renamed ones, by uuid; those whose seed followed
         self.without_suspension = set()  # names of drivers
         self.in_guest = lambda: None
         self.image_user = "ubuntu"
