@@ -39,6 +39,7 @@ ROOMS = (
     "action",
     "inventory",
     "callback",
+    "filter",
     "connection",
 )
 # In the room of the drivers: what all may import, and nothing of it a driver but registry.py, which loads them.
