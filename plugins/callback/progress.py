@@ -39,6 +39,7 @@ options:
 
 import os
 import re
+import stat
 import sys
 import threading
 import typing as t
@@ -50,6 +51,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import ENVI
 
 # Seconds between two looks at the log.
 _PAUSE = 0.5
+# Bytes of a log that are shown at once.
+_MOST = 1 << 20
 
 _COLLECTION = "minicloud.local."
 _ACTION_GROUP = "group/minicloud.local.minicloud"
@@ -220,11 +223,14 @@ class CallbackModule(CallbackBase):
     def _show(self, path: str, position: int) -> int:
         """Show whole lines from a position on, and tell the position after them."""
         try:
-            with open(path, "rb") as stream:
+            # Whoever has the directory may have put anything there: a pipe is not waited for.
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    return position
                 if position > os.fstat(stream.fileno()).st_size:
                     position = 0  # a new log has begun
                 stream.seek(position)
-                text = stream.read()
+                text = stream.read(_MOST)
         except OSError:
             return position
         whole = text[: text.rfind(b"\n") + 1]

@@ -168,6 +168,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         reporter = Reporter()
         try:
             data = DataDirectory(self.get_option("data_dir"))
+            # What a record says becomes how Ansible connects: nobody else may write one.
+            data.require_own()
             found = list_instances(
                 Runtime(run, reporter), data, DRIVERS if "all" in wanted else wanted, self.get_option("driver_options")
             )

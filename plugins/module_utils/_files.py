@@ -305,6 +305,15 @@ def open_lock(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
+def try_lock(handle: int) -> bool:
+    """Whether an exclusive lock on an open file could be had at once. OSError where it can have none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def is_locked(path: str, kind: int) -> bool:
     """Whether somebody holds a lock (flock) on a file that excludes one of a kind: LOCK_SH or LOCK_EX.
 

@@ -13,7 +13,6 @@ a reader sees the old one or the new one, never half of one, and needs no lock. 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -35,6 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     remove_leftovers,
     remove_path,
     require_safe_way,
+    try_lock,
     write_file,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
@@ -269,11 +269,11 @@ def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) 
         with explained(f"the lock {path} could not be opened"):
             handle = open_lock(path)
         try:
-            taken = _take(handle)
+            taken = try_lock(handle)
             if not taken and report and not told:
                 report.step(f"waiting for the lock on {name}, which process {_holder(handle)} holds")
                 told = True
-            if not taken and not any(_take(handle) for dummy in deadline.pauses(longest=0.25)):
+            if not taken and not any(try_lock(handle) for dummy in deadline.pauses(longest=0.25)):
                 raise Busy(
                     f"the lock on {name} was not free within {deadline.seconds:g} seconds",
                     f"process {_holder(handle)} holds it",
@@ -288,14 +288,6 @@ def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) 
             os.close(handle)
             raise
         os.close(handle)
-
-
-def _take(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _leads_to(path: str, handle: int) -> bool:

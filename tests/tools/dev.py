@@ -71,6 +71,8 @@ OTHER_TARGETS: tuple[str, ...] = (
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # With which variables: what differs between versions of ansible-core lies above the drivers.
 VARIABLES_OF_OTHER_CORES = {"conformance_only": ["qemu"], "conformance_by_module": True}
+# What the command line gives the targets.
+GIVEN_VARIABLES: dict[str, str] = {}
 # Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.
 DEMO_DRIVERS: tuple[str, ...] = ("qemu", "lxd")
 DEMOS_ON_DAEMONS: tuple[str, ...] = ("lxd",)
@@ -933,7 +935,7 @@ def integration_variables() -> dict[str, str]:
         for path in (disk, container)
     ]
     say(f"    ok after {sum(each.seconds for each in done):.1f} s")
-    return {"minicloud_test_tiny": disk, "minicloud_test_container": container}
+    return {"minicloud_test_tiny": disk, "minicloud_test_container": container, **GIVEN_VARIABLES}
 
 
 def integration_targets() -> list[str]:
@@ -1050,7 +1052,10 @@ def main() -> int:
     )
     parser.add_argument("--core", choices=list(CORES), help="this ansible-core instead of the newest and the oldest")
     parser.add_argument("--all-pythons", action="store_true", help="unit: on every Python that targets may have")
+    parser.add_argument("--kills", type=int, help="integration: so many runs that crash kills at any moment, a driver")
     args, unknown = parser.parse_known_args()
+    if args.kills:
+        GIVEN_VARIABLES["minicloud_test_kills"] = str(args.kills)
     if args.command == "clean":
         clean()
         return 0

@@ -9,21 +9,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, InvalidOption, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     explained,
     make_dir,
     open_lock,
     remove_leftovers,
+    try_lock,
     write_file,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
 LOGIN_KEY = "id_ed25519"
 HOST_KEY = "ssh_host_ed25519_key"
@@ -94,13 +94,18 @@ def pinned_keys(runtime: Runtime, directory: str, public: t.Sequence[str], priva
 
 
 @contextlib.contextmanager
-def locked(path: str) -> t.Iterator[None]:
-    """Hold the lock file PATH, waiting for as long as another process has it: a moment."""
+def locked(path: str, seconds: float = 60) -> t.Iterator[None]:
+    """Hold the lock file PATH. Who has it needs it for a moment: Busy if that takes longer than some seconds."""
     with explained(f"the lock {path} could not be taken"):
         handle = open_lock(path)
     try:
         with explained(f"the lock {path} could not be taken"):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not any(try_lock(handle) for dummy in Deadline(seconds).pauses(longest=0.25)):
+                raise Busy(
+                    f"the lock {path} was not free within {seconds:g} seconds",
+                    "another process holds it, or has stopped with it",
+                    "Wait for that run to end, or end it (fuser tells which), and run this again.",
+                )
         yield
     finally:
         os.close(handle)

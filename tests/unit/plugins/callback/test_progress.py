@@ -204,6 +204,18 @@ def test_a_log_that_appears_or_begins_anew_is_followed(callback, tmp_path):
     assert callback._display.lines == ["web: creating", "db: stopping"]
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
+def test_what_is_no_log_is_not_waited_for(callback, tmp_path, make):
+    make(tmp_path / "activity.log")
+    task = Task()
+    callback.v2_runner_on_start(HOST, task)
+    time.sleep(0.1)
+    begun = time.monotonic()
+    callback.v2_runner_on_ok(ended(task))
+    assert time.monotonic() - begun < 5
+    assert callback._display.lines == []
+
+
 def test_half_a_line_waits_for_the_rest(callback, tmp_path):
     path = os.path.join(tmp_path, "activity.log")
     append(tmp_path, "web: create")

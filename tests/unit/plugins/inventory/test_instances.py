@@ -174,6 +174,12 @@ class TestHints:
         (warning,) = cloud.warnings
         assert warning.endswith(f"data_dir: {cloud.path}/of-root")
 
+    def test_a_data_directory_that_others_may_write_in_is_refused(self, cloud):
+        cloud.add("web")
+        os.chmod(cloud.data.path, 0o777)
+        with pytest.raises(AnsibleParserError, match="others"):
+            cloud.parse()
+
     def test_a_data_directory_without_instances_is_no_reason(self, cloud):
         os.mkdir(cloud.data.path)
         assert cloud.hosts() == []

@@ -4,11 +4,13 @@
 
 """Ends runs with SIGKILL, at every step and at any moment, and checks that the next run converges and nothing leaks.
 
-Arguments: the data directory, the image of a small guest, and the driver.
+--kills takes more kills at any moment, of all that a task can ask for; the seed that is printed draws the same again.
 """
 
 from __future__ import annotations
 
+import argparse
+import collections
 import json
 import os
 import random
@@ -20,14 +22,33 @@ import typing as t
 # The collection is found on PYTHONPATH.
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import tap_name
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
-# Told apart from another test of the same kind on this host.
-NAME = f"crash-{sys.argv[3]}"
+# The instance; told apart from those of other tests of the same kind on this host.
+NAME = ""
+
+CHANGE = {"allow_restart": True, "force": True}
+# What is cut off at any moment: the state before (empty: nothing is there), and what the run is asked for.
+OPERATIONS: dict[str, tuple[str, dict[str, t.Any]]] = {
+    "create": ("", {}),
+    "create stopped": ("", {"state": "stopped"}),
+    "start": ("stopped", {}),
+    "stop": ("running", {"state": "stopped", "force": True}),
+    "restart": ("running", {"state": "restarted", "force": True}),
+    "resize": ("running", {"memory": "160M", "cpus": 2, "disk": "6G", **CHANGE}),
+    "ports": ("running", {"ports": ["22"], "tags": {"role": "test"}, **CHANGE}),
+    "network": ("running", {"networks": [{"name": "default"}, {"name": "default"}], **CHANGE}),
+    "absent": ("running", {"state": "absent"}),
+}
+
+
+class Fault(Exception):
+    """Something does not hold."""
 
 
 class Killer(Reporter):
@@ -51,6 +72,9 @@ class Test:
         self.image = image
         self.driver = driver
         self.processes = containers if driver == "lxd" else processes
+        # The taps that the instance has ever had, and the files of the data directory that outlive instances.
+        self.taps: set[str] = set()
+        self.files: set[str] = set()
 
     def reconcile(self, at: int = 0, **wish: t.Any) -> t.Any:
         params = {
@@ -96,8 +120,13 @@ class Test:
         self.remove()
 
     def remove(self) -> None:
+        self.note_taps()
         self.reconcile(state="absent")
         check(self.processes() == 0, "a process or a container is left over")
+        here = set(os.listdir("/sys/class/net"))
+        check(not self.taps & here, f"a tap is left over: {self.taps & here}")
+        left = self.files_now() - self.files
+        check(not self.files or not left, f"files are left over: {sorted(left)}")
         if self.driver == "libvirt":
             check(NAME not in domains(), "a domain is left over")
         directory = self.data.scope(scope_of(self.driver)).directory(NAME)
@@ -116,6 +145,23 @@ class Test:
                 listed = run(["lxc", "query", "/1.0/network-acls?project=default"]).out
                 check(network.interface not in listed, "the rules that LXD has of the network are left over")
         check(servers(self.data.path) == 0, "a dnsmasq is left over")
+
+    def note_taps(self) -> None:
+        """Learn the names of the instance's taps, as long as its record tells them."""
+        scope = self.data.scope(scope_of(self.driver))
+        instance = scope.read(NAME)
+        for nic in instance.nics if instance else ():
+            network = scope.networks.read(nic.network)
+            if network:
+                self.taps.add(tap_name(network.interface, nic.mac))
+
+    def files_now(self) -> set[str]:
+        """The files of the data directory without images, which come and go by themselves."""
+        found = set()
+        for top, directories, names in os.walk(self.data.path):
+            directories[:] = [name for name in directories if name != "vault"]
+            found.update(os.path.join(top, name) for name in names)
+        return found
 
     def keep_what_is_left(self) -> None:
         """What a removal that was cut off has left of the data goes only for who asks for that."""
@@ -140,6 +186,59 @@ class Test:
             at += 1
         check(at > 3, f"{what} has hardly any step")
         print(f"{what}: {at - 1} steps", flush=True)
+
+
+class Campaign:
+    """Kills at any moment of whatever a task can ask for, and what came of them."""
+
+    def __init__(self, test: Test, kills: int, seed: int) -> None:
+        self.test = test
+        self.kills = kills
+        self.chance = random.Random(seed)
+        self.seed = seed
+        # How long a run of each operation may go on before it is killed: learned from those that came to their end.
+        self.patience = dict.fromkeys(OPERATIONS, 1.0 if test.driver == "lxd" else 0.3)
+        self.cut = collections.Counter[str]()
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        names = list(OPERATIONS)
+        for number in range(self.kills):
+            # All of them in turn, each round in another order.
+            if number % len(names) == 0:
+                self.chance.shuffle(names)
+            self.one(names[number % len(names)])
+        cut = ", ".join(f"{name} {count}" for name, count in sorted(self.cut.items()))
+        print(f"{self.kills} runs killed at any moment (seed {self.seed}), before their end: {cut}", flush=True)
+        leaks = sum("left over" in fault for fault in self.faults)
+        print(f"tried {self.kills}, faults {len(self.faults)}, leaks {leaks}", flush=True)
+        check(not self.faults, "; ".join(self.faults))
+
+    def one(self, name: str) -> None:
+        """Prepare, kill, converge, look at what is left."""
+        before, wish = OPERATIONS[name]
+        seconds = self.chance.uniform(0.0, self.patience[name])
+        try:
+            if before:
+                self.test.reconcile(state=before, **CHANGE)
+                self.test.note_taps()
+            ended = self.test.child(0, seconds, **wish)
+            self.patience[name] = seconds if ended else self.patience[name] * 1.1
+            self.cut[name] += not ended
+            if wish.get("state") == "absent":
+                self.test.keep_what_is_left()
+            self.test.converge(**{**wish, "state": "running"})
+        except (Fault, MinicloudError) as exc:
+            self.faults.append(f"{name} killed after {seconds:.3f} s: {exc}")
+            print(f"FAULT: {self.faults[-1]}", flush=True)
+            self.clean_up()
+
+    def clean_up(self) -> None:
+        """Have the next kill begin with nothing, so that one fault counts once."""
+        try:
+            self.test.reconcile(state="absent", force=True)
+        except MinicloudError as exc:
+            print(f"and it cannot be removed: {exc}", flush=True)
 
 
 def processes() -> int:
@@ -181,29 +280,41 @@ def containers() -> int:
 
 def check(holds: bool, what: str) -> None:
     if not holds:
-        print(f"FAILED: {what}", flush=True)
-        sys.exit(1)
+        raise Fault(what)
 
 
 def main() -> None:
-    test = Test(*sys.argv[1:4])
-    test.converge()
+    global NAME
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data_dir")
+    parser.add_argument("image", help="of a small guest")
+    parser.add_argument("driver")
+    parser.add_argument("--kills", type=int, default=12, help="at any moment (12)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="default: by chance")
+    parser.add_argument("--only-kills", action="store_true", help="leave out the kills at every step")
+    args = parser.parse_args()
+    NAME = f"crash-{args.driver}"
+    test = Test(args.data_dir, args.image, args.driver)
+    try:
+        test.converge()
+        test.files = test.files_now()
+        if not args.only_kills:
+            at_every_step(test)
+        Campaign(test, args.kills, args.seed).run()
+        test.converge(wait=True)
+    except Fault as exc:
+        print(f"FAILED: {exc}", flush=True)
+        sys.exit(1)
+
+
+def at_every_step(test: Test) -> None:
+    """Kill at each step of what has the most of them."""
     test.at_every_step("launch")
     test.at_every_step("removal", state="absent")
-    longest = 0.3
     if test.driver == "lxd":
         test.at_every_step("change while it runs", cpus=2, disk="6G", tags={"role": "test"}, ports=["22"])
-        longest = 1.0  # LXD has done it when the run ends
     else:
-        change = {"memory": "160M", "allow_restart": True, "force": True}
-        test.at_every_step("restart for more memory", state="present", **change)
-    random.seed()
-    for dummy in range(12):
-        test.child(0, random.uniform(0.0, longest))
-        test.converge()
-    print("12 launches killed at any moment", flush=True)
-    test.child(0, random.uniform(0.0, longest))
-    test.converge(wait=True)
+        test.at_every_step("restart for more memory", state="present", memory="160M", **CHANGE)
 
 
 if __name__ == "__main__":

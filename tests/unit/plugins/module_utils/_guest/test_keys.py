@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, InvalidOption, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import (
     HOST_KEY,
     ensure_login_key,
+    locked,
     make_host_key,
     pinned_keys,
 )
@@ -156,3 +157,11 @@ def test_pinned_keys_of_what_is_no_key(tmp_path: Path, runtime: Runtime) -> None
         pinned_keys(runtime, str(tmp_path), [], ["PEM"])
     with pytest.raises(InvalidOption, match="install PyYAML"):
         pinned_keys(runtime, str(tmp_path), [], [])
+
+
+def test_a_lock_that_somebody_keeps_is_not_waited_for_without_end(tmp_path):
+    path = str(tmp_path / "lock")
+    with locked(path), pytest.raises(Busy, match="was not free within"), locked(path, 0.1):
+        pass
+    with locked(path, 0.1):
+        pass
