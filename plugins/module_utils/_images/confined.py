@@ -14,10 +14,11 @@ for its permissions anew; therefore the files are bound into that root, and each
 looked at before: nobody can put another one in its place meanwhile.
 
 Root's programs run as `nobody` and without capabilities but for one: CAP_DAC_OVERRIDE, so that no file has to be made
-readable for others. It opens what can be named, and in that root nothing can be named but what was handed in; only what
-is to be written is not mounted read-only. The programs of an ordinary user run in a user namespace of his own, without
-any capability. Where the kernel makes no such namespaces (confined() is False), nothing but the bounds is left; then
-inspect() of disk.py takes only formats in which QEMU looks for no other file once a backing file is ruled out.
+readable for others. It opens what can be named, and in that root nothing can be named but what was handed in and the
+shared libraries of this host; all of that but what is to be written is mounted read-only. The programs of an ordinary
+user run in a user namespace of his own, without any capability. Where the kernel makes no such namespaces (confined()
+is False), nothing but the bounds is left; then inspect() of disk.py takes only formats in which QEMU looks for no other
+file once a backing file is ruled out.
 
 QemuImg is for disks: a chain of layers, the first of which is what a guest sees. Formats and backing are what the chain
 says, never what a header says, and a header that names a data file is refused:
@@ -74,20 +75,25 @@ PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
 cd /
 mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev none /sys
 mkdir -p /sys/disk /sys/dev /sys/etc /sys/usr/bin /sys/usr/sbin /sys/usr/local
+bind() {{
+  mount -n --bind "$1" "$2"
+  # A step of its own: this way the mount keeps its other bounds (nodev …), which an ordinary user cannot take from it.
+  mount -n -o remount,bind,ro "$2"
+}}
 for each in /usr/lib /usr/lib32 /usr/lib64 /usr/libx32 /usr/local/lib /lib /lib32 /lib64 /libx32 /nix/store /gnu/store
 do
   if [ -L "$each" ]; then
     ln -s "$(readlink "$each")" "/sys$each"
   elif [ -d "$each" ]; then
     mkdir -p "/sys$each"
-    mount -n --bind "$each" "/sys$each"
+    bind "$each" "/sys$each"
   fi
 done
 place() {{
   if [ ! -e "/sys$1" ]; then
     [ -d "/sys${{1%/*}}" ] || mkdir -p "/sys${{1%/*}}"
     : >"/sys$1"
-    mount -n --bind "$1" "/sys$1"
+    bind "$1" "/sys$1"
   fi
 }}
 setpriv=$1

@@ -172,6 +172,18 @@ class TestEnclosure:
         assert "Read-only" in done.err
         assert (tmp_path / "file").read_text() == "content"
 
+    def test_it_changes_nothing_of_this_host(self, runtime, tmp_path):
+        (tmp_path / "file").write_text("content")
+        script = (
+            "for x in /usr/lib/*.so* /usr/lib/*/*.so* /lib*/*.so* /usr/lib*/*.so* /etc/* /usr/bin/* /disk/*; do"
+            ' [ ! -f "$x" ] || { echo "$x"; (: >>"$x") 2>&3 && echo "$x could be written" >&2; } done; exit 0'
+        )
+        done = self.shell(runtime, f"exec 3>/dev/null; {script}", [File(str(tmp_path / "file"))])
+        seen = done.out.split()
+        assert any("/libc.so" in name for name in seen)
+        assert seen[-1] == "/disk/0"
+        assert (done.rc, done.err) == (0, "")
+
     def test_what_it_may_write_it_can(self, runtime, tmp_path):
         (tmp_path / "file").write_text("content")
         os.chmod(tmp_path / "file", 0o600)
