@@ -41,27 +41,29 @@ class Log:
         return os.open(self.path, flags, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Add DATA. Where there is no room on the disk it is lost."""
-        if self.size and self.size + len(data) > self.limit:
-            os.close(self.handle)
-            os.replace(self.path, self.earlier)
-            self.handle = self._open()
-            self.size = 0
+        """Add DATA. Where there is no room on the disk, or no new file can be had, it is lost."""
         try:
-            written = os.write(self.handle, data)
+            if self.size and self.size + len(data) > self.limit:
+                self._begin_anew()
+            self.size += os.write(self.handle, data)
         except OSError:
-            written = 0
-        self.size += written
+            return
+
+    def _begin_anew(self) -> None:
+        # Somebody can have removed it, and after an error it is the earlier part already.
+        if os.path.lexists(self.path):
+            os.replace(self.path, self.earlier)
+        full, self.handle, self.size = self.handle, self._open(), 0
+        os.close(full)
 
 
 def cut(path: str, limit: int) -> None:
     """Empty a log, which others append to, if it has more than LIMIT bytes."""
     try:
-        full = os.stat(path, follow_symlinks=False).st_size > limit
+        if os.stat(path, follow_symlinks=False).st_size > limit:
+            os.truncate(path, 0)
     except OSError:
         return
-    if full:
-        os.truncate(path, 0)
 
 
 def record(reader: int, log: Log, other: str) -> None:

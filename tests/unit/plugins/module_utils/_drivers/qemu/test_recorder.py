@@ -67,6 +67,30 @@ def test_a_full_disk_loses_text_and_nothing_else(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "console.log").read_bytes() == b"onethree"
 
 
+def test_a_log_that_somebody_has_removed_is_begun_anew(tmp_path: Path) -> None:
+    log = recorder.Log(str(tmp_path / "console.log"), str(tmp_path / "console.log.0"), 10)
+    log.write(b"0123456789")
+    (tmp_path / "console.log").unlink()
+    log.write(b"later")
+    assert (tmp_path / "console.log").read_bytes() == b"later"
+
+
+@pytest.mark.parametrize("failing", ["replace", "open"])
+def test_where_no_new_log_can_be_had_none_grows_and_it_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    log = recorder.Log(str(tmp_path / "console.log"), str(tmp_path / "console.log.0"), 10)
+    log.write(b"0123456789")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, lambda *dummy: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for dummy in range(3):
+            log.write(b"lost")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"0123456789"]
+    log.write(b"later")
+    assert (tmp_path / "console.log.0").read_bytes() == b"0123456789"
+    assert (tmp_path / "console.log").read_bytes() == b"later"
+
+
 def test_the_other_log_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "qemu.log"
     recorder.cut(str(path), 10)
