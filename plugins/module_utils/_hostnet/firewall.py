@@ -132,6 +132,7 @@ def guard_table_text(rules: Rules) -> str:
 
     Nobody there is the host but the host: not by its addresses, and not by what only it says, as the server of
     addresses and the router. That guests pose as each other is not prevented: some have several addresses or MACs.
+    A tag of the VLAN 0 means nothing to whoever gets it, and would hide from these rules what it comes before.
     """
     if not rules.taps:
         return ""
@@ -139,6 +140,7 @@ def guard_table_text(rules: Rules) -> str:
     targets = ", ".join(f"{int(ipaddress.IPv6Address(each)):#034x}" for each in gateways6)
     guests = [
         f"ether saddr {rules.mac} drop",
+        "@ll,96,16 { 0x8100, 0x88a8 } @ll,116,12 0 drop",
         f"arp saddr ip {rules.gateway} drop",
         f"arp saddr ip != {{ 0.0.0.0, {rules.subnet} }} drop",
         *_sources("", rules, True),

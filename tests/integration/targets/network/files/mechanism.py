@@ -555,6 +555,17 @@ def impostors(test: Test) -> None:
     arrived = heard_on_link(OTHER, [frame for frame, dummy in frames.values()], lambda frame: send_frame(GUEST, frame))
     for what, (frame, passes) in frames.items():
         check((frame in arrived) == passes, f"{what} of a guest {'does not come' if passes else 'comes'} to another")
+    # Whoever gets a tag of the VLAN 0 takes it away and reads on; one of another VLAN is for those who have that.
+    tags = {"81000000": False, "8100e000": False, "88a80000": False, "8100000081000000": False, "81000005": True}
+    sources = [f"52:54:00:00:01:{number:02}" for number in range(len(tags))]
+    tagged = [
+        frame[:12] + bytes.fromhex(tag) + frame[12:]
+        for tag, frame in zip(tags, (arp_frame(mac, "10.74.0.1") for mac in sources))
+    ]
+    arrived = heard_on_link(OTHER, tagged, lambda frame: send_frame(GUEST, frame))
+    for (tag, passes), mac in zip(tags.items(), sources):
+        came = any(frame[6:12].hex(":") == mac for frame in arrived)
+        check(came == passes, f"ARP as the host with the tag {tag} {'does not come' if passes else 'comes'} to another")
     # An older version of the rules is replaced, and what somebody takes away is put back.
     for command in (f"nft delete table bridge minicloud_{bridge}", f"nft flush chain inet minicloud_{bridge} early"):
         sh(command)
@@ -566,7 +577,7 @@ def impostors(test: Test) -> None:
     test.network()
     check("minicloud" not in sh("nft list tables bridge"), "rules of guests that are gone are there still")
     test.network(state="absent")
-    print(f"impostors: {len(frames)} kinds of frames", flush=True)
+    print(f"impostors: {len(frames) + len(tags)} kinds of frames", flush=True)
 
 
 def checksum(content: bytes) -> int:

@@ -144,6 +144,7 @@ def test_guests_do_not_pose_as_their_host_to_each_other():
     targets = ("0xfe80000000000000505501fffe234567", "0xfd120000000000000000000000000001")
     assert lines[2 : lines.index("}")] == [
         "ether saddr 52:55:01:23:45:67 drop",
+        "@ll,96,16 { 0x8100, 0x88a8 } @ll,116,12 0 drop",
         "arp saddr ip 10.20.30.1 drop",
         f"arp saddr ip != {{ 0.0.0.0, {SUBNET} }} drop",
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
