@@ -50,14 +50,19 @@ def run(
     limit: int = COMMAND_OUTPUT,
 ) -> Completed:
     """See Runner. OSError where the command cannot be started."""
-    command = _Command(list(argv), stdin, limit, Deadline(timeout))
+    command = _Command(list(argv), stdin, limit, Deadline(timeout), os.posix_spawn)
     command.start(cwd, {**os.environ, "LC_ALL": "C", **(env or {})}, pass_fds)
     return command.finish()
 
 
 class _Command:
-    def __init__(self, argv: list[str], stdin: bytes | None, limit: int, deadline: Deadline) -> None:
+    """spawn -- what starts it, as posix_spawn does, and tells its process id"""
+
+    def __init__(
+        self, argv: list[str], stdin: bytes | None, limit: int, deadline: Deadline, spawn: t.Callable[..., int]
+    ) -> None:
         self.argv = argv
+        self.spawn = spawn
         self.unsent = memoryview(stdin or b"")
         self.wants_stdin = stdin is not None
         self.limit = limit
@@ -80,7 +85,7 @@ class _Command:
             theirs = {1: pipes["out"][1], 2: pipes["err"][1]}
             if self.wants_stdin:
                 theirs[0] = pipes["in"][0]
-            self.pid = os.posix_spawn(
+            self.pid = self.spawn(
                 program,
                 argv,
                 dict(env),

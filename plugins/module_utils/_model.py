@@ -352,7 +352,7 @@ SECONDS = Field(
     lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 63,
     "a time in seconds",
 )
-FLAG = Field(lambda value: type(value) is bool, "true or false")
+FLAG = Field(lambda value: isinstance(value, bool), "true or false")
 OBJECT = Field(_is_object, "an object")
 TEXTS = Field(_is_texts, "an object of texts")
 LINES = Field(_is_lines, "a list of lines of text")
@@ -363,7 +363,7 @@ _TYPES: t.Mapping[str, Field] = {
     "str": TEXT,
     "int": NUMBER,
     "bool": FLAG,
-    "bool | None": Field(lambda value: value is None or type(value) is bool, "true, false or null"),
+    "bool | None": Field(lambda value: value is None or isinstance(value, bool), "true, false or null"),
     "list[str]": LINES,
     "list[int]": Field(
         lambda value: isinstance(value, list) and all(map(_is_number, value)), "a list of whole numbers"

@@ -41,6 +41,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._json import JsonE
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     INSTANCE,
     NETWORK,
+    NUMBER,
     OBJECT,
     TEXT,
     TEXTS,
@@ -127,7 +128,7 @@ def _read_record(
         ) from exc
     except JsonError as exc:
         raise _damaged(path, exc.why, remedy) from exc
-    if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] < 1:
+    if not isinstance(data, dict) or not NUMBER.holds(data.get("schema")) or not data["schema"]:
         raise _damaged(path, "it has no schema number", remedy)
     schema = data.pop("schema")
     if schema > kind.schema:

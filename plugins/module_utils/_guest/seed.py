@@ -76,7 +76,7 @@ def check_wishes(wishes: Wishes) -> None:
     for document in (wishes.cloud_init, wishes.vendor_data, wishes.network_config, wishes.meta_data):
         document.check()
     # It goes into one file with ours, so it has to be read.
-    _ = wishes.meta_data.mapping
+    dummy = wishes.meta_data.mapping
     expected_login_user(wishes)
     vendor = wishes.cloud_init.config.get("vendor_data")
     if isinstance(vendor, dict) and vendor.get("enabled", True) in (False, "false", "no", "off"):

@@ -43,6 +43,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet.uplink im
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     LINES,
+    NUMBER,
     TEXT,
     TEXTS,
     Field,
@@ -65,7 +66,7 @@ def _is_uplink(value: t.Any) -> bool:
     lists = [value["addresses"], value["routes"]]
     return (
         TEXT.holds(value["mac"])
-        and type(value["mtu"]) is int
+        and NUMBER.holds(value["mtu"])
         and TEXTS.holds(value["settings"])
         and all(isinstance(each, list) and all(isinstance(entry, dict) for entry in each) for each in lists)
     )

@@ -38,6 +38,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
+Result = t.TypeVar("Result")
+
 HOST, OUTSIDE, GUEST, OTHER = "mctest-host", "mctest-outside", "mctest-guest", "mctest-other"
 UPLINK, HOST_IP, OUTSIDE_IP = "up0", "192.0.2.2", "192.0.2.1"
 
@@ -103,9 +105,9 @@ def refused(error: type[MinicloudError], pattern: str) -> t.Iterator[None]:
     check(False, f"nothing was refused that matches {pattern!r}")
 
 
-def in_namespace(namespace: str, body: t.Callable[[], t.Any]) -> t.Any:
+def in_namespace(namespace: str, body: t.Callable[[], Result]) -> Result:
     """What body returns when it runs in a thread that is in another network namespace."""
-    found: list[t.Any] = []
+    found: list[Result] = []
 
     def work() -> None:
         with open(f"/run/netns/{namespace}", encoding="ascii") as handle:
@@ -115,7 +117,7 @@ def in_namespace(namespace: str, body: t.Callable[[], t.Any]) -> t.Any:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    return found[0] if found else None
+    return found[0]
 
 
 def setns(handle: int) -> None:
@@ -160,7 +162,7 @@ def reach(namespace: str, ip: str, port: int, seconds: float = 1.0) -> str:
         except OSError:
             return ""
 
-    return in_namespace(namespace, connect) or ""
+    return in_namespace(namespace, connect)
 
 
 class Test:

@@ -47,7 +47,8 @@ def unenclosed(monkeypatch):
 def found_in(directory, but):
     """The files below a directory that have the secret in them."""
     argv = ["grep", "-rlF", SECRET.decode(), str(directory)]
-    return [path for path in subprocess.run(argv, capture_output=True, text=True).stdout.split() if path not in but]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)  # 1: in none
+    return [path for path in done.stdout.split() if path not in but]
 
 
 class TestHostileImages:

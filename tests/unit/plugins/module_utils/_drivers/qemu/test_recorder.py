@@ -32,6 +32,10 @@ def recorded(directory: Path, pieces: t.Iterable[bytes], limit: int) -> None:
         os.close(reader)
 
 
+def no_room(*dummy: t.Any) -> t.NoReturn:
+    raise OSError(28, "No space left on device")
+
+
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_BATCH", 0.0)
@@ -61,7 +65,7 @@ def test_a_full_disk_loses_text_and_nothing_else(tmp_path: Path, monkeypatch: py
     log = recorder.Log(str(tmp_path / "console.log"), str(tmp_path / "console.log.0"), 1000)
     log.write(b"one")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda *dummy: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(os, "write", no_room)
         log.write(b"two")
     log.write(b"three")
     assert (tmp_path / "console.log").read_bytes() == b"onethree"
@@ -82,7 +86,7 @@ def test_where_no_new_log_can_be_had_none_grows_and_it_goes_on_later(
     log = recorder.Log(str(tmp_path / "console.log"), str(tmp_path / "console.log.0"), 10)
     log.write(b"0123456789")
     with monkeypatch.context() as patch:
-        patch.setattr(os, failing, lambda *dummy: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(os, failing, no_room)
         for dummy in range(3):
             log.write(b"lost")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"0123456789"]
