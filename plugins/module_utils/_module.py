@@ -15,12 +15,11 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._options import check_options, normal_options
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runner, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runner, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 _ACTIVITY_LIMIT = 1 << 20
@@ -139,7 +138,7 @@ def run_module(
     if module.mistake:
         module.fail_json(**failure(module.mistake))
 
-    result, warnings = perform(body, module.params, run, subject, module.check_mode)
+    result, warnings = perform(body, module.params, _run, subject, module.check_mode)
     for text in warnings:
         # What a command or a guest said need not be text, and the system log takes nothing else.
         module.warn(text.encode(errors="backslashreplace").decode())
@@ -148,6 +147,13 @@ def run_module(
     if not module._diff:
         result.pop("diff", None)
     module.exit_json(**result)
+
+
+def _run(argv: t.Sequence[str], **options: t.Any) -> Completed:
+    """The runner of commands, loaded with the first command: most tasks change nothing and run none."""
+    from ansible_collections.minicloud.local.plugins.module_utils._command import run
+
+    return run(argv, **options)
 
 
 def perform(

@@ -53,7 +53,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._host.host import 
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, KIB, MIB, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,
     reconcile_image,
@@ -86,9 +86,15 @@ def no_change(bench: Bench) -> list[Row]:
         {"minicloud.local.instance": options},
         1.25,
     )
+    packed = {
+        name: os.path.getsize(bench.packed(name, given, data)) / KIB
+        for name, given in (("ansible.builtin.ping", {}), ("minicloud.local.instance", options))
+    }
     change(data, name="bench", state="absent", force=True)
+    size, least = packed["minicloud.local.instance"], packed["ansible.builtin.ping"]
     return [
         *rows,
+        Row("packed size of `instance`", quantity(size, "KiB"), f"{quantity(least, 'KiB')} (`ping`)", "", "", ""),
         ratio_row(
             "CPU of the whole command, `ansible -m`", whole["instance"], whole["ping"], "ms", "`ansible -m ping`", 1.25
         ),

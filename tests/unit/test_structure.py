@@ -132,3 +132,31 @@ def test_drivers_do_not_know_each_other() -> None:
                 assert known <= {place(name), *SHARED_BY_DRIVERS}, name
         elif room_of(name) != "module_utils/_drivers":
             assert not known & drivers, name
+
+
+def imported_at_once(start: str) -> set[str]:
+    """The files that a file below plugins/ has imported when it is imported itself."""
+    seen: set[str] = set()
+    left = [start]
+    while left:
+        path = left.pop()
+        seen.add(path)
+        for node in ast.parse((PLUGINS / path).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PREFIX):
+                whole = (node.module or "")[len(PREFIX) :].replace(".", "/")
+                names = {f"{whole}.py", *(f"{whole}/{alias.name}.py" for alias in node.names)}
+                left += (names & set(imports())) - seen
+    return seen
+
+
+@pytest.mark.parametrize(
+    "driver", sorted(path.parent.name for path in PLUGINS.glob("module_utils/_drivers/*/driver.py"))
+)
+def test_what_only_looks_does_not_import_what_acts(driver: str) -> None:
+    """Ansible's pack has no compiled code: each line that is imported costs every task that changes nothing."""
+    found = imported_at_once(f"module_utils/_drivers/{driver}/driver.py") | imported_at_once("modules/instance.py")
+    assert f"module_utils/_drivers/{driver}/driver.py" in found
+    acting = {"_command", "act", "apply", "seed", "cloud_config", "networks", "vault", "acquire"}
+    assert {path for path in found if pathlib.PurePath(path).stem in acting} == set()
+    others = {path for path in imports() if path.endswith("/driver.py")} - {f"module_utils/_drivers/{driver}/driver.py"}
+    assert not found & others

@@ -27,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.pools import PROFILE, LxdPools
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.seed import renamed, seed_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -131,7 +132,7 @@ class LxdActs(Acts):
         fingerprint = self.images.have(image)
         self._clear(instance)
         self.runtime.report.step("lxd_instance")
-        config = {**lxd_config.config_of(instance, self.scope.data.path), **lxd_config.seed_config(seed)}
+        config = {**lxd_config.config_of(instance, self.scope.data.path), **seed_config(seed)}
         devices = lxd_config.devices_of(instance, pool, self._nic_places(instance))
         if instance.instance_type == "vm":
             # The seed reaches any image that has cloud-init, on a disk labelled cidata; and not all are signed.
@@ -329,7 +330,7 @@ class LxdActs(Acts):
     def follow_name(self, instance: Instance) -> None:
         doing = f"LXD did not take on the new name of {instance.name}"
         there = self.client.call("get", f"instances/{instance.name}", doing)
-        config = lxd_config.renamed(there["config"], instance.renamed_from, instance.name)
+        config = renamed(there["config"], instance.renamed_from, instance.name)
         if config != there["config"]:
             keys = ("architecture", "ephemeral", "profiles", "stateful", "description", "devices")
             body: dict[str, t.Any] = {key: there[key] for key in keys if key in there}

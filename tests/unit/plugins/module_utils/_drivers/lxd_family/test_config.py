@@ -12,6 +12,7 @@ import yaml
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.config import NicPlace
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.seed import seed_config
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance, Nic, parse_port
 
@@ -65,7 +66,7 @@ class TestConfig:
             "user-data": b"#cloud-config\n{}",
             "vendor-data": b"#!/bin/sh\necho u",
         }
-        config = lxd_config.seed_config(seed)
+        config = seed_config(seed)
         assert config["cloud-init.user-data"] == "#cloud-config\n{}"
         assert config["cloud-init.vendor-data"] == "#!/bin/sh\necho u"
         assert "cloud-init.network-config" not in config
@@ -84,7 +85,7 @@ class TestConfig:
             "vendor-data": f'#cloud-config\n{{"note": "{odd}"}}\n'.encode(),
             "network-config": f"version: 2\n# {odd}\nethernets: {{}}\nnote: {odd}\n".encode(),
         }
-        config = lxd_config.seed_config(seed)
+        config = seed_config(seed)
         assert all(value.isascii() for value in config.values())
         assert yaml.safe_load(config["user.meta-data"]) == {"local-hostname": "web", odd: [odd]}
         assert yaml.safe_load(config["cloud-init.vendor-data"]) == {"note": odd}
@@ -95,7 +96,7 @@ class TestConfig:
     def test_settings_that_cannot_be_had_in_ascii_are_refused(self):
         seed = {"meta-data": b"{}", "network-config": "a: [\u00fc".encode()}
         with pytest.raises(InvalidOption, match="network_config has characters beyond ASCII"):
-            lxd_config.seed_config(seed)
+            seed_config(seed)
 
 
 class TestDevices:
