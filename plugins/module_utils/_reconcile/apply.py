@@ -115,7 +115,7 @@ class Applier:
             driver.acts.require(after.arch, after.image.get("firmware", ""), after.instance_type)
             self._check_memory(after, driver)
         if {"create", "start", "set_networks"}.intersection(plan.steps):
-            Attachment(self._acting(plan), self.runtime, self.data).check(plan.after, self.wish.coming)
+            Attachment(self._acting(plan), self.runtime, self.data).check(plan.after, self.wish.coming, self.wish.going)
 
     def _acting(self, plan: Plan) -> Driver:
         """Whoever deals with the instance as it will be."""

@@ -43,17 +43,18 @@ class Attachment:
         self.data = data
         self.scope = driver.scope
 
-    def check(self, instance: Instance, coming: t.Container[str] = ()) -> None:
+    def check(self, instance: Instance, coming: t.Container[str] = (), going: t.Container[str] = ()) -> None:
         """Raise if an instance's interfaces cannot be had; nothing is changed.
 
-        coming -- networks that are made or changed before the instance is on them, by what names are compared by
+        coming -- networks that are made or changed before the instance is on them; going -- other instances that are
+            removed before; both by what names are compared by
         """
         for nic in instance.nics:
             if nic.network == USER_NETWORK:
                 continue
             networks = self._networks(nic)
             if nic.mac:
-                self._check_mac(instance, nic.mac)
+                self._check_mac(instance, nic.mac, going)
             if key_of(nic.network) in coming:
                 continue
             if self.runtime.foretells and self._is_missing(nic):
@@ -66,7 +67,11 @@ class Attachment:
             networks.require(network or self._new(nic))
             if network is None and bridged_parent(nic.network):
                 networks.settle(self._new(nic), all_networks(self.data))
-            others = [other for other in self.scope.instances()[0] if key_of(other.name) != key_of(instance.name)]
+            others = [
+                other
+                for other in self.scope.instances()[0]
+                if key_of(other.name) != key_of(instance.name) and key_of(other.name) not in going
+            ]
             if nic.address and network and network.subnet:
                 subnet = subnets.parse_subnet(network.subnet)
                 address = subnets.parse_address(nic.address, subnet)
@@ -225,10 +230,11 @@ class Attachment:
                     "Try again in a few minutes, or restart that instance.",
                 )
 
-    def _check_mac(self, instance: Instance, mac: str) -> None:
+    def _check_mac(self, instance: Instance, mac: str, going: t.Container[str]) -> None:
         for scope in self.data.scopes():
             for other in scope.instances()[0]:
-                same = scope.name == self.scope.name and key_of(other.name) == key_of(instance.name)
+                own = key_of(other.name) == key_of(instance.name) or key_of(other.name) in going
+                same = scope.name == self.scope.name and own
                 if not same and any(nic.mac.lower() == mac for nic in other.nics):
                     raise InUse(
                         f"mac {mac} cannot be given to {instance.name}",

@@ -31,7 +31,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish im
 # More than any host carries.
 MAX_INSTANCES = 1000
 
-_INSTANCE = {option: about for option, about in INSTANCE.items() if option not in ("name", "purge_older_than")}
+_INSTANCE = {
+    option: about for option, about in INSTANCE.items() if option not in ("name", "new_name", "purge_older_than")
+}
 # The argument specs of what has options of its own in the document.
 DEFAULTS: dict[str, t.Any] = _INSTANCE
 ENTRY: dict[str, t.Any] = {**_INSTANCE, "count": {"type": "int"}, "after": {"type": "list", "elements": "str"}}

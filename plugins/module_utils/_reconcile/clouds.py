@@ -182,15 +182,16 @@ class _CloudTask:
                 self._foresee_network(network)
             for image in self.wish.images:
                 self._foresee_image(image)
+        if self.wish.state == ABSENT or self.wish.prune:
+            pruned = [each for each in instances if self.wish.state == ABSENT or key_of(each.name) not in named]
+            for instance in pruned:
+                self._foresee_removal(instance, crew)
         changing = {key_of(part.name) for part in self.networks if part.acts}
         seen: list[Foreseen] = []
         if self.wish.state != ABSENT:
             for member in self.wish.members:
                 seen.append(self._foresee_member(member, crew, changing))
         self._check_memory(seen)
-        for instance in instances:
-            if self.wish.state == ABSENT or (self.wish.prune and key_of(instance.name) not in named):
-                self._foresee_removal(instance, crew)
         self._foresee_network_removals(networks)
 
     def _belonging(self) -> tuple[list[Instance], list[Network]]:
@@ -242,6 +243,7 @@ class _CloudTask:
         part = self._member_part(member.name, member.fresh, list(member.after))
         wish = member.fresh()
         wish.coming = frozenset(changing)
+        wish.going = frozenset(key_of(each.name) for each in self.members if each.gone)
         self._check_addresses(wish)
         with _named(part):
             found = foresee_instance(wish, self._runtime(part), self.data, crew, self.check_mode)
@@ -285,7 +287,7 @@ class _CloudTask:
         part.gone = True
         with _named(part):
             part.result = foresee_instance(wish(), self._runtime(part), self.data, crew, self.check_mode).outcome
-        self.members.insert(0, part)
+        self.members.append(part)
 
     def _member_part(self, name: str, wish: t.Callable[[], Wish], after: list[str]) -> _Part:
         part = _Part(

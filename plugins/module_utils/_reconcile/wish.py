@@ -53,7 +53,8 @@ class Wish:
     image -- as the task names it, with the password that a URL may have; as text it is the name that is kept
     image_checksum -- as of parse_checksum()
     cloud -- that the instance is to be a part of, or to be a part of already; empty where that does not matter
-    coming -- networks that are made before the instance is, by what names are compared by
+    coming -- networks that are made before the instance is; going -- instances that are removed before; both by what
+        names are compared by
     deleted_before -- where it is not empty, only an instance that is deleted since an earlier time is dealt with
     bridged -- one more interface, besides those of networks or those that the instance has
     ssh_authorized_keys, cloud_init, vendor_data, network_config, meta_data -- None also where nothing is in them
@@ -66,6 +67,7 @@ class Wish:
     deleted_before: str = ""
     cloud: str = ""
     coming: frozenset[str] = frozenset()
+    going: frozenset[str] = frozenset()
     image: Reference | None = None
     image_checksum: str | None = None
     image_hosts: dict[str, t.Any] | None = None

@@ -315,9 +315,14 @@ def test_prune_leaves_an_instance_with_snapshots_unless_forced(world):
     assert world.there() == ["db", "web-1"]
 
 
-def test_one_that_is_renamed_and_keeps_its_port_comes_after_the_other_has_gone(world):
-    world.cloud(instances={"old": {"ports": ["8080:80"]}})
-    done = world.cloud(instances={"new": {"ports": ["8080:80"]}}, prune=True)
+def test_one_that_is_renamed_and_keeps_its_port_and_addresses_comes_after_the_other_has_gone(world):
+    nic = {"name": "lab", "address": "10.1.2.9", "mac": "52:54:00:aa:bb:cc"}
+    document = {"networks": {"lab": {"subnet": "10.1.2.0/24"}}}
+    entry = {"ports": ["8080:80"], "networks": [nic]}
+    world.cloud(instances={"old": entry}, **document)
+    with pytest.raises(InUse, match="old"):
+        world.cloud(instances={"new": entry}, **document)
+    done = world.cloud(instances={"new": entry}, prune=True, **document)
     assert done.view["removed"][0]["name"] == "old"
     assert world.there() == ["new"]
 
@@ -392,19 +397,20 @@ def test_one_that_does_not_stop_does_not_keep_the_others_running(world):
 
 def test_several_at_once_but_no_more_than_is_said(world):
     lock, now, most = threading.Lock(), [0], [0]
+    together = threading.Barrier(3, timeout=60)
 
     def boots():
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.05)
+        together.wait()
         with lock:
             now[0] -= 1
 
     world.in_guest = boots
     world.cloud(instances={"web": {"count": 6, "memory": "64M"}}, parallel=3)
     assert most[0] == 3
-    most[0] = 0
+    most[0], together = 0, threading.Barrier(1)
     world.cloud(name="b", instances={"one": {"count": 4, "memory": "64M"}}, parallel=1)
     assert most[0] == 1
     world.check_consistent()
