@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Suspension
@@ -24,7 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
-from ansible_collections.minicloud.local.plugins.module_utils._model import SUSPENDED, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import SUSPENDED, Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, seconds_of, timestamp
@@ -135,7 +136,9 @@ class Power:
             instance = self.follow_name(instance)
         instance = replace(instance, suspended="", resumed=goes_on)
         attachment = Attachment(driver, self.runtime, self.data)
-        instance = self._choose_ports(driver, attachment.settle(instance))
+        # What is frozen has its ports still.
+        held = driver.acts.forwards(instance) if goes_on and driver.alive(instance) else None
+        instance = self._choose_ports(driver, attachment.settle(instance), held)
         attachment.connect(instance)
         for tries_left in reversed(range(_TRIES)):
             self.pin(instance)
@@ -154,10 +157,12 @@ class Power:
     def _is_suspended(driver: Driver, instance: Instance) -> bool:
         return driver.observe([replace(instance, phase="ready")])[0].state == SUSPENDED
 
-    def _choose_ports(self, driver: Driver, instance: Instance) -> Instance:
+    def _choose_ports(
+        self, driver: Driver, instance: Instance, held: t.Sequence[PortForward] | None = None
+    ) -> Instance:
         # One run at a time, so that two starts do not settle on the same ones.
         with self.data.lock("ports", Deadline(60), self.runtime.report):
-            driver.acts.choose_ports(instance)
+            driver.acts.choose_ports(instance, held)
             handles = {**instance.handles, driver.name: driver.handle()}
             instance = self._store(replace(instance, owner=driver.name, ready=False, stopping="", handles=handles))
             self.runtime.report.step("ports")

@@ -311,7 +311,7 @@ class LxdActs(Acts):
             raise
 
     def rename(self, instance: Instance, name: str) -> None:
-        doing = f"LXD could not rename {instance.name} to {name}"
+        doing = f"{self.place.product} could not rename {instance.name} to {name}"
         for current in (instance.name, name):
             self.client.await_operations(current)
         self.look.seen.pop(instance.name, None)
@@ -328,7 +328,7 @@ class LxdActs(Acts):
         self.client.call("post", f"instances/{instance.name}", doing, json={"name": name})
 
     def follow_name(self, instance: Instance) -> None:
-        doing = f"LXD did not take on the new name of {instance.name}"
+        doing = f"{self.place.product} did not take on the new name of {instance.name}"
         there = self.client.call("get", f"instances/{instance.name}", doing)
         config = renamed(there["config"], instance.renamed_from, instance.name)
         if config != there["config"]:

@@ -118,6 +118,11 @@ class FakeLxd:
             properties = {key: value.replace("%2F", "/") for key, value in pairs.items()}
             self.objects["images"][fingerprint] = {"fingerprint": fingerprint, "properties": properties}
             return {"metadata": {"fingerprint": fingerprint}}
+        kind, dummy, before = path.partition("/")
+        if before:
+            assert self.objects[kind][before]["status"] == "Stopped"
+            self.objects[kind][body["name"]] = self.objects[kind].pop(before)
+            return None
         name, found = body["name"], self.objects[path]
         pending = found.get(name, {}).get("status") == "Pending"
         if name in found and not (pending and "target" not in query):
@@ -136,7 +141,7 @@ class FakeLxd:
             self.profile = body
         elif rest == ["state"]:
             entry = self.objects[kind][name]
-            states = {"start": "Running", "stop": "Stopped", "unfreeze": "Running"}
+            states = {"start": "Running", "stop": "Stopped", "unfreeze": "Running", "freeze": "Frozen"}
             entry["status"] = states[body["action"]]
             self.changes[-1] += f" {body['action']}{' by force' if body['force'] else ''}"
         else:

@@ -40,6 +40,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
     Image,
     Instance,
     Network,
@@ -1065,3 +1066,62 @@ class TestNetworks:
 def test_a_device_that_somebody_else_made_keeps_its_name():
     assert not lxd_config.is_ours("ethernet")
     assert lxd_config.is_ours("eth12")
+
+
+class TestSuspended:
+    def test_it_is_frozen_and_goes_on(self, driver, lxd, web, image):
+        driver.acts.create(web, image, SEED)
+        driver.acts.start(web)
+        part = driver.suspension()
+        part.suspend(web)
+        part.suspend(web)
+        assert [each for each in lxd.changes if each.endswith("freeze")] == ["put instances/web/state freeze"]
+        # Who has frozen it, only the record tells.
+        assert driver.observe([web])[0].state == PAUSED
+        web.suspended = "2026-01-02T03:04:05Z"
+        assert driver.observe([web])[0].state == SUSPENDED
+        driver.acts.start(web)
+        assert lxd.objects["instances"]["web"]["status"] == "Running"
+        assert driver.observe([web])[0].state == RUNNING
+
+    def test_what_it_was_doing_is_dropped(self, driver, lxd, web, image):
+        driver.acts.create(web, image, SEED)
+        driver.acts.start(web)
+        part = driver.suspension()
+        part.drop(web)
+        assert lxd.objects["instances"]["web"]["status"] == "Running"
+        part.suspend(web)
+        part.drop(web)
+        assert lxd.changes[-1] == "put instances/web/state stop by force"
+        part.drop(web)
+        assert lxd.objects["instances"]["web"]["status"] == "Stopped"
+
+    def test_it_does_not_outlive_the_host(self, driver):
+        assert not driver.suspension().outlives_host
+
+
+class TestRenamed:
+    SEED = {"meta-data": b'{"instance-id": "u-1", "local-hostname": "web"}'}
+
+    def test_it_has_its_name_at_the_server_and_in_its_seed(self, driver, lxd, web, image):
+        driver.acts.create(web, image, self.SEED)
+        before = lxd.objects["instances"]["web"]
+        driver.acts.rename(web, "www")
+        driver.acts.rename(web, "www")
+        assert list(lxd.objects["instances"]) == ["www"]
+        after = dataclasses.replace(web, name="www", renamed_from="web")
+        driver.acts.follow_name(after)
+        assert '"local-hostname": "www"' in lxd.objects["instances"]["www"]["config"]["user.meta-data"]
+        count = len(lxd.changes)
+        driver.acts.follow_name(after)
+        assert len(lxd.changes) == count
+        assert lxd.objects["instances"]["www"]["devices"] == before["devices"]
+
+    def test_somebody_elses_is_left_alone(self, driver, lxd, web, image):
+        driver.acts.create(web, image, self.SEED)
+        lxd.objects["instances"]["web"]["config"][lxd_config.UUID] = "another"
+        with pytest.raises(HypervisorError, match="another instance has its name there"):
+            driver.acts.rename(web, "www")
+        lxd.objects["instances"]["www"] = lxd.objects["instances"].pop("web")
+        with pytest.raises(NotFound):
+            driver.acts.rename(web, "www")
