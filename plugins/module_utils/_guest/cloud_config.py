@@ -364,7 +364,8 @@ def _ascii_message(text: str) -> str:
         if part.is_multipart():
             continue
         content = part.get_payload(decode=True)
-        if isinstance(content, bytes) and not content.isascii():
+        # What is in base64 may have strays among it, which are dropped with it.
+        if isinstance(content, bytes) and not (content.isascii() and str(part.get_payload()).isascii()):
             del part["Content-Transfer-Encoding"]
             part["Content-Transfer-Encoding"] = "base64"
             part.set_payload(_base64(content))

@@ -313,3 +313,10 @@ def test_a_message_beyond_ascii_keeps_its_parts() -> None:
 def test_what_is_no_text_travels_as_well() -> None:
     content = gzip.compress(b"#!/bin/sh\n")
     assert as_cloud_init_reads(as_ascii(content)) == [("application/gzip", content)]
+
+
+def test_strays_in_base64_do_not_travel() -> None:
+    head = 'Content-Type: multipart/mixed; boundary="b"\nMIME-Version: 1.0\n\n--b\nContent-Type: text/x-shellscript\n'
+    made = as_ascii(f"{head}Content-Transfer-Encoding: base64\n\nIyEvYmlu´L3No\n--b--\n".encode())
+    assert made.isascii()
+    assert as_cloud_init_reads(made) == [("text/x-shellscript", b"#!/bin/sh")]
