@@ -10,6 +10,16 @@ from __future__ import annotations
 
 import typing as t
 
+MOUNT: dict[str, t.Any] = {
+    "source": {"type": "path"},
+    "target": {"type": "str"},
+    "type": {"type": "str", "choices": ["auto", "native", "copy"], "default": "auto"},
+    "uid_map": {"type": "list", "elements": "str"},
+    "gid_map": {"type": "list", "elements": "str"},
+    "read_only": {"type": "bool", "default": False},
+    "delete": {"type": "bool", "default": False},
+}
+
 INSTANCE: dict[str, t.Any] = {
     "name": {"type": "str"},
     "state": {
@@ -46,6 +56,11 @@ INSTANCE: dict[str, t.Any] = {
     },
     "bridged": {"type": "str"},
     "ports": {"type": "list", "elements": "str"},
+    "mounts": {
+        "type": "list",
+        "elements": "dict",
+        "options": {**MOUNT, "source": {"type": "path", "required": True}},
+    },
     "tags": {"type": "dict"},
     "autostart": {"type": "bool"},
     "allow_restart": {"type": "bool", "default": False},

@@ -284,6 +284,12 @@ def _is_lines(value: t.Any) -> bool:
     return isinstance(value, list) and all(_is_text(line) and "\n" not in line for line in value)
 
 
+def _is_pairs(value: t.Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value
+    )
+
+
 def _is_object(value: t.Any) -> bool:
     return isinstance(value, dict)
 
@@ -369,6 +375,8 @@ _TYPES: t.Mapping[str, Field] = {
         lambda value: isinstance(value, list) and all(map(_is_number, value)), "a list of whole numbers"
     ),
     "list[PortForward]": _PORTS,
+    "list[Mount]": Field(lambda value: isinstance(value, list) and all(map(_is_object, value)), "a list of mounts"),
+    "list[tuple[int, int]]": Field(_is_pairs, "a list of pairs of whole numbers"),
     "list[Nic]": Field(
         lambda value: isinstance(value, list) and all(map(_is_object, value)), "a list of network interfaces"
     ),
@@ -447,10 +455,58 @@ class Nic:
         return cls(**NIC.split(data))
 
 
-def _plain(record: Nic | Instance | Network) -> dict[str, t.Any]:
+@dataclass
+class Mount:
+    """A folder of the host in a guest.
+
+    source -- an absolute path of the host
+    target -- a path of the guest, absolute or from the home directory of the login user
+    type -- auto, native or copy, as asked for
+    uid_map, gid_map -- pairs of an id of the host and the id that it is in the guest; none: as they are
+    delete -- whether what is not in a copied folder is removed from the guest
+    mechanism -- what it was made with last, such as disk device or tar; empty where it never was
+    copied -- fingerprint of what was copied last
+    failure -- why the last attempt to make it failed; empty where it did not
+    unknown -- fields of its record that a newer version has written
+    """
+
+    source: str
+    target: str
+    type: str = "auto"
+    uid_map: list[tuple[int, int]] = field(default_factory=list)
+    gid_map: list[tuple[int, int]] = field(default_factory=list)
+    read_only: bool = False
+    delete: bool = False
+    mechanism: str = ""
+    copied: str = ""
+    failure: str = ""
+    unknown: dict[str, t.Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """As plain data, for the record."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Mount:
+        """From a record's data. ValueError says what is wrong with it."""
+        values = MOUNT.split(data)
+        for key in ("uid_map", "gid_map"):
+            values[key] = [(pair[0], pair[1]) for pair in values.get(key, ())]
+        return cls(**values)
+
+
+def _plain(record: Nic | Mount | Instance | Network) -> dict[str, t.Any]:
     """The fields of a record, those of newer versions beside its own."""
     data = dict(vars(record))
     return {**data.pop("unknown"), **data}
+
+
+def place_in_guest(user: str, target: str) -> str:
+    """The absolute path of a target, where the login user is known who has it in the home directory; else empty."""
+    if target.startswith("/"):
+        return target
+    home = "/root" if user == "root" else f"/home/{user}"
+    return f"{home}/{target}" if user else ""
 
 
 @dataclass
@@ -507,6 +563,7 @@ class Instance:
     ports: list[PortForward] = field(default_factory=list)
     chosen_ports: list[int] = field(default_factory=list)
     nics: list[Nic] = field(default_factory=list)
+    mounts: list[Mount] = field(default_factory=list)
     host_keys: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
@@ -529,11 +586,16 @@ class Instance:
         """The name under which ssh knows the instance's host key: unique in the data directory."""
         return f"minicloud-{self.scope}-{key_of(self.name)}"
 
+    def place_of(self, mount: Mount) -> str:
+        """The absolute target of a mount; empty while it is below the home of a user that is not known yet."""
+        return place_in_guest(self.user, mount.target)
+
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""
         data = _plain(self)
         data["ports"] = [str(port) for port in self.ports]
         data["nics"] = [nic.to_dict() for nic in self.nics]
+        data["mounts"] = [mount.to_dict() for mount in self.mounts]
         return data
 
     @classmethod
@@ -542,6 +604,7 @@ class Instance:
         values = INSTANCE.split(data)
         values["ports"] = [_known_port(port) for port in values["ports"]]
         values["nics"] = [Nic.from_dict(nic) for nic in values["nics"]]
+        values["mounts"] = [Mount.from_dict(mount) for mount in values.get("mounts", ())]
         return cls(**values)
 
 
@@ -611,6 +674,7 @@ NIC = RecordKind(
         lease=ADDRESS,
     ),
 )
+MOUNT = RecordKind("a mount", 1, fields_of(Mount))
 _NAMED = Field(_is_name, "a name")
 INSTANCE = RecordKind(
     "an instance",
@@ -669,22 +733,6 @@ class Snapshot:
     record: dict[str, t.Any] = field(default_factory=dict)
 
 
-@dataclass
-class Mount:
-    """A folder of the host in a guest.
-
-    source -- an absolute path of the host; target -- one of the guest; type -- auto, native or classic, as asked for
-    uid_map, gid_map -- pairs of an id of the host and the id that it is in the guest; none: as they are
-    """
-
-    source: str
-    target: str
-    type: str = "auto"
-    uid_map: list[tuple[int, int]] = field(default_factory=list)
-    gid_map: list[tuple[int, int]] = field(default_factory=list)
-    read_only: bool = False
-
-
 class Observed(t.NamedTuple):
     """What a driver sees of an instance now.
 
@@ -695,6 +743,7 @@ class Observed(t.NamedTuple):
     reason -- why it is paused, where that is known and is no one's wish; empty otherwise
     differs -- the options of a task among what somebody changed: what a task names of them is put right
     disk -- bytes, where the hypervisor has it larger than the record; else 0
+    unmounted -- whether it runs without a mount of its record that could be there now
     """
 
     state: str
@@ -705,6 +754,7 @@ class Observed(t.NamedTuple):
     reason: str = ""
     differs: tuple[str, ...] = ()
     disk: int = 0
+    unmounted: bool = False
 
 
 def as_recorded(instance: Instance, seen: Observed) -> Observed:

@@ -206,6 +206,42 @@ options:
         this host does not reach the instance, and ports are refused.
     type: list
     elements: str
+  mounts:
+    description:
+      - Folders of the host in the guest; the options are those of M(minicloud.local.mount), which explains them, and
+        changes single ones.
+      - The list is complete; a mount that is not in it is taken away. With O(force) also one that the guest uses.
+    type: list
+    elements: dict
+    suboptions:
+      source:
+        description: The folder of the host, as an absolute path.
+        type: path
+        required: true
+      target:
+        description: Where it appears in the guest. Unless given, its name in the home directory of the login user.
+        type: str
+      type:
+        description: How it comes there. V(copy) works with every driver.
+        type: str
+        choices: [auto, native, copy]
+        default: auto
+      uid_map:
+        description: Which users of the host are which in the guest, each as C(host:guest) in quotes.
+        type: list
+        elements: str
+      gid_map:
+        description: The same for groups.
+        type: list
+        elements: str
+      read_only:
+        description: Whether the guest can only read.
+        type: bool
+        default: false
+      delete:
+        description: With O(mounts[].type=copy), whether what the folder does not have goes from the guest's.
+        type: bool
+        default: false
   tags:
     description: Names and values of your own, for the inventory. The mapping is complete.
     type: dict
@@ -398,8 +434,8 @@ actions:
     - The steps that were taken, in order; in check mode, that would be taken.
     - C(rename), C(fetch_image), C(ensure_network), C(create), C(start), C(resume), C(wait_ready), C(stop),
       C(await_stop), C(stay_stopped), C(suspend), C(drop_memory), C(soft_delete), C(recover), C(set_cpus),
-      C(set_memory), C(grow_disk), C(set_networks), C(set_ports), C(set_tags), C(set_autostart), C(reconfigure),
-      C(repair_networks), C(repair_autostart), C(keep), C(delete) and
+      C(set_memory), C(grow_disk), C(set_networks), C(set_mounts), C(set_ports), C(set_tags), C(set_autostart),
+      C(reconfigure), C(repair_networks), C(repair_autostart), C(mount), C(keep), C(delete) and
       C(remove_leftovers). Where deleted instances are purged, they are delete and the name of each.
   type: list
   elements: str
@@ -562,11 +598,63 @@ instance:
           returned: always
           sample: tcp
     mounts:
-      description: Directories of the host in the guest. Empty in this version, which has no mounts.
+      description: Folders of the host in the guest.
       type: list
       elements: dict
       returned: always
-      sample: []
+      contains:
+        source:
+          description: The folder of the host.
+          type: str
+          returned: always
+          sample: /srv/data
+        target:
+          description: Where it is in the guest.
+          type: str
+          returned: always
+          sample: /mnt/data
+        type:
+          description: The type that was asked for.
+          type: str
+          returned: always
+          sample: auto
+        mechanism:
+          description: What it was made with last, C(disk device) or C(tar); empty where it never was.
+          type: str
+          returned: always
+          sample: disk device
+        active:
+          description: Whether it is there now; of a copy, whether the guest has it.
+          type: bool
+          returned: always
+          sample: true
+        reason:
+          description: Why it is not there; empty where it is.
+          type: str
+          returned: always
+          sample: ""
+        read_only:
+          description: Whether the guest can only read.
+          type: bool
+          returned: always
+          sample: true
+        uid_map:
+          description: Which users of the host are which in the guest.
+          type: list
+          elements: str
+          returned: always
+          sample: []
+        gid_map:
+          description: Which groups of the host are which in the guest.
+          type: list
+          elements: str
+          returned: always
+          sample: []
+        delete:
+          description: Whether what a copied folder does not have goes from the guest's.
+          type: bool
+          returned: always
+          sample: false
     snapshots:
       description: Snapshots of the instance. Empty in this version, which has no snapshots.
       type: list

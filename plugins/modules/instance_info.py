@@ -209,11 +209,63 @@ instances:
           returned: always
           sample: tcp
     mounts:
-      description: Directories of the host in the guest. Empty in this version, which has no mounts.
+      description: Folders of the host in the guest.
       type: list
       elements: dict
       returned: always
-      sample: []
+      contains:
+        source:
+          description: The folder of the host.
+          type: str
+          returned: always
+          sample: /srv/data
+        target:
+          description: Where it is in the guest.
+          type: str
+          returned: always
+          sample: /mnt/data
+        type:
+          description: The type that was asked for.
+          type: str
+          returned: always
+          sample: auto
+        mechanism:
+          description: What it was made with last, C(disk device) or C(tar); empty where it never was.
+          type: str
+          returned: always
+          sample: disk device
+        active:
+          description: Whether it is there now; of a copy, whether the guest has it.
+          type: bool
+          returned: always
+          sample: true
+        reason:
+          description: Why it is not there; empty where it is.
+          type: str
+          returned: always
+          sample: ""
+        read_only:
+          description: Whether the guest can only read.
+          type: bool
+          returned: always
+          sample: true
+        uid_map:
+          description: Which users of the host are which in the guest.
+          type: list
+          elements: str
+          returned: always
+          sample: []
+        gid_map:
+          description: Which groups of the host are which in the guest.
+          type: list
+          elements: str
+          returned: always
+          sample: []
+        delete:
+          description: Whether what a copied folder does not have goes from the guest's.
+          type: bool
+          returned: always
+          sample: false
     snapshots:
       description: Snapshots of the instance. Empty in this version, which has no snapshots.
       type: list

@@ -59,6 +59,7 @@ _LXD = About(
         "console_log": _BOTH,
         "remote": _BOTH,
         "suspend": _BOTH,
+        "native_mounts": _CONTAINER,
     },
     image_formats={"disk": ("qcow2",)},
     is_server=True,

@@ -41,6 +41,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current
     surroundings,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
+    AT_THE_END,
     RECONFIGURING,
     Plan,
     disk_size,
@@ -116,6 +117,19 @@ class Applier:
             self._check_memory(after, driver)
         if {"create", "start", "set_networks"}.intersection(plan.steps):
             Attachment(self._acting(plan), self.runtime, self.data).check(plan.after, self.wish.coming, self.wish.going)
+        self._check_mounts(plan, plan.after)
+
+    def _check_mounts(self, plan: Plan, after: Instance) -> None:
+        if not after.mounts or not {"create", "set_mounts"}.intersection(plan.steps):
+            return
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import (
+            changed_mounts,
+            check_mounts,
+        )
+
+        before = None if "create" in plan.steps else self.scope.read(after.name)
+        come = changed_mounts(before, after)[1] if before else after.mounts
+        check_mounts(after, come, self._acting(plan), self.data)
 
     def _acting(self, plan: Plan) -> Driver:
         """Whoever deals with the instance as it will be."""
@@ -178,7 +192,25 @@ class Applier:
         if current and "wait_ready" in plan.steps:
             goes_down = "create" in plan.steps and seed.goes_down(self.seed)
             current = self.power.wait_ready(current, deadline, self.wish.cloud_init_errors, goes_down)
+        if current and "mount" in plan.steps:
+            current = self._mount(plan, current)
         return plan, current
+
+    def _mount(self, plan: Plan, instance: Instance) -> Instance:
+        """Make the mounts of a running instance that are not there."""
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import Mounter
+
+        self.runtime.report.step("mount")
+        with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
+            latest = self.scope.read(instance.name)
+            if latest is None or latest.uuid != instance.uuid or not self.crew.of(latest).alive(latest):
+                return instance  # another run has stopped or removed it
+            mounter = Mounter(self.crew.of(latest), self.runtime, self.data, self._store)
+            insisted = self.wish.mount.target if self.wish.mount else ""
+            latest, acted = mounter.make(latest, insisted, "start" in plan.steps)
+        if not acted:
+            plan.steps.remove("mount")
+        return latest
 
     def _await_stop(self) -> bool:
         """See the end of a stop that a run which has ended asked for; whether it came."""
@@ -194,7 +226,7 @@ class Applier:
             self._foresee(after, current, image, plan.steps)
         work = _Work(plan, current, after, image, deadline)
         for step in plan.steps:
-            if step != "wait_ready":  # which comes when the lock is free again
+            if step not in AT_THE_END:
                 self.runtime.report.step(step)
             act = self.METHODS.get(step)
             if act:
@@ -264,6 +296,14 @@ class Applier:
     def _set_networks_step(self, work: _Work) -> None:
         work.after = self._set_networks(work.wanted, "start" in work.plan.steps)
 
+    def _set_mounts_step(self, work: _Work) -> None:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import Mounter, changed_mounts
+
+        driver = self.crew.of(work.there)
+        gone = changed_mounts(work.there, work.wanted)[0]
+        if gone and "start" not in work.plan.steps and driver.alive(work.there):
+            Mounter(driver, self.runtime, self.data, self._store).take_away(work.there, gone, self.wish.force)
+
     def _set_ports_step(self, work: _Work) -> None:
         self._set_ports(work.wanted, "start" in work.plan.steps)
 
@@ -285,6 +325,7 @@ class Applier:
         "grow_disk": _grow_disk_step,
         "set_networks": _set_networks_step,
         "set_ports": _set_ports_step,
+        "set_mounts": _set_mounts_step,
         "repair_networks": _repair_networks_step,
     }
 

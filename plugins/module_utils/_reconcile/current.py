@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
+    RUNNING,
     STOPPED,
     SUSPENDED,
     Instance,
@@ -63,6 +64,10 @@ def _observe(wish: Wish, crew: Crew, instance: Instance) -> Observed:
     driver = crew.of(instance)
     try:
         seen = as_recorded(instance, driver.observe([instance])[0])
+        if instance.mounts and seen.state == RUNNING and wish.state != ABSENT:
+            from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import is_incomplete
+
+            seen = seen._replace(unmounted=is_incomplete(instance, driver, driver.scope.data))
     except MissingRequirement as exc:
         if driver.host.here or wish.state != ABSENT:
             raise

@@ -16,6 +16,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,
     InvalidOption,
+    NotFound,
     RestartRequired,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -33,6 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Image,
     Instance,
+    Mount,
     Nic,
     Observed,
     PortForward,
@@ -43,6 +45,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish im
 
 # Steps that change nothing: they fetch, or wait.
 _PASSIVE = frozenset({"wait_ready"})
+
+# Steps that come when all others are done, each under a lock of its own or none.
+AT_THE_END = ("wait_ready", "mount")
 
 # What an instance's record keeps of its image.
 _IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
@@ -249,6 +254,10 @@ def make_plan(
     if current is not None:
         check_member(f"instance {current.name}", current.cloud, wish.cloud)
     if current is None or observed is None or row == LEFTOVERS:
+        if wish.mount:
+            raise NotFound(f"there is no instance {wish.name}", hint="Make it first with minicloud.local.instance.")
+        if wish.unmount:
+            return Plan([], None, ABSENT)
         return _creation(wish, image, around, row, current)
     if row == MOVED:
         if wish.state != ABSENT or not wish.force:
@@ -260,6 +269,8 @@ def make_plan(
         way = "delete"
     if way == "delete":
         return Plan(["delete"], None, ABSENT)
+    if current.deleted and (wish.mount or wish.unmount):
+        raise InUse(f"{current.name} is deleted", hint="Recover it first: state: present of the module instance.")
     drift = _drift(wish, current, image)
     if drift and wish.recreate:
         again = _creation(wish, image, around, ABSENT, current)
@@ -327,6 +338,7 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str, c
         tags=dict(wish.tags or {}),
         ports=list(wish.ports or []),
         nics=list(wish.networks or [Nic(around.default_network, "")]),
+        mounts=[replace(mount) for mount in wish.mounts or ()],
         origin=dict(wish.origin),
         cloud=wish.cloud or (current.cloud if current else ""),
     )
@@ -335,6 +347,8 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str, c
         way.insert(way.index("create"), "ensure_network")
     # What is there goes only once the image is at hand.
     steps = [*([] if image else ["fetch_image"]), *way, *(["wait_ready"] if way[-1] == "start" and wish.wait else [])]
+    if after.mounts and way[-1] == "start":
+        steps.append("mount")
     return Plan(steps, after, _state_after(way, ABSENT))
 
 
@@ -422,6 +436,8 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
     resumed = wish.state == "present" and current.restarting and state == RUNNING
     if wish.wait and not after.ready and state == RUNNING and (wish.wants_running or starts or resumed):
         way.append("wait_ready")
+    if after.mounts and state == RUNNING and (starts or observed.unmounted or "mounts" in changes):
+        way.append("mount")
     return Plan(way, after, state, drift)
 
 
@@ -469,6 +485,10 @@ def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed)
         if nics != after.nics:
             after.nics = nics
             found.append("networks")
+    mounts = wanted_mounts(wish, after.mounts)
+    if mounts != after.mounts:
+        after.mounts = mounts
+        found.append("mounts")
     return found
 
 
@@ -530,6 +550,24 @@ def with_bridged(wish: Wish, bridged: Nic, current: Instance | None, around: Sur
     return list(nics) if there else [*nics, bridged]
 
 
+def wanted_mounts(wish: Wish, actual: t.Sequence[Mount]) -> list[Mount]:
+    """The mounts that a task asks for, in the order of their targets, with what is known of those that are there."""
+    wanted = list(actual if wish.mounts is None else wish.mounts)
+    if wish.mount:
+        wanted = [*(each for each in wanted if each.target != wish.mount.target), wish.mount]
+    wanted = [each for each in wanted if each.target not in wish.unmount]
+    there = {each.target: each for each in actual}
+    kept = []
+    for mount in sorted(wanted, key=lambda each: each.target):
+        same = there.get(mount.target)
+        if same:
+            known = {key: getattr(same, key) for key in ("mechanism", "copied", "failure", "unknown")}
+            found = replace(mount, **known)
+            mount = found if found == same else replace(found, copied="", failure="")
+        kept.append(mount)
+    return kept
+
+
 def _attachments(nics: t.Iterable[Nic]) -> list[tuple[str, str]]:
     return [(key_of(nic.network), nic.mac.lower()) for nic in nics]
 
@@ -567,5 +605,8 @@ def comparable(instance: Instance | None, state: str) -> dict[str, t.Any]:
         "autostart": instance.autostart,
         "ports": [str(port) for port in instance.ports],
         "networks": [{"name": nic.network, "address": nic.address, "mode": nic.mode} for nic in instance.nics],
+        "mounts": [
+            {key: getattr(mount, key) for key in ("source", "target", "type", "read_only")} for mount in instance.mounts
+        ],
         "tags": instance.tags,
     }

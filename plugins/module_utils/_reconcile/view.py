@@ -54,6 +54,14 @@ def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
     return variables
 
 
+def _mounts(instance: Instance, observed: Observed, driver: Driver, data: DataDirectory) -> list[dict[str, t.Any]]:
+    if not instance.mounts:
+        return []
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import mount_views
+
+    return mount_views(instance, observed.state, driver, data)
+
+
 def instance_view(instance: Instance, observed: Observed, driver: Driver, data: DataDirectory) -> dict[str, t.Any]:
     """The return value `instance` of the modules."""
     endpoint = ssh_endpoint(instance, driver, data, observed)
@@ -82,7 +90,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
             for nic in instance.nics
         ],
         "ports": [port._asdict() for port in instance.ports],
-        "mounts": [],
+        "mounts": _mounts(instance, observed, driver, data),
         "snapshots": [],
         "tags": instance.tags,
         "cloud": instance.cloud,

@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     MIN_DISK,
     MIN_MEMORY,
     RUNNING,
+    Mount,
     Nic,
     PortForward,
     check_name,
@@ -57,6 +58,7 @@ class Wish:
         names are compared by
     deleted_before -- where it is not empty, only an instance that is deleted since an earlier time is dealt with
     bridged -- one more interface, besides those of networks or those that the instance has
+    mounts -- all that it is to have; mount -- one besides those that it has; unmount -- the targets of some to go
     ssh_authorized_keys, cloud_init, vendor_data, network_config, meta_data -- None also where nothing is in them
     origin -- fingerprints of the options that only count when an instance is made, by option
     """
@@ -82,6 +84,9 @@ class Wish:
     ports: list[PortForward] | None = None
     networks: list[Nic] | None = None
     bridged: Nic | None = None
+    mounts: list[Mount] | None = None
+    mount: Mount | None = None
+    unmount: tuple[str, ...] = ()
     ssh_authorized_keys: list[str] | None = None
     cloud_init: CloudConfig | None = None
     vendor_data: CloudConfig | None = None
@@ -146,6 +151,10 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     check_timeout(wish.timeout)
     _parse_sizes(wish, params)
     _parse_interfaces(wish, params)
+    if params.get("mounts") is not None:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import parse_mounts
+
+        wish.mounts = parse_mounts(params["mounts"])
     _parse_documents(wish, params)
     return wish
 

@@ -25,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
     runs_vms,
     storage_drivers,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.mounts import LxdMounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.pools import PROFILE, LxdPools
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.seed import renamed, seed_config
@@ -73,6 +74,7 @@ class LxdActs(Acts):
         self.pools = LxdPools(look, client)
         self.images = LxdImages(look, client)
         self.networks = LxdNetworks(look, client)
+        self.mounts = LxdMounts(look)
 
     def probe(self) -> dict[str, str]:
         environment = self.look.server()["environment"]
@@ -193,7 +195,19 @@ class LxdActs(Acts):
         # What somebody has grown is not made smaller again.
         instance = replace(instance, disk=max(instance.disk, lxd_config.root_size(there["devices"])))
         devices = lxd_config.devices_of(instance, pool, self._nic_places(instance), ssh, guest)
+        devices.update(self.mounts.kept(instance, there["devices"]))
         after = lxd_config.updated(there["config"], there["devices"], wanted, devices)
+        if there["status"] != "Running":
+            self.mounts.map_ids(instance, there["config"], after[0])
+        self._put(instance, there, after, doing)
+
+    def _put(
+        self,
+        instance: Instance,
+        there: t.Mapping[str, t.Any],
+        after: tuple[lxd_config.Config, lxd_config.Devices],
+        doing: str,
+    ) -> None:
         if after == (there["config"], there["devices"]):
             return
         self.runtime.report.step("lxd_configure")
@@ -202,6 +216,15 @@ class LxdActs(Acts):
         body.update(config=after[0], devices=after[1])
         self.client.call("put", f"instances/{instance.name}", doing, json=body)
         self.look.seen.pop(instance.name, None)
+
+    def change_folders(self, instance: Instance, change: t.Callable[[lxd_config.Devices], None], doing: str) -> None:
+        """Change the devices of a running instance that have folders of the host appear."""
+        there = self.client.call("get", f"instances/{instance.name}", doing)
+        if there["config"].get(lxd_config.UUID) != instance.uuid:
+            raise HypervisorError(doing, "it was removed from LXD, and another instance has its name there")
+        devices = {name: dict(device) for name, device in there["devices"].items()}
+        change(devices)
+        self._put(instance, there, (dict(there["config"]), devices), doing)
 
     def _guest_now(self, instance: Instance) -> str:
         """Where forwards lead in a container whose address was changed while it runs; empty: to its address.

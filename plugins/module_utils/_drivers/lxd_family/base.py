@@ -14,12 +14,14 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import (
     Acts,
     Driver,
+    Mounts,
     Networks,
     Suspension,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 
 if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
 
 
@@ -51,3 +53,8 @@ class LxdFamilyDriver(LxdLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks
 
         return LxdNetworks(self, self.client)
+
+    def mounts(self) -> Mounts:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.mounts import LxdMounts
+
+        return LxdMounts(self, lambda: t.cast("LxdActs", self.acts))

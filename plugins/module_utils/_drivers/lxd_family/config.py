@@ -8,12 +8,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward, format_size
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    Instance,
+    Mount,
+    PortForward,
+    format_size,
+)
 
 # The keys of an instance's configuration that tell whose it is and what it is.
 OURS = "user.minicloud."
@@ -22,7 +28,9 @@ UUID, TAG = f"{OURS}uuid", f"{OURS}tag."
 # Devices that this driver makes: the root disk, interfaces, forwards, and the way to the ssh server of a remote one.
 ROOT, SSH = "root", "ssh"
 LOOPBACK = "127.0.0.1"
-_NIC, _PORT = "eth", "port-"
+_NIC, _PORT, _FOLDER = "eth", "port-", "folder-"
+# Which ids of the host are which of the guest: the configuration key, and the copy by which ours is known.
+IDMAP, OUR_IDMAP = "raw.idmap", f"{OURS}idmap"
 
 _ADDRESS = re.compile(r"(tcp|udp):(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]+)\Z")
 
@@ -121,7 +129,38 @@ def forwards_of(devices: t.Mapping[str, t.Mapping[str, str]]) -> list[PortForwar
 
 def is_ours(name: str) -> bool:
     """Whether a device of that name is one that this driver makes; others were added by hand and stay."""
-    return name in (ROOT, SSH) or name.startswith(_PORT) or bool(re.match(rf"{_NIC}[0-9]+\Z", name))
+    return name in (ROOT, SSH) or name.startswith((_PORT, _FOLDER)) or bool(re.match(rf"{_NIC}[0-9]+\Z", name))
+
+
+def folder_name(target: str) -> str:
+    """The name of the device that has a folder of the host appear at a target."""
+    return _FOLDER + hashlib.sha256(target.encode()).hexdigest()[:24]
+
+
+def folder_device(mount: Mount, shift: bool) -> dict[str, str]:
+    """The device that has a folder of the host appear. shift -- whether the kernel is to shift its ids"""
+    device = {"type": "disk", "source": mount.source, "path": mount.target}
+    # LXD knows no folders that are read-only with all that is mounted in them.
+    device["readonly" if mount.read_only else "recursive"] = "true"
+    # Without it, the instance does not start where the folder is missing.
+    device["required"] = "false"
+    return {**device, "shift": "true"} if shift else device
+
+
+def folders_of(devices: t.Mapping[str, t.Mapping[str, str]]) -> Devices:
+    """The devices that have folders of the host appear."""
+    return {name: dict(device) for name, device in devices.items() if name.startswith(_FOLDER)}
+
+
+def idmap_of(instance: Instance) -> str:
+    """The ids that the mounts of an instance map, as LXD takes them; empty for none."""
+    lines: list[str] = []
+    for mount in instance.mounts:
+        if mount.type == "copy":
+            continue
+        for kind, pairs in (("uid", mount.uid_map), ("gid", mount.gid_map)):
+            lines += [f"{kind} {host} {guest}" for host, guest in pairs]
+    return "\n".join(sorted(set(lines)))
 
 
 def listener_of(device: t.Mapping[str, str]) -> tuple[str, int]:
