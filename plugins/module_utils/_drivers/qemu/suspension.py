@@ -85,7 +85,7 @@ class QemuSuspension(Suspension):
             size = save(qmp, self.look.path(instance, MEMORY), doing)
             report.step("memory")
             note(self.look, instance, origin, size)
-        except MinicloudError:
+        except (MinicloudError, OSError):
             drop(self.look, instance)
             with contextlib.suppress(MinicloudError, OSError):
                 qmp.execute("cont")
