@@ -104,6 +104,8 @@ class _Part:
         view = dict(self.result.view or {}) if self.result else {}
         found = {"name": self.name, **view, "changed": bool(self.result and self.result.changed)}
         found["actions"] = list(self.result.actions) if self.result else []
+        if self.result and self.result.view is None:
+            found["state"] = ABSENT
         if self.error:
             facts = {key: value for key, value in self.error.facts.items() if key not in found}
             found.update(facts, error=self.error.kind, msg=str(self.error))
@@ -344,6 +346,17 @@ class _CloudTask:
                 self._carry_out(part, check_mode=True)
             elif part.result is None:
                 part.result = NetworkOutcome(True, ["remove"], None, {}, {"state": ABSENT})
+        wishes = {member.name: member.wish for member in self.wish.members}
+        fetched: set[tuple[str, str | None, str | None]] = set()
+        for part in self.members:
+            wish, found = wishes.get(part.name), part.result
+            if wish and isinstance(found, Outcome) and "fetch_image" in found.actions:
+                image = (str(wish.reference), wish.arch, wish.instance_type)
+                if image in fetched:
+                    # It is there by then.
+                    steps = [step for step in found.actions if step != "fetch_image"]
+                    part.result = found._replace(actions=steps)
+                fetched.add(image)
 
     # -- carrying out -------------------------------------------------------------------------------------------------
 

@@ -299,6 +299,7 @@ def test_prune_removes_what_the_cloud_once_made_and_nothing_else(world):
     assert not world.cloud(instances={"db": THREE["db"]}).changed
     pruned = world.cloud(instances={"db": THREE["db"]}, prune=True)
     assert sorted(each["name"] for each in pruned.view["removed"]) == ["web-1", "web-2"]
+    assert {(each["kind"], each["state"]) for each in pruned.view["removed"]} == {("instance", "absent")}
     assert world.there() == ["db", "mine", "theirs"]
 
 
@@ -355,6 +356,14 @@ def test_who_comes_after_one_that_fails_is_not_begun(world):
     found = {each["name"]: each for each in failure.facts["cloud"]["instances"]}
     assert found["web-1"]["msg"] == "web-1 was not begun: db, which it comes after, failed."
     assert world.there() == ["alone", "db"]
+
+
+def test_an_image_is_fetched_once_and_so_it_is_foretold(tmp_path, monkeypatch):
+    world = CloudWorld(tmp_path, monkeypatch, image_is_here=False)
+    told = world.cloud(check=True, instances=THREE)
+    done = world.cloud(instances=THREE)
+    assert told.actions == done.actions
+    assert [action for action in done.actions if "fetch" in action] == ["instance db: fetch_image"]
 
 
 def test_an_image_that_cannot_be_fetched_fails_who_is_made_from_it(tmp_path, monkeypatch):
