@@ -80,6 +80,12 @@ def key_of(name: str) -> str:
     return name.lower()
 
 
+def natural(name: str) -> tuple[t.Any, ...]:
+    """What names are sorted by so that snapshot10 comes after snapshot9."""
+    parts = re.split(r"([0-9]+)", key_of(name))
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
 def parse_size(value: str | int, what: str) -> int:
     """Bytes from `512M`, `1.5G`, `10GiB`, `1T` or plain bytes; units are powers of 1024."""
     match = _SIZE.match(str(value))
@@ -495,7 +501,7 @@ class Mount:
         return cls(**values)
 
 
-def _plain(record: Nic | Mount | Instance | Network) -> dict[str, t.Any]:
+def _plain(record: Nic | Mount | Instance | Network | Snapshot) -> dict[str, t.Any]:
     """The fields of a record, those of newer versions beside its own."""
     data = dict(vars(record))
     return {**data.pop("unknown"), **data}
@@ -530,6 +536,9 @@ class Instance:
     renamed_from -- the name that it had, until all that goes by its name has followed; empty otherwise
     cloud_init -- status and errors, as cloud-init reported them
     cloud -- the name of the cloud that it was made as a part of, empty of none
+    snapshot -- the uuid of the snapshot that it goes on from; empty before the first
+    snapshot_count -- the number in the last of its snapshots' default names, which are never given twice
+    restoring -- the uuid of the snapshot that its disk is still to be brought back to; empty otherwise
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     unknown -- fields of its record that a newer version has written
     """
@@ -568,6 +577,9 @@ class Instance:
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
     cloud: str = ""
+    snapshot: str = ""
+    snapshot_count: int = 0
+    restoring: str = ""
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
     unknown: dict[str, t.Any] = field(default_factory=dict)
 
@@ -718,6 +730,7 @@ class Snapshot:
     memory -- bytes of memory that were saved with it, 0 where none was
     quiet -- how the file systems were: frozen, synced, stopped, suspended or crash (as after a power cut)
     record -- the instance's record of that moment, as plain data
+    unknown -- fields of its record that a newer version has written
     """
 
     name: str
@@ -731,6 +744,46 @@ class Snapshot:
     memory: int = 0
     quiet: str = ""
     record: dict[str, t.Any] = field(default_factory=dict)
+    unknown: dict[str, t.Any] = field(default_factory=dict)
+
+    @property
+    def then(self) -> Instance:
+        """The instance as it was. ValueError where its record says nothing that this version understands."""
+        return Instance.from_dict(self.record)
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """As plain data, for the record."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Snapshot:
+        """From a record's data. ValueError says what is wrong with it."""
+        return cls(**SNAPSHOT.split(data))
+
+
+def _is_instance(value: t.Any) -> bool:
+    try:
+        return isinstance(value, dict) and bool(INSTANCE.checked(value))
+    except ValueError:
+        return False
+
+
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+UUID = matching(_UUID, "a uuid")
+UUID_OR_NONE = matching(f"(?:{_UUID})?", "a uuid, or nothing")
+SNAPSHOT = RecordKind(
+    "a snapshot",
+    1,
+    fields_of(
+        Snapshot,
+        name=_NAMED,
+        uuid=UUID,
+        parent=UUID_OR_NONE,
+        phase=one_of(*PHASES),
+        state=one_of(RUNNING, STOPPED, SUSPENDED),
+        record=Field(_is_instance, "the record of an instance", required=True),
+    ),
+)
 
 
 class Observed(t.NamedTuple):

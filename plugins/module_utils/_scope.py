@@ -43,12 +43,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     NETWORK,
     NUMBER,
     OBJECT,
+    SNAPSHOT,
     TEXT,
     TEXTS,
     Instance,
     Network,
     RecordKind,
+    Snapshot,
     key_of,
+    natural,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 
@@ -58,6 +61,9 @@ SYSTEM_PATH = "/var/lib/minicloud"
 # No record comes near these: how many bytes it may have, and how many lists and objects inside each other.
 _LARGEST = 4 << 20
 _DEEPEST = 64
+
+# Beside the records of snapshots: what a driver notes of their files.
+LAYERS = "layers.json"
 
 SETTINGS = RecordKind("the settings of a data directory", 1, {"driver": TEXT, "switch": TEXTS, "image_hosts": OBJECT})
 NOTED = RecordKind("the states that instances had", 1, {"noted": TEXTS})
@@ -409,6 +415,58 @@ class Records(t.Generic[Record]):
         return found, broken
 
 
+class SnapshotRecords:
+    """The records of the snapshots of one instance, by their uuids: a name can be changed without touching anything.
+
+    directory -- where they are, and beside them the files that a driver keeps of snapshots, there or not
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def _record(self, uuid: str) -> str:
+        return os.path.join(self.directory, f"{uuid}.json")
+
+    def all(self) -> tuple[list[Snapshot], list[RecordError]]:
+        """All snapshots, the oldest first, also those that are not whole; and what is wrong with unusable records."""
+        try:
+            names = [name for name in os.listdir(self.directory) if name.endswith(".json") and name != LAYERS]
+        except (FileNotFoundError, NotADirectoryError):
+            return [], []
+        except OSError as exc:
+            raise RecordError(f"{self.directory} cannot be read", exc.strerror or str(exc)) from exc
+        found, broken = [], []
+        for name in sorted(names):
+            try:
+                snapshot = self._read(name)
+            except RecordError as exc:
+                broken.append(exc)
+                continue
+            if snapshot:
+                found.append(snapshot)
+        return sorted(found, key=lambda each: (each.created, natural(each.name))), broken
+
+    def _read(self, name: str) -> Snapshot | None:
+        def parse(data: dict[str, t.Any]) -> Snapshot:
+            snapshot = Snapshot.from_dict(data)
+            if f"{snapshot.uuid}.json" != name:
+                raise ValueError(f"it is of the snapshot {snapshot.uuid}")
+            return snapshot
+
+        remedy = "Restore the file from a backup, or remove it, and with it the snapshot"
+        return _read_record(os.path.join(self.directory, name), SNAPSHOT, parse, remedy)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Put the record of a snapshot in place."""
+        make_dir(self.directory)
+        write_record(self._record(snapshot.uuid), SNAPSHOT, snapshot.to_dict())
+
+    def remove(self, uuid: str) -> None:
+        """Remove the record of a snapshot; all the same if it is not there."""
+        with explained(f"{self._record(uuid)} could not be removed"):
+            remove_path(self._record(uuid))
+
+
 class Scope(Records[Instance]):
     """The records of the instances that belong to one scope; networks -- those of its networks."""
 
@@ -420,6 +478,10 @@ class Scope(Records[Instance]):
     def instances(self) -> tuple[list[Instance], list[RecordError]]:
         """All instances of the scope by name, and what is wrong with the records that cannot be used."""
         return self.all()
+
+    def snapshots(self, name: str) -> SnapshotRecords:
+        """The records of the snapshots of an instance."""
+        return SnapshotRecords(os.path.join(self.directory(name), "snapshots"))
 
     def is_stale(self, alias: str) -> bool:
         """Whether an alias in known_hosts is that of an instance of this scope which is no more."""

@@ -656,11 +656,14 @@ instance:
           returned: always
           sample: false
     snapshots:
-      description: Snapshots of the instance. Empty in this version, which has no snapshots.
+      description:
+        - Its snapshots, the oldest first, each with C(name), C(parent) (the name of another one, empty of the first),
+          C(comment) and C(created). The module M(minicloud.local.snapshot_info) tells more of them.
       type: list
       elements: dict
       returned: always
-      sample: []
+      sample:
+        - {name: before-upgrade, parent: "", comment: As delivered, created: "2026-05-04T10:20:30Z"}
     tags:
       description: Its tags.
       type: dict

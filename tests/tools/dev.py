@@ -692,6 +692,7 @@ TWINS = (
     ("instance", "instance", "instance_info", "instances"),
     ("network", "network", "network_info", "networks"),
     ("image", "image", "image_info", "cached"),
+    ("snapshot", "snapshot", "snapshot_info", "snapshots"),
 )
 
 

@@ -442,13 +442,6 @@ class Snapshots(Part):
         """
 
     @abc.abstractmethod
-    def clone(self, instance: Instance, snapshot: Snapshot, target: Instance, linked: bool) -> None:
-        """Make the disk of another instance from a snapshot; the record of the target is there, as for create().
-
-        linked -- whether it may be backed by the snapshot, which then has to stay. The seed is made by the caller.
-        """
-
-    @abc.abstractmethod
     def listed(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, int]]:
         """The snapshots that are there: the bytes that each takes, by its uuid, by the instance's: one bulk call."""
 

@@ -18,6 +18,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 Options = t.Optional[t.Mapping[str, t.Any]]
 
+# What all drivers can whose instances are files of ours that QEMU runs.
+_FAMILY = ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend", "snapshots")
 _VM, _BOTH, _CONTAINER = ("vm",), ("vm", "container"), ("container",)
 
 
@@ -57,6 +59,7 @@ _LXD = About(
         "live_resize": _CONTAINER,
         "ipv6_ports": _BOTH,
         "console_log": _BOTH,
+        "snapshots": _BOTH,
         "remote": _BOTH,
         "suspend": _BOTH,
         "native_mounts": _CONTAINER,
@@ -76,9 +79,7 @@ ABOUT: dict[str, About] = {
             scope="qemu",
             title="QEMU/KVM, without a daemon",
             option_names=("accelerator", "run_as"),
-            capabilities=dict.fromkeys(
-                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend"), _VM
-            ),
+            capabilities=dict.fromkeys(_FAMILY, _VM),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
             platforms=("Linux",),
@@ -90,7 +91,8 @@ ABOUT: dict[str, About] = {
             title="QEMU/KVM under libvirt",
             option_names=("uri", "accelerator"),
             capabilities=dict.fromkeys(
-                ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "remote", "suspend"), _VM
+                (*_FAMILY, "remote"),
+                _VM,
             ),
             image_formats={"disk": ("qcow2",)},
             is_server=False,

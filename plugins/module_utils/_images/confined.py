@@ -301,9 +301,7 @@ class QemuImg:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(target, flags, 0o600))
         try:
-            seconds = _PATIENCE + size / _PACE
-            # What a qcow2 file has beside its data is far less than an eighth.
-            self._check(self._run("convert", options, chain, target, seconds, size + size // 8 + (64 << 20)))
+            self._check(self._run("convert", options, chain, target, _time(size), _most(size)))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(target)
@@ -313,8 +311,43 @@ class QemuImg:
         """Make the disk larger, bytes; the first layer is changed. CommandFailed, NoSpace."""
         self.info(chain)
         writes = max(size, os.stat(chain[0].path).st_size) + size // 8 + (64 << 20)
-        done = self._run("resize", ["-q"], chain, writes=writes, after=[str(size)], writable=True)
+        done = self._run("resize", ["-q"], chain, writes=writes, after=[str(size)], writable=1)
         self._check(done)
+
+    def overlay(self, target: str, below: str, size: int) -> None:
+        """Make a new, empty qcow2 file TARGET above another one, which is not looked at. CommandFailed, NoSpace."""
+        argv = [self._program, "create", "-q", "-u", "-f", "qcow2", "-b", below, "-F", "qcow2", target, str(size)]
+        self._runtime.check(argv, f"{self._what} could not be made")
+        with explained(f"{target} could not be made private"):
+            os.chmod(target, 0o600)
+
+    def commit(self, chain: t.Sequence[Layer]) -> None:
+        """Write what the first layer has into the second, which grows if need be. CommandFailed, NoSpace.
+
+        The chain reads as before at each moment of this, also where it is ended, and it can be done again.
+        """
+        size = int(self.info(chain)["virtual-size"])
+        self.info(chain[1:])
+        self._check(self._run("commit", ["-q", "-d"], chain, writes=_most(size), writable=2, seconds=_time(size)))
+
+    def rebase(self, chain: t.Sequence[Layer], base: Layer) -> None:
+        """Have the first layer be backed by the last one, BASE, and read as before. CommandFailed, NoSpace.
+
+        Where this is ended, the first layer is worth nothing: it should be a copy.
+        """
+        size = int(self.info(chain)["virtual-size"])
+        for layer in chain[1:-1]:
+            refuse_other_files(layer.path, self._what, backing=True)
+        files = [File(layer.path, layer is chain[0]) for layer in chain]
+
+        def arguments(names: t.Sequence[str]) -> list[str]:
+            below = json.dumps(_node([base], names[-1:]))
+            return ["rebase", "-q", "-b", f"json:{below}", "-F", base.format, f"json:{json.dumps(_node(chain, names))}"]
+
+        self._check(run(self._runtime, self._program, arguments, files, None, _time(size), _most(size)))
+        # Who looks at it by hand is told a file that there is.
+        named = ["-u", "-b", base.path, "-F", base.format]
+        self._check(self._run("rebase", ["-q", *named], chain[:1], writes=_most(size), writable=1, below=True))
 
     def _run(
         self,
@@ -325,13 +358,14 @@ class QemuImg:
         seconds: float = _PATIENCE,
         writes: int = 0,
         after: t.Sequence[str] = (),
-        writable: bool = False,
+        writable: int = 0,
         below: bool = False,
     ) -> Completed:
+        """writable -- how many of the layers may be changed, from the first on"""
         for layer in chain:
             if layer.format == "qcow2":
                 refuse_other_files(layer.path, self._what, backing=below or layer is not chain[-1])
-        files = [File(layer.path, writable and layer is chain[0]) for layer in chain]
+        files = [File(layer.path, number < writable) for number, layer in enumerate(chain)]
         files += [File(target, True)] if target else []
 
         def arguments(names: t.Sequence[str]) -> list[str]:
@@ -357,6 +391,16 @@ class QemuImg:
         if any(words in why for words in ("No space left", "Disk quota")):
             raise NoSpace(what, why, "Free some space on that file system, or use another data_dir.")
         raise CommandFailed(what, why, rc=done.rc, stderr=done.err)
+
+
+def _time(size: int) -> float:
+    """Seconds that a program may take for all of a disk of so many bytes."""
+    return _PATIENCE + size / _PACE
+
+
+def _most(size: int) -> int:
+    """Bytes that a disk of so many takes at most: what a qcow2 file has beside its data is far less than an eighth."""
+    return size + size // 8 + (64 << 20)
 
 
 def _node(chain: t.Sequence[Layer], names: t.Sequence[str]) -> dict[str, t.Any]:

@@ -279,6 +279,12 @@ def _publishable(crew: Crew, name: str) -> Instance:
             f"the instance {instance.name} cannot be published", "it is a container", "Only virtual machines can be."
         )
     require_capability(crew.of(instance).name, "publish", "instance: publish one as an image", instance.instance_type)
+    if instance.restoring:
+        raise InUse(
+            f"the instance {instance.name} cannot be published",
+            "bringing it back to a snapshot was begun and did not come to an end",
+            "Run that again first, with minicloud.local.snapshot.",
+        )
     state = as_recorded(instance, crew.of(instance).observe([instance])[0]).state
     if state == DELETED:
         raise InUse(

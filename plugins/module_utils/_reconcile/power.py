@@ -134,6 +134,8 @@ class Power:
                 part.drop(instance)
         if instance.renamed_from:
             instance = self.follow_name(instance)
+        if instance.restoring:
+            instance = self.bring_back(instance)
         instance = replace(instance, suspended="", resumed=goes_on)
         attachment = Attachment(driver, self.runtime, self.data)
         # What is frozen has its ports still.
@@ -156,6 +158,21 @@ class Power:
     @staticmethod
     def _is_suspended(driver: Driver, instance: Instance) -> bool:
         return driver.observe([replace(instance, phase="ready")])[0].state == SUSPENDED
+
+    def bring_back(self, instance: Instance) -> Instance:
+        """Bring the disk of a stopped instance back to the snapshot that its record names, whoever has begun that."""
+        part = self.crew.of(instance).snapshots()
+        found = [each for each in self.scope.snapshots(instance.name).all()[0] if each.uuid == instance.restoring]
+        if part is None or not found:
+            raise InUse(
+                f"{instance.name} cannot be used as it is",
+                f"it was to be brought back to the snapshot {instance.restoring}, which is not there any more",
+                "Bring it back to another one, with state: restored of minicloud.local.snapshot.",
+            )
+        self.runtime.report.step("bring_back")
+        part.restore(instance, found[0])
+        self.runtime.report.step("brought_back")
+        return self._store(replace(instance, restoring="", snapshot=found[0].uuid))
 
     def _choose_ports(
         self, driver: Driver, instance: Instance, held: t.Sequence[PortForward] | None = None

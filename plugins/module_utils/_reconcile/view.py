@@ -91,7 +91,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         ],
         "ports": [port._asdict() for port in instance.ports],
         "mounts": _mounts(instance, observed, driver, data),
-        "snapshots": [],
+        "snapshots": _snapshots(instance, driver),
         "tags": instance.tags,
         "cloud": instance.cloud,
         "user": instance.user,
@@ -113,3 +113,13 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "console_log": driver.console_log(instance),
         "ansible_vars": connection_vars(endpoint),
     }
+
+
+def _snapshots(instance: Instance, driver: Driver) -> list[dict[str, t.Any]]:
+    """The snapshots of an instance, the oldest first; of one whose record cannot be used, snapshot_info tells."""
+    whole = [each for each in driver.scope.snapshots(instance.name).all()[0] if each.phase == "ready"]
+    names = {each.uuid: each.name for each in whole}
+    return [
+        {"name": each.name, "parent": names.get(each.parent, ""), "comment": each.comment, "created": each.created}
+        for each in whole
+    ]

@@ -30,7 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
     DROPPING,
     FamilyActs,
-    base_of,
+    layers_of,
     qemu_img,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
@@ -190,7 +190,7 @@ class LibvirtActs(FamilyActs):
                 owner=self.look.owner(instance),
                 accelerator=accelerator.name,
                 files={
-                    "base": os.path.realpath(base_of(instance)),
+                    **{name: os.path.realpath(path) for name, path in self._disk_files(instance).items()},
                     "disk": self.placement.path(self.look.path(instance, DISK)),
                     "seed": self.placement.path(self.look.path(instance, SEED)),
                     "console": self.placement.path(self.look.path(instance, CONSOLE)),
@@ -202,6 +202,11 @@ class LibvirtActs(FamilyActs):
                 **self._wired(instance),
             )
             return connection.defineXML(definition.domain_xml(instance, parts))
+
+    def _disk_files(self, instance: Instance) -> dict[str, str]:
+        """What is below the disk of an instance: the layers as layer1, layer2 … from the topmost on, and the base."""
+        *layers, base = [layer.path for layer in layers_of(self.look, instance)[1:]]
+        return {**{f"layer{number}": path for number, path in enumerate(layers, start=1)}, "base": base}
 
     def _wired(self, instance: Instance) -> dict[str, t.Any]:
         """What Parts has of the interfaces of an instance."""
@@ -232,7 +237,7 @@ class LibvirtActs(FamilyActs):
         domain = self._domain(instance)
         if domain is not None and self.look.is_active(domain):
             raise HypervisorError(f"{instance.name} cannot be started", "its domain runs already")
-        self.check_disk(instance)
+        self.prepare_disk(instance)
         if not instance.resumed:
             self.rotate_console(instance)
         accelerator = self._accelerator(instance.arch)
@@ -281,7 +286,7 @@ class LibvirtActs(FamilyActs):
 
     def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
         files = {
-            "base": (base_of(instance), os.O_RDONLY),
+            **{name: (path, os.O_RDONLY) for name, path in self._disk_files(instance).items()},
             "disk": (self.look.path(instance, DISK), os.O_RDWR),
             "seed": (self.look.path(instance, SEED), os.O_RDONLY),
         }

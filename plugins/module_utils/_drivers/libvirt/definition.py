@@ -44,8 +44,9 @@ class Parts(t.NamedTuple):
     """What a domain consists of besides what is in the instance's record.
 
     name -- of the domain; owner -- what ties it to the record
-    accelerator -- kvm or tcg; files -- paths of base, disk, seed and console
-    open_files -- whether base, disk and seed are handed over open, so that QEMU needs no right to any path
+    accelerator -- kvm or tcg; files -- paths of base, the layers between it and the disk from the topmost on as layer1,
+    layer2 …, disk, seed and console
+    open_files -- whether all these but the console are handed over open, so that QEMU needs no right to any path
     code, nvram -- the firmware's code and this machine's variables; empty without UEFI
     own_nvram -- whether QEMU may write to nvram itself; else libvirt makes a copy of its own from it at each start
     bridges -- of the interfaces that are on networks of the host, by MAC
@@ -163,11 +164,12 @@ def _disk(parts: Parts, which: str, target: str, slot: int) -> Element:
         _child(disk, "driver", name="qemu", type="raw")
     _source(disk, parts, which)
     backing = _child(disk, "backingStore")
-    if which == "disk":
+    layers = [name for name in parts.files if name.startswith("layer")]
+    for below in (*layers, "base") if which == "disk" else ():
         backing.set("type", "file")
         _child(backing, "format", type="qcow2")
-        _source(backing, parts, "base")
-        _child(backing, "backingStore")
+        _source(backing, parts, below)
+        backing = _child(backing, "backingStore")
     _child(disk, "target", dev=target, bus="virtio")
     if which == "disk":
         _child(disk, "boot", order="1")

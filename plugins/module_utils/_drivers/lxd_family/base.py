@@ -16,6 +16,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract 
     Driver,
     Mounts,
     Networks,
+    Snapshots,
     Suspension,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
@@ -58,3 +59,8 @@ class LxdFamilyDriver(LxdLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.mounts import LxdMounts
 
         return LxdMounts(self, lambda: t.cast("LxdActs", self.acts))
+
+    def snapshots(self) -> Snapshots:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.snapshots import LxdSnapshots
+
+        return LxdSnapshots(self, self.client)

@@ -32,12 +32,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     DROPPING,
     FamilyActs,
     Wiring,
-    base_of,
     qemu_img,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
-    DISK,
     NVRAM,
     SEED,
 )
@@ -145,10 +143,10 @@ class QemuActs(FamilyActs):
             saved = saved_origin(self.look, instance)
             for name in (_PID, _LOG, MONITOR):
                 remove_path(os.path.join(directory, name))
-            self.check_disk(instance)
+            disk = self.prepare_disk(instance)
             if saved is None:
                 self.rotate_console(instance)
-            self._spawn(instance, directory, handles, saved)
+            self._spawn(instance, directory, disk, handles, saved)
         finally:
             for handle in handles:
                 os.close(handle)
@@ -207,7 +205,10 @@ class QemuActs(FamilyActs):
         wanted = str(self.options.get("accelerator") or "auto")
         return qemu_machine.choose_accelerator(this_host(), wanted, arch, identity.uid, identity.groups)
 
-    def _spawn(self, instance: Instance, directory: str, handles: list[int], saved: Origin | None) -> None:
+    def _spawn(
+        self, instance: Instance, directory: str, disk: t.Sequence[str], handles: list[int], saved: Origin | None
+    ) -> None:
+        """disk -- the files that it consists of"""
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
             machine as qemu_machine,
         )
@@ -220,8 +221,9 @@ class QemuActs(FamilyActs):
                 f"{instance.name} runs under emulation (tcg), which is several times slower: {accelerator.reason}."
             )
         files = [
-            ("base", base_of(instance), os.O_RDONLY),
-            ("disk", os.path.join(directory, DISK), os.O_RDWR),
+            ("base", disk[-1], os.O_RDONLY),
+            *((f"layer{number}", path, os.O_RDONLY) for number, path in enumerate(disk[1:-1], start=1)),
+            ("disk", disk[0], os.O_RDWR),
             ("seed", os.path.join(directory, SEED), os.O_RDONLY),
         ]
         code = self.firmware(instance)

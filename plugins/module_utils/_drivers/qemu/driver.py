@@ -8,7 +8,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver, Export, Suspension
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import (
+    Acts,
+    Driver,
+    Export,
+    Snapshots,
+    Suspension,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import QemuLooks
 
 
@@ -31,3 +37,10 @@ class QemuDriver(QemuLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.export import FamilyExport
 
         return FamilyExport(self)
+
+    def snapshots(self) -> Snapshots:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.snapshots import (
+            FamilySnapshots,
+        )
+
+        return FamilySnapshots(self)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-import stat
 import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import forwarding_nic, members_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import Layers
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
@@ -26,17 +26,19 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     UNPLUGGED,
     FamilyLooks,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.nvram import (
+    copy_sparse,
+    fetch_nvram,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,
     NotSupported,
-    RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     explained,
     make_dir,
     remove_path,
-    replacing,
     write_file,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
@@ -102,10 +104,7 @@ class FamilyActs(Acts):
         remove_path(disk)
         self.runtime.report.step("overlay")
         # Without a look at the image: what that is, the vault has found out.
-        argv = [qemu_img(self.runtime), "create", "-q", "-u", "-f", "qcow2", "-b", image.path, "-F", image.format]
-        self.runtime.check([*argv, disk, str(instance.disk)], f"the disk of {instance.name} could not be made")
-        with explained(f"{disk} could not be made private"):
-            os.chmod(disk, 0o600)
+        QemuImg(self.runtime, f"the disk of {instance.name}").overlay(disk, image.path, instance.disk)
         for name in (NVRAM, NVRAM_COPY):
             remove_path(os.path.join(directory, name))
         self.firmware(instance)
@@ -135,32 +134,27 @@ class FamilyActs(Acts):
         nvram = self.look.path(instance, NVRAM)
         if not os.path.exists(nvram):
             self.runtime.report.step("nvram")
-            _copy_sparse(firmware.variables, nvram)
-        self._fetch_nvram(nvram, self.look.path(instance, NVRAM_COPY))
+            copy_sparse(firmware.variables, nvram)
+        fetch_nvram(nvram, self.look.path(instance, NVRAM_COPY))
         return firmware.code
-
-    @staticmethod
-    def _fetch_nvram(nvram: str, copy: str) -> None:
-        """Take over what the machine has written into a copy of its variables since the last start."""
-        try:
-            # Who may write there must not lead us to another file.
-            handle = os.open(os.readlink(copy), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return
-        try:
-            there, here = os.fstat(handle), os.stat(nvram)
-            newer = there.st_mtime_ns > here.st_mtime_ns
-            if newer and stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_size == here.st_size:
-                _copy_sparse(f"/dev/fd/{handle}", nvram)
-        finally:
-            os.close(handle)
 
     def grow_disk(self, instance: Instance) -> None:
         QemuImg(self.runtime, f"the disk of {instance.name}").resize(layers_of(self.look, instance), instance.disk)
 
-    def check_disk(self, instance: Instance) -> None:
-        """ImageError where the disk names other files than that of its image: nothing of ours has written that."""
-        refuse_other_files(self.look.path(instance, DISK), f"the disk of {instance.name}", backing=True)
+    def prepare_disk(self, instance: Instance) -> list[str]:
+        """The files that the disk of an instance which is to start consists of, from the one that the guest writes on.
+
+        ImageError where one of them keeps data in another file: nothing of ours has written that.
+        """
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.snapshots import (
+            prepare_layers,
+        )
+
+        prepare_layers(self.look, instance)
+        paths = [layer.path for layer in layers_of(self.look, instance)]
+        for path in paths[:-1]:
+            refuse_other_files(path, f"the disk of {instance.name}", backing=True)
+        return paths
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
@@ -316,33 +310,10 @@ class FamilyActs(Acts):
 
 
 def layers_of(look: FamilyLooks, instance: Instance) -> list[Layer]:
-    """The disk of an instance as the record says, whatever the guest's QEMU may have written into its header."""
-    return [Layer(look.path(instance, DISK), "qcow2"), Layer(base_of(instance), "qcow2")]
-
-
-def base_of(instance: Instance) -> str:
-    """The file of the image that the disk of an instance is backed by. RecordError where its record does not tell."""
-    path = instance.image.get("path", "")
-    if not os.path.isabs(path):
-        raise RecordError(
-            f"the record of {instance.name} does not tell which image its disk is backed by",
-            f"it has the path {path!r}",
-            "Restore its file instance.json from a backup, or remove the instance with state: absent.",
-        )
-    return path
+    """The disk of an instance as its records say, whatever the guest's QEMU may have written into its header."""
+    return Layers(look, instance).chain(DISK)
 
 
 def qemu_img(runtime: Runtime) -> str:
     """The program qemu-img, or MissingRequirement."""
     return runtime.program("qemu-img", "qemu-utils", "to make disks")
-
-
-def _copy_sparse(source: str, target: str) -> None:
-    """Put a copy of a file in place whole; what is zero in it takes no space."""
-    with explained(f"{target} could not be made"), open(source, "rb") as old, replacing(target) as new:
-        for block in iter(lambda: old.read(1 << 16), b""):
-            if block.count(0) == len(block):
-                new.seek(len(block), os.SEEK_CUR)
-            else:
-                new.write(block)
-        new.truncate()

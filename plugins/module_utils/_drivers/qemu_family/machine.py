@@ -167,9 +167,10 @@ def command_line(
 ) -> list[str]:
     """The arguments of QEMU for an instance, without the program.
 
-    All files are handed over open (fds: base, disk, seed, console, and for a machine with UEFI code and nvram;
-    monitor_fd: a listening socket), so the process needs no right to any file, and no path in its arguments leads
-    anywhere but to the sockets of an ordinary user's networks.
+    All files are handed over open (fds: base, the layers between it and the disk from the topmost on as layer1,
+    layer2 …, disk, seed, console, and for a machine with UEFI code and nvram; monitor_fd: a listening socket), so the
+    process needs no right to any file, and no path in its arguments leads anywhere but to the sockets of an ordinary
+    user's networks.
 
     nics -- the interfaces, unless they are those of the record; backends -- what those are on, by MAC, that are not on
     the user-mode network; isolated -- whether this one does not lead out
@@ -190,8 +191,17 @@ def command_line(
         *_file("base", sets["base"], read_only=True),
         # Only this notation can say that there is nothing below it, whatever its header names.
         *("-blockdev", json.dumps({**_BASE, "file": "base-file", "node-name": "base"})),
+    ]
+    below = "base"
+    for layer in reversed([name for name in fds if name.startswith("layer")]):
+        argv += [
+            *_file(layer, sets[layer], read_only=True),
+            *_node(layer, "qcow2", read_only=True, extra=f"backing={below}"),
+        ]
+        below = layer
+    argv += [
         *_file("disk", sets["disk"]),
-        *_node("disk", "qcow2", extra="backing=base,discard=unmap"),
+        *_node("disk", "qcow2", extra=f"backing={below},discard=unmap"),
         *_file("seed", sets["seed"], read_only=True),
         *_node("seed", "raw", read_only=True),
     ]
