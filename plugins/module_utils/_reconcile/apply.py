@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_TYPE,
     KINDS,
+    RUNNING,
     Image,
     Instance,
     format_size,
@@ -301,7 +302,8 @@ class Applier:
 
         driver = self.crew.of(work.there)
         gone = changed_mounts(work.there, work.wanted)[0]
-        if gone and "start" not in work.plan.steps and driver.alive(work.there):
+        # What does nothing cannot be asked, and gives them up when it goes on.
+        if gone and "start" not in work.plan.steps and driver.observe([work.there])[0].state == RUNNING:
             Mounter(driver, self.runtime, self.data, self._store).take_away(work.there, gone, self.wish.force)
 
     def _set_ports_step(self, work: _Work) -> None:

@@ -58,6 +58,7 @@ _LARGEST_ID = (1 << 32) - 2
 
 # Why a copy was not brought yet, and a mount not made.
 _LONGEST_FAILURE = 1000
+_LATER = "The next run for the instance copies it."
 _NEXT_RUN = "the next run for the instance sees to it"
 
 
@@ -298,6 +299,8 @@ class Mounter:
         return replace(mount, mechanism=attached.mechanism, failure="")
 
     def _copy(self, instance: Instance, mount: Mount, place: str, started: bool) -> Mount | None:
+        if started and not instance.ready:
+            raise NotSupported(f"{mount.source} is not copied yet", "nobody has waited for the guest", _LATER)
         listing = list_folder(mount.source)
         endpoint = ssh_endpoint(instance, self.driver, self.data)
         if listing.fingerprint == mount.copied and not (started and is_missing(self.runtime, endpoint, place)):

@@ -141,6 +141,21 @@ def test_mounts_come_when_a_stopped_instance_is_started(world, copies, folder):
     assert world.run().view["mounts"][0]["active"]
 
 
+def test_nobody_waits_for_a_guest_to_copy_into(world, copies, folder):
+    outcome = world.run(wait=False, mounts=[{"source": str(folder), "type": "copy"}])
+    assert outcome.actions == ["create", "start"]
+    assert "nobody has waited" in outcome.view["mounts"][0]["reason"]
+    assert copies == []
+    assert world.run().actions == ["wait_ready", "mount"]
+
+
+def test_what_is_paused_is_not_asked_who_uses_a_mount(world, copies, folder):
+    world.run(mounts=[{"source": str(folder), "type": "copy"}])
+    world.paused.add(world.instances()[0].uuid)
+    outcome, view = mount(world, source=str(folder), state="unmounted")
+    assert (outcome.actions, view) == (["set_mounts"], {})
+
+
 def test_the_module_adds_and_takes_away(world, copies, folder):
     world.run()
     assert mount(world, check=True, source=str(folder), type="copy")[0].actions == ["set_mounts", "mount"]
