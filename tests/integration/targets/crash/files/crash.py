@@ -42,7 +42,7 @@ OPERATIONS: dict[str, tuple[str, dict[str, t.Any]]] = {
     "restart": ("running", {"state": "restarted", "force": True}),
     "resize": ("running", {"memory": "160M", "cpus": 2, "disk": "6G", **CHANGE}),
     "ports": ("running", {"ports": ["22"], "tags": {"role": "test"}, **CHANGE}),
-    "network": ("running", {"networks": [{"name": "default"}, {"name": "default"}], **CHANGE}),
+    "network": ("running", {"networks": [{"name": "default", "mac": "52:54:00:77:00:01"}], **CHANGE}),
     "absent": ("running", {"state": "absent"}),
 }
 
