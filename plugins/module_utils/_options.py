@@ -20,6 +20,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Inv
 # More than anybody writes by hand, and less than what readers of nested data can bear.
 _MAX_DEPTH, _MAX_VALUES = 100, 1_000_000
 
+# What text has to say for a boolean: to us, to LXD and to cloud-init.
+TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
 _BOM = "\ufeff"
 
 # Ports of a guest below 60 that have a service, so that HOST:PORT may be meant by a number.

@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_confi
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import HostKey
 from ansible_collections.minicloud.local.plugins.module_utils._model import Nic
+from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 VOLUME_ID = "cidata"
 
@@ -335,7 +336,7 @@ def _config(wishes: Wishes) -> dict[str, t.Any]:
 
 def _is_true(value: t.Any) -> bool:
     """Whether cloud-init takes a value for true."""
-    return value is True or str(value).strip().lower() in ("true", "yes", "on", "1")
+    return value is True or str(value).strip().lower() in TRUE_WORDS
 
 
 def _expires(config: t.Mapping[str, t.Any], login: Login) -> bool:

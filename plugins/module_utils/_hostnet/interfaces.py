@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import told_by_ip
 from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 
@@ -86,10 +86,10 @@ def read_interfaces(
     ip = find_program("ip")
     if ip is None:
         return {}
-    entries = json.loads(runtime.check([ip, "-j", "-d", "address", "show"], "the interfaces could not be listed"))
+    entries = told_by_ip(runtime, ip, "-d", "address", "show", problem="the interfaces could not be listed")
     ways: set[str] = set()
     for family in ("-4", "-6"):
-        for route in json.loads(runtime.run([ip, "-j", family, "route", "show", "default"]).out or "[]"):
+        for route in told_by_ip(runtime, ip, family, "route", "show", "default"):
             ways.update(hop.get("dev", "") for hop in route.get("nexthops") or [route])
     return parse_interfaces(entries, ways, own_bridges or {}, lambda name: _is_wifi(name, sysfs))
 

@@ -63,12 +63,22 @@ def ip_program(runtime: Runtime) -> str:
     return runtime.program("ip", "iproute2", "to make networks")
 
 
+def told_by_ip(runtime: Runtime, ip: str, *arguments: str, problem: str = "") -> list[dict[str, t.Any]]:
+    """What `ip -j` tells of interfaces or routes.
+
+    ip -- the path of the program; problem -- what CommandFailed says where it fails; without it, nothing is told then
+    """
+    argv = [ip, "-j", *arguments]
+    out = runtime.check(argv, problem) if problem else runtime.run(argv).out
+    return [each for each in json.loads(out or "[]") if each]
+
+
 @understood("what ip says of the interfaces", HostError)
 def read_links(runtime: Runtime) -> dict[str, Link]:
     """All interfaces of this host, by name."""
-    out = runtime.check([ip_program(runtime), "-j", "-d", "address", "show"], "the interfaces could not be listed")
     found = {}
-    for entry in json.loads(out or "[]"):
+    ip = ip_program(runtime)
+    for entry in told_by_ip(runtime, ip, "-d", "address", "show", problem="the interfaces could not be listed"):
         flags = entry.get("flags", ())
         link = Link(
             name=entry["ifname"],
@@ -90,9 +100,9 @@ def read_links(runtime: Runtime) -> dict[str, Link]:
 @understood("what ip says of the routes", HostError)
 def read_routes(runtime: Runtime, family: int = 4) -> list[Route]:
     """The unicast routes of all routing tables."""
-    argv = [ip_program(runtime), "-j", f"-{family}", "route", "show", "table", "all"]
+    arguments = (f"-{family}", "route", "show", "table", "all")
     routes = []
-    for entry in json.loads(runtime.check(argv, "the routes could not be listed") or "[]"):
+    for entry in told_by_ip(runtime, ip_program(runtime), *arguments, problem="the routes could not be listed"):
         if entry.get("type", "unicast") == "unicast":
             routes.append(
                 Route(entry["dst"], entry.get("dev", ""), entry.get("gateway", ""), int(entry.get("metric", 0)))
@@ -210,7 +220,7 @@ def open_macvtap(runtime: Runtime, name: str, parent: str, mac: str) -> int:
     add = f"link add link {parent} name {name} address {mac} type macvtap mode bridge"
     change(runtime, [add, f"link set dev {name} up"], f"the interface {name} on top of {parent} could not be made")
     runtime.report.step("macvtap")
-    found = json.loads(runtime.check([ip_program(runtime), "-j", "link", "show", "dev", name], f"{name} is not there"))
+    found = told_by_ip(runtime, ip_program(runtime), "link", "show", "dev", name, problem=f"{name} is not there")
     device = f"/dev/tap{found[0]['ifindex']}"
     if not os.path.exists(device):
         # Where nothing like udev makes devices.
@@ -222,11 +232,11 @@ def open_macvtap(runtime: Runtime, name: str, parent: str, mac: str) -> int:
 
 def remove_macvtap(runtime: Runtime, name: str) -> None:
     """Remove an interface of a guest that is on top of another one; all the same if it is not there."""
-    found = runtime.run([ip_program(runtime), "-j", "link", "show", "dev", name])
-    if found.rc == 0:
+    found = told_by_ip(runtime, ip_program(runtime), "link", "show", "dev", name)
+    if found:
         change(runtime, [f"link delete dev {name} type macvtap"], f"the interface {name} could not be removed")
         with contextlib.suppress(OSError):
-            os.unlink(f"/dev/tap{json.loads(found.out)[0]['ifindex']}")
+            os.unlink(f"/dev/tap{found[0]['ifindex']}")
 
 
 def keep_advertised_routes(runtime: Runtime) -> None:
@@ -234,8 +244,7 @@ def keep_advertised_routes(runtime: Runtime) -> None:
 
     The kernel drops them then, and listens to routers no more, unless told to do so all the same.
     """
-    out = runtime.run([ip_program(runtime), "-j", "-6", "route", "show", "default", "proto", "ra"]).out
-    for route in json.loads(out or "[]"):
+    for route in told_by_ip(runtime, ip_program(runtime), "-6", "route", "show", "default", "proto", "ra"):
         for hop in route.get("nexthops") or [route]:
             key = f"ipv6/conf/{hop.get('dev', '')}/accept_ra"
             if read_sysctl(key) == "1":

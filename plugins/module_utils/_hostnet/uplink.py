@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import told_by_ip
 from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
@@ -74,14 +74,13 @@ class Uplink(t.NamedTuple):
 @understood("what ip says of an interface and its routes", HostError)
 def read_uplink(runtime: Runtime, ip: str, name: str) -> Uplink | None:
     """What an interface has now; None where there is no such interface. ip -- the path of the program"""
-    done = runtime.run([ip, "-j", "-d", "address", "show", "dev", name])
-    if done.rc != 0:
+    links = told_by_ip(runtime, ip, "-d", "address", "show", "dev", name)
+    if not links:
         return None
-    links = [each for each in json.loads(done.out or "[]") if each]
     routes = []
     for family in (4, 6):
-        out = runtime.run([ip, "-j", f"-{family}", "route", "show", "table", "all"]).out
-        routes += parse_routes(json.loads(out or "[]"), name, family)
+        told = told_by_ip(runtime, ip, f"-{family}", "route", "show", "table", "all")
+        routes += parse_routes(told, name, family)
     settings = read_settings(name)
     return Uplink(links[0]["address"], links[0]["mtu"], parse_addresses(links[0], settings), routes, settings)
 

@@ -58,6 +58,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.source imp
     meant,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK
+from ansible_collections.minicloud.local.plugins.module_utils._options import FALSE_WORDS, TRUE_WORDS
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -79,7 +80,6 @@ _RESERVED = ("bootstrap", "file", "http", "https", "url")
 
 _HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 _KEYS = ("url", "type", "mirror", "keyring", "allow_http", "user")
-_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class Offer(t.NamedTuple):
@@ -338,9 +338,9 @@ def _host(name: str, options: t.Mapping[str, t.Any]) -> Host:
 
 def _truth(what: str, value: t.Any) -> bool:
     text = str(value).lower()
-    if text not in _YES and text not in _NO:
+    if text not in TRUE_WORDS + FALSE_WORDS:
         raise InvalidOption(f"{what} {value!r} is neither true nor false")
-    return text in _YES
+    return text in TRUE_WORDS
 
 
 def _checked_url(what: str, url: str, allow_http: bool) -> str:

@@ -43,6 +43,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     write_file,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, find_program
 
 _UNTELLING = re.compile(r"lxc \S+ [0-9.]+ (?:WARN|NOTICE|INFO|DEBUG|TRACE) ")
@@ -366,7 +367,7 @@ class LxdActs(Acts):
         except NotFound:
             return
         config = there.get("expanded_config") or there["config"]
-        if self._is_ours(there["config"], instance) and config.get(_PROTECTED, "") in ("true", "1", "yes", "on"):
+        if self._is_ours(there["config"], instance) and config.get(_PROTECTED, "") in TRUE_WORDS:
             raise HypervisorError(
                 doing,
                 f"it is protected there ({_PROTECTED})",

@@ -25,6 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import checked_url
+from ansible_collections.minicloud.local.plugins.module_utils._options import FALSE_WORDS, TRUE_WORDS
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 
 DEFAULT_PROJECT = "minicloud"
@@ -34,7 +35,6 @@ _SOCKET = "unix.socket"
 _TIMEOUT = 60.0
 # Bytes of an answer: what it knows of many instances, and what a guest has written to its console.
 _LONGEST_ANSWER, _LONGEST_TEXT = 256 << 20, 8 << 20
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class NotThere(HypervisorError):
@@ -78,8 +78,8 @@ def place_of(options: t.Mapping[str, t.Any], product: Product) -> Place:
     files = {key: str(options.get(key) or "") for key in ("cert", "key")}
     files = {key: os.path.expanduser(path) for key, path in files.items()}
     verify = str(options.get("verify", "") if options.get("verify") is not None else "").strip() or "true"
-    if verify.lower() in _TRUE + _FALSE:
-        verify = "true" if verify.lower() in _TRUE else "false"
+    if verify.lower() in TRUE_WORDS + FALSE_WORDS:
+        verify = "true" if verify.lower() in TRUE_WORDS else "false"
     else:
         verify = os.path.expanduser(verify)
     project = str(options.get("project") or "")

@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
     format_size,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 # The keys of an instance's configuration that tell whose it is and what it is.
 OURS = "user.minicloud."
@@ -34,7 +35,6 @@ IDMAP, OUR_IDMAP = "raw.idmap", f"{OURS}idmap"
 
 _ADDRESS = re.compile(r"(tcp|udp):(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]+)\Z")
 
-_YES = ("true", "1", "yes", "on")
 _SIZE = re.compile(r"([0-9]{1,18})(|B|[kMGTPE]B|[KMGTPE]iB)\Z", re.ASCII)
 _UNITS = {
     "": 1,
@@ -198,7 +198,7 @@ def drift_of(
     if size and size != instance.disk >> 20 << 20:
         text = f"its disk was changed in {server} to {format_size(size)}, from {format_size(instance.disk)}"
         found["disk"] = f"{text}, and stays so" if size > instance.disk else text
-    if (config.get("boot.autostart", "") in _YES) != instance.starts_with_host:
+    if (config.get("boot.autostart", "") in TRUE_WORDS) != instance.starts_with_host:
         found["autostart"] = f"its autostart was changed in {server}, from {str(instance.starts_with_host).lower()}"
     if {key: value for key, value in config.items() if key.startswith(TAG)} != _tags(instance):
         found["tags"] = f"its tags were changed in {server}"
