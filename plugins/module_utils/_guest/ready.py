@@ -44,7 +44,7 @@ _REFUSED_FOR_GOOD, _REFUSED_WITHOUT_CLOUD_INIT = 20.0, 60.0
 _BUSY_PAUSES = (2.0, 5.0, 10.0, 15.0)
 # How often a login may work and the script not run before that is believed.
 _SHELL_TRIES = 3
-# What a server says to a login that no waiting will improve: the words, what they mean, and the remedy.
+# Answers to a login that stay the same however long one waits: the words, what they mean, and the remedy.
 _FINAL = (
     (
         re.compile(r"password.{0,40}expired|password change required|required to change your password", re.IGNORECASE),

@@ -17,11 +17,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import Ru
 # Seconds, and bytes of what the guest may say.
 _CONNECT_TIMEOUT, _TIMEOUT, _OUTPUT = 20.0, 60.0, 1 << 16
 
-# What the script says of who looks after an interface.
+# The programs that can manage an interface in a guest, as the script below names them.
 _CLIENTS = ("systemd-networkd", "NetworkManager", "udhcpc", "dhclient", "dhcpcd")
 
 # Runs in the guest, as root, in any POSIX shell. $1 is the interface's MAC, $2 the address that it has had.
-# What looks after the interface is said before the connection is lost that this very command has come by.
+# It prints the program that manages the interface first: renewing may cut the connection that the script came by.
 _GUEST_SCRIPT = r"""
 PATH=$PATH:/usr/sbin:/sbin
 name=$(ip -o -4 address show 2>/dev/null | while read -r number name family address rest; do

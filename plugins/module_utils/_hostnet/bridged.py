@@ -258,7 +258,7 @@ class Bridged:
                 watch.keep()
         if not reason and self._is_over(network):
             self.runtime.report.step("uplink_kept")
-            # What the kernel gives a port by itself would lead astray.
+            # IPv6 addresses and routes that the kernel gives the port by itself would compete with those of the bridge.
             _write_setting(port, _NO_IPV6, "1")
             self._note(network, {**notes, "phase": _THERE})
             return
@@ -279,7 +279,7 @@ class Bridged:
         saved = Uplink(**{name: notes["uplink"][name] for name in Uplink._fields})
         parts = [parent, bridge] if bridge else [parent]
         bare = not any(part.addresses for part in parts)
-        # What was noted counts where a change is halfway, and where what has followed is gone.
+        # The notes count while a change is half done, and when the addresses are on neither interface any more.
         if bare or (notes["phase"] != _THERE and (bridge or guard.unfinished())):
             parts.append(saved)
         # A port of ours has no IPv6, and does not tell what it was like before.

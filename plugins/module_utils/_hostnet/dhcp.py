@@ -121,7 +121,7 @@ def config_text(served: Served) -> str:
         "dhcp-lease-max=65536",
         # A host that we do not know might take the name of one that we do.
         "dhcp-ignore-names=tag:!known",
-        # Who has which address is settled, so nobody need be asked whether it is free.
+        # Each guest has an address of its own, so dnsmasq need not ask whether one is free.
         "no-ping",
     ]
     if served.subnet6:

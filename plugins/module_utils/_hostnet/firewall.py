@@ -92,7 +92,7 @@ def table_text(rules: Rules) -> str:
                 f"oifname != {bridge} ip6 saddr {rules.subnet6} ip6 daddr != {{ {rules.subnet6}, ff00::/8 }} masquerade"
             )
     else:
-        # What the host or a forwarded port began may be answered.
+        # Guests may answer connections that the host or a forwarded port has opened.
         forward.append(f"iifname {bridge} ct state established,related accept")
     if not rules.host_access:
         # The host may have other servers of names, which are none of the guests' business.
@@ -163,14 +163,14 @@ def guard_table_text(rules: Rules) -> str:
 def _sources(match: str, rules: Rules, ipv6: bool) -> list[str]:
     """What drops packets of guests with sources that are not theirs. match -- that come from guests"""
     found = [
-        # Who has no address yet asks for one.
+        # A guest that has no address yet asks for one by DHCP.
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
         f"ip saddr != {rules.subnet} drop",
         f"ip saddr {rules.gateway} drop",
     ]
     if ipv6:
         found += [
-            # Who chooses an address asks whether it is free.
+            # A guest that chooses its own address first asks whether it is free.
             "ip6 saddr :: meta l4proto != ipv6-icmp drop",
             f"ip6 saddr != {{ {', '.join(filter(None, ['::', 'fe80::/10', rules.subnet6]))} }} drop",
         ]

@@ -643,7 +643,7 @@ def _end_with_the_last() -> None:
             break
         fcntl.flock(handle, fcntl.LOCK_UN)
         time.sleep(_LOOK_AGAIN)
-    # Whoever starts a guest now waits for the lock, which goes with this process, and then starts another hub.
+    # A run that starts a guest now waits for the lock. It gets it when this process ends, and then starts a new hub.
     for name in (SOCKET, PID):
         with contextlib.suppress(OSError):
             os.unlink(name)

@@ -185,7 +185,7 @@ class Unit:
         """Take the unit and what it runs away; all the same if they are not there."""
         there = os.path.lexists(self.path) or os.path.lexists(self._link) or self._others()
         if there and self.is_possible():
-            # What runs or has failed is known to systemd as long as it is not told, also without a file.
+            # systemd keeps a unit that runs or has failed even when its file is gone, until it is told to stop it.
             self._tell("stop", self.name)
             self._tell("reset-failed", self.name)
         with explained(f"the unit {self.path} could not be removed"):

@@ -147,7 +147,7 @@ class Acquisition:
 
     def _is_enough(self, image: Image | None, entry: Entry | None) -> bool:
         """Whether what the vault has is all that is asked for."""
-        # What was published has no source that could have something newer.
+        # An image that was published from an instance has no source, so there is nothing newer to look for.
         refresh = self._refresh and not (entry and entry.instance)
         return image is not None and not refresh and not self._force and self._is_promised(image, entry)
 

@@ -125,8 +125,8 @@ _KERNEL_OPTIONS = "console=tty0 console=ttyS0,115200 no_timer_check no5lvl"
 
 _CLOUD_CONFIG: dict[str, t.Any] = {
     "datasource_list": ["NoCloud", "ConfigDrive", "None"],
-    # Nothing in these modules' absence is silent for what users write: left out are vendors' agents, snap, and
-    # what inspects boot loaders or prints keys.
+    # Every key that users are likely to write has its module. Left out are agents of vendors, snap, and modules that
+    # inspect boot loaders or print keys.
     "cloud_init_modules": [
         "seed_random",
         "bootcmd",
@@ -252,7 +252,7 @@ _MASKED = "systemd-repart.service modprobe@efi_pstore.service modprobe@drm.servi
 _HOOK_BEFORE = """#!/bin/sh
 set -eu
 cp -rT --no-preserve=ownership "$(dirname "$0")/overlay" "$1"
-# What services get there belongs to their users, and who builds could not remove it after a kill.
+# Files that services make there belong to other users: after a kill, the user who builds could not remove them.
 mount -t tmpfs -o mode=0755 tmpfs "$1/run"
 """
 

@@ -304,7 +304,7 @@ def prepare(runtime: Runtime, source: str, target: str, name: str, movable: bool
             os.fsync(handle)
         finally:
             os.close(handle)
-    # What is in place is what guests are based on: whoever wrote the source may have done so until now.
+    # Guests are based on this file, so it is checked itself: the source may have been written to until now.
     made = inspect(target, name)
     if made.format != "qcow2" or not made.ready or made.virtual_size < size:
         raise damaged(what, "it changed while it was read, or was not converted as a whole")

@@ -75,7 +75,7 @@ BUILT_IN: t.Mapping[str, str] = {
 }
 _SIGNED_BY_UBUNTU = ("release", "daily", "minimal")
 
-# What a reference's host can be that is none of these.
+# Words before the colon of a reference that are not names of image hosts.
 _RESERVED = ("bootstrap", "file", "http", "https", "url")
 
 _HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
@@ -180,7 +180,7 @@ class ImageHosts:
         name, at, serial = name.partition("@")
         chosen: list[tuple[Product, Build]] = []
         exact = simplestreams.named(products, name) if name else []
-        # What the name leads to, rather than what happens to bear it.
+        # A name without a variant stands for the variant that has cloud-init, if there is one.
         exact = [simplestreams.with_cloud_init(products, product, name) for product in exact]
         if exact and at:
             chosen = [(product, build) for product in exact for build in product.builds if serial in ("", build.serial)]

@@ -165,7 +165,7 @@ def checked_url(url: str, what: str) -> str:
         if not parts.hostname:
             why = "it names no server"
         else:
-            # What is asked of it later: raises where there is no such port or name.
+            # Both are used later, and raise ValueError now if the URL has no valid port or host name.
             dummy = parts.port
             parts.hostname.encode("idna")
     except ValueError as exc:

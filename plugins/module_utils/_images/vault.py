@@ -58,7 +58,7 @@ PARTIAL_SECONDS = 14 * 24 * 3600
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _HASH_PREFIX = re.compile(r"[0-9a-f]{8,64}\Z")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
-# What is found anew wherever the vault is.
+# The fields that are kept. The others (hash and path) follow from where the image is in the vault.
 _REMEMBERED = {name: each for name, each in fields_of(Image).items() if name not in ("hash", "path")}
 IMAGE = RecordKind("an image", 1, {**_REMEMBERED, "kind": one_of(DISK, CONTAINER)})
 
@@ -292,7 +292,7 @@ class Vault:
                     return False
             except RecordError:
                 pass
-            # What is there without a usable record or with a disk that was cut short is of no use to anybody.
+            # An entry without a usable record, or with a disk that was cut short, is of no use: remove it.
             self._discard(image.hash)
             with explained(f"the image {image.name} could not be moved into the vault"):
                 os.rename(work, self.directory(image.hash))

@@ -16,13 +16,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
+from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
 
 _MECHANISM = "disk device"
 _SUBIDS = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
-_YES = ("true", "1", "yes", "on")
 
 
 class LxdMounts(Mounts):
@@ -98,7 +98,7 @@ class LxdMounts(Mounts):
         name = lxd_config.folder_name(mount.target)
         maps = bool(mount.uid_map or mount.gid_map)
         record = self._seen(instance) or {"config": {}}
-        privileged = (record.get("expanded_config") or record["config"]).get("security.privileged", "") in _YES
+        privileged = (record.get("expanded_config") or record["config"]).get("security.privileged", "") in TRUE_WORDS
         device = lxd_config.folder_device(mount, shift=not maps and not privileged)
         acts = t.cast("t.Callable[[], LxdActs]", self._acts)()
         try:
