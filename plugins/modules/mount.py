@@ -59,8 +59,8 @@ options:
       - Which users of the host are which in the guest, each as C(host:guest) in quotes. Both are numbers.
       - Unless given, they are the same in the guest as on the host, which needs a kernel that can shift the ids of the
         folder's file system.
-      - With the driver V(lxd) the host's C(/etc/subuid) must let root use each of them, as in C(root:1000:1). They are
-        mapped when the instance is started the next time.
+      - With the drivers V(lxd) and V(incus) the host's C(/etc/subuid) must let root use each of them, as in
+        C(root:1000:1). They are mapped when the instance is started the next time.
     type: list
     elements: str
   gid_map:

@@ -24,8 +24,9 @@ description:
 notes:
   - With the drivers V(qemu) and V(libvirt) a snapshot is a layer of the disk (qcow2). Taking one and going back take no
     time with the size of the disk, and room only for what is written afterwards. Both drivers see each other's.
-  - With the driver V(lxd) snapshots are LXD's own, called by their uuids there. Snapshots that were taken with C(lxc)
-    are left alone. On storage of the type zfs LXD goes back to the newest one only, unless others are removed first.
+  - With the drivers V(lxd) and V(incus) snapshots are the server's own, called by their uuids there. Snapshots that
+    were taken with C(lxc) or C(incus) are left alone. On storage of the type zfs the server goes back to the newest one
+    only, unless others are removed first.
   - The guide on the life of an instance tells what each driver does, what it costs, and what is kept when.
 options:
   instance:

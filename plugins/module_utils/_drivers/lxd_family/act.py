@@ -222,7 +222,7 @@ class LxdActs(Acts):
         """Change the devices of a running instance that have folders of the host appear."""
         there = self.client.call("get", f"instances/{instance.name}", doing)
         if there["config"].get(lxd_config.UUID) != instance.uuid:
-            raise HypervisorError(doing, "it was removed from LXD, and another instance has its name there")
+            raise HypervisorError(doing, f"it was removed from {self.product}, and another instance has its name there")
         devices = {name: dict(device) for name, device in there["devices"].items()}
         change(devices)
         self._put(instance, there, (dict(there["config"]), devices), doing)

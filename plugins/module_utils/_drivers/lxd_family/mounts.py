@@ -41,14 +41,14 @@ class LxdMounts(Mounts):
 
     def why_not(self, instance: Instance, mount: Mount) -> str:
         if not self.look.host.here:
-            return "LXD runs on another host, which does not have the folders of this one"
+            return f"{self.look.product} runs on another host, which does not have the folders of this one"
         if not (mount.uid_map or mount.gid_map):
             return ""
         missing = self._missing_subids(mount)
         if missing:
             return (
-                f"LXD may not use these ids of the host: {missing}. Add these lines, and it can be mounted at the next"
-                " start"
+                f"{self.look.product} may not use these ids of the host: {missing}. Add these lines, and it can be"
+                " mounted at the next start"
             )
         record = self._seen(instance) if instance.owner else None
         if record and record["status"] == "Running":
@@ -94,7 +94,7 @@ class LxdMounts(Mounts):
                 after[key] = wanted
 
     def attach(self, instance: Instance, mount: Mount) -> Attached:
-        doing = f"LXD could not mount {mount.source} in {instance.name}"
+        doing = f"{self.look.product} could not mount {mount.source} in {instance.name}"
         name = lxd_config.folder_name(mount.target)
         maps = bool(mount.uid_map or mount.gid_map)
         record = self._seen(instance) or {"config": {}}
@@ -116,7 +116,7 @@ class LxdMounts(Mounts):
     def detach(self, instance: Instance, mount: Mount, force: bool) -> None:
         name = lxd_config.folder_name(mount.target)
         acts = t.cast("t.Callable[[], LxdActs]", self._acts)()
-        doing = f"LXD could not unmount {mount.target} in {instance.name}"
+        doing = f"{self.look.product} could not unmount {mount.target} in {instance.name}"
         acts.change_folders(instance, lambda devices: t.cast(None, devices.pop(name, None)), doing)
 
     def active(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, str]]:

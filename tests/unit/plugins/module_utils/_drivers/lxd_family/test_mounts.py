@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LXD
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.mounts import LxdMounts
@@ -53,7 +54,8 @@ def _part(record, acts, box, monkeypatch, tmp_path):
     for kind, text in (("uid", "_lxd:1:9\nroot:100000:65536\nroot:1000:1\n"), ("gid", "root:1000:1\n0:50:100\n")):
         (tmp_path / kind).write_text(text)
         monkeypatch.setitem(mounts._SUBIDS, kind, str(tmp_path / kind))
-    look = SimpleNamespace(host=SimpleNamespace(here=True), seen={box.name: record}, record=lambda instance: record)
+    host = SimpleNamespace(here=True)
+    look = SimpleNamespace(host=host, product=LXD, seen={box.name: record}, record=lambda instance: record)
     return LxdMounts(look, lambda: acts)
 
 
