@@ -133,6 +133,14 @@ def test_an_empty_folder_is_copied(copy, source, tmp_path):
     assert names_in(tmp_path / "guest") == []
 
 
+def test_what_a_guest_says_of_its_processes_is_not_trusted(monkeypatch):
+    monkeypatch.setattr(folders, "ssh_argv", lambda endpoint, command, timeout: ["seq", "-f", "%g x\x1b", "1", "100"])
+    assert users_of(Runtime(run), None, "/mnt") == ["1", "2", "3", "4", "5"]
+    monkeypatch.setattr(folders, "ssh_argv", lambda endpoint, command, timeout: ["false"])
+    with pytest.raises(CommandFailed, match="add force: true"):
+        users_of(Runtime(run), None, "/mnt")
+
+
 def test_who_uses_a_folder_is_found(copy, tmp_path, monkeypatch):
     runtime, target = Runtime(run), str(tmp_path / "it's used")
     assert is_missing(runtime, None, target)
