@@ -824,24 +824,30 @@ class LxdServer:
         self.scope = DataDirectory(os.path.join(scratch, "lxd")).scope("lxd")
         self.box = an_instance()
 
-    def looks(self, answer: bytes) -> lxd_look.LxdLooks:
+    def looks(self, value: t.Any) -> lxd_look.LxdLooks:
+        def answer(path: str, *dummy: object) -> tuple[int, bytes]:
+            told = {"instances": [value, answer_of_lxd()], "operations": {}}.get(path, value)
+            if path.endswith("/state"):
+                told = value["state"]
+            return 200, as_json({"type": "sync", "metadata": told})
+
         look = lxd_look.LxdLooks.__new__(lxd_look.LxdLooks)
         look.product = LXD  # type: ignore[misc]
         look.scope, look.seen, look._members = self.scope, {}, {}
         look.place = lxd_api.place_of({"endpoint": "/nowhere"}, LXD)
         look.api = lxd_api.LxdApi(look.place)
-        look.api._exchange = lambda *dummy: (200, answer)  # type: ignore[method-assign]
+        look.api._exchange = answer  # type: ignore[method-assign]
         return look
 
     def read(self, value: t.Any) -> None:
-        for metadata in (value, [value, answer_of_lxd()]):
-            looks = self.looks(as_json({"type": "sync", "metadata": metadata}))
-            looks.observe([self.box] if metadata is value else [self.box, self.box])
+        for instances in ([self.box], [self.box, self.box]):
+            looks = self.looks(value)
+            looks.observe(instances)
             looks.endpoint(self.box)
             looks.remains(self.box)
 
     def server(self, value: t.Any) -> None:
-        looks = self.looks(as_json({"type": "sync", "metadata": value}))
+        looks = self.looks(value)
         environment = looks.server().get("environment") or {}
         lxd_look.storage_drivers(environment)
         lxd_look.runs_vms(environment)

@@ -484,7 +484,8 @@ def _v1(text: str) -> dict[str, t.Any]:
 
 def _stage_of(status: str) -> str:
     stage = _v1(status).get("stage")
-    return plain(stage, _LONGEST_TEXT) if isinstance(stage, str) and stage else "before or between its stages"
+    shown = plain(stage, _LONGEST_TEXT) if isinstance(stage, str) else ""
+    return shown or "before or between its stages"
 
 
 def _texts(value: t.Any) -> list[str]:

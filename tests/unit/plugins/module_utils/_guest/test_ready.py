@@ -475,3 +475,8 @@ def test_script_verdicts(tmp_path: Path) -> None:
     assert run_script(tmp_path)["log"] == "Traceback"
     (log / "cloud-init.log").write_text("After pid 5 ends, will execute: shutdown -r now\nmore\n")
     assert run_script(tmp_path)["verdict"] == "leaving"
+
+
+@pytest.mark.parametrize("stage", [None, "", "\u2028", "\x1b[2J", 7, []])
+def test_a_stage_that_cannot_be_shown_is_told_in_other_words(stage):
+    assert ready._stage_of(json.dumps({"v1": {"stage": stage}})) == "before or between its stages"
