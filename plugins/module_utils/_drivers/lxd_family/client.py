@@ -30,6 +30,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 
 _ARTICLES = {"storage-pools": "the storage pool", "networks": "the network"}
 
+# How often something is asked for anew while LXD does what a killed run has asked of the same object, and what it says
+# then: whether that was done or has failed, what was asked now has not begun.
+_TRIES = 5
+_IN_THE_WAY = "A matching non-reusable operation has now"
+
 
 class LxdClient:
     """Has one LXD server do things, within one project. It has one connection for the whole run."""
@@ -89,7 +94,7 @@ class LxdClient:
             node = self._connected(pylxd).api
             for part in filter(None, path.split("/")):
                 node = node[part]
-            body = getattr(node, method)(params=params, **kwargs).json()
+            body = _begun(lambda: getattr(node, method)(params=params, **kwargs), pylxd).json()
             while body.get("type") == "async":
                 operation = self._connected(pylxd).api.operations[body["metadata"]["id"]]
                 body = operation.wait.get(params=params).json()
@@ -183,3 +188,14 @@ class LxdClient:
                 f"Free some space in the storage pool of {self.product}: {self.product.client} storage info.",
             )
         return HypervisorError(doing, why)
+
+
+def _begun(ask: t.Callable[[], t.Any], pylxd: t.Any) -> t.Any:
+    """The answer to a request, which is made again where what a killed run has begun was in its way."""
+    for dummy in range(_TRIES - 1):
+        try:
+            return ask()
+        except pylxd.exceptions.LXDAPIException as exc:
+            if _IN_THE_WAY not in str(exc):
+                raise
+    return ask()
