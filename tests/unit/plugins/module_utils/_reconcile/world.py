@@ -138,7 +138,9 @@ class FakeDriver(Driver, Acts):
         return os.path.join(self.world.machines, instance.uuid)
 
     def _running(self):
-        return {uuid: self.world.read_machine(uuid) for uuid in os.listdir(self.world.machines)}
+        # Not what another run is just about to put in place.
+        uuids = [name for name in os.listdir(self.world.machines) if not name.endswith(".tmp")]
+        return {uuid: self.world.read_machine(uuid) for uuid in uuids}
 
     def probe(self):
         return {"version": "1.0", "accelerator": "files", "colour": self.options.get("colour", "none")}
