@@ -202,7 +202,7 @@ error:
 
 from ansible_collections.minicloud.local.plugins.module_utils._arguments import MOUNT
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import reconcile_mount
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mount_task import reconcile_mount
 
 ARGUMENTS = {
     "instance": {"type": "str", "required": True},

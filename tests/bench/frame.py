@@ -38,6 +38,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (  #
     Image,
     Instance,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import LOGIN_KEY  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (  # noqa: E402
     parse_image_wish,
     reconcile_image,
@@ -47,7 +48,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network
     parse_network,
     reconcile_network,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import LOGIN_KEY  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory  # noqa: E402

@@ -41,6 +41,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current
     remains,
     surroundings,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     AT_THE_END,
     RECONFIGURING,
@@ -50,7 +51,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     make_plan,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory

@@ -18,8 +18,6 @@ from dataclasses import replace
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     ABOUT,
-    active_driver,
-    scope_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
@@ -38,16 +36,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     Instance,
     Mount,
-    check_name,
-    place_in_guest,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-
-if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import Outcome
 
 # Folders of a guest that nothing may be mounted on: it would not work without them. Of the first, nor below them.
 _SYSTEM_TREES = ("/dev", "/proc", "/sys", "/boot", "/bin", "/sbin", "/lib")
@@ -370,29 +362,3 @@ def find_mounts(instance: Instance | None, source: str, target: str) -> list[Mou
         if (not target or at_target) and (not source or source == mount.source):
             found.append(mount)
     return found
-
-
-def reconcile_mount(
-    params: t.Mapping[str, t.Any], runtime: Runtime, data: DataDirectory, check_mode: bool
-) -> tuple[Outcome, dict[str, t.Any]]:
-    """Bring one mount of an instance to what the module's options say: what was done, and the mount as users see it."""
-    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
-
-    wish = Wish(name=check_name(params["instance"], "instance"), state="present", force=params["force"])
-    source = os.path.normpath(params["source"]) if params["source"] else ""
-    target = parse_target(params["target"]) if params["target"] else ""
-    there = data.scope(scope_of(params["driver"] or active_driver(data))).read(wish.name)
-    if params["state"] == "mounted":
-        wish.mount = parse_mount(params)
-        same = find_mounts(there, "", wish.mount.target)
-        target = wish.mount.target = same[0].target if same else wish.mount.target
-    else:
-        if not (source or target):
-            raise InvalidOption("neither source nor target is given", hint="Say which mount is to go.")
-        wish.unmount = tuple(mount.target for mount in find_mounts(there, source, target)) or (target or source,)
-    outcome = reconcile_instance(wish, runtime, data, params["driver"], params["driver_options"], check_mode)
-    views = outcome.view["mounts"] if outcome.view else []
-    if not wish.mount or not outcome.view:
-        return outcome, {}
-    place = place_in_guest(outcome.view["user"], target) or target
-    return outcome, next(view for view in views if view["target"] == place)

@@ -27,7 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest import know
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
 from ansible_collections.minicloud.local.plugins.module_utils._model import SUSPENDED, Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, seconds_of, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 

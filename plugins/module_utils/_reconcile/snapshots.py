@@ -406,7 +406,7 @@ class _Task:
     def _sync(self, instance: Instance) -> bool:
         """Have a guest write out what it keeps in memory, as far as that can be; whether it said that it did."""
         from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import ssh_argv
-        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import ssh_endpoint
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 
         if not instance.ready or instance.instance_type == "container":
             return False

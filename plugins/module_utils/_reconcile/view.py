@@ -8,30 +8,13 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args, login_command
 from ansible_collections.minicloud.local.plugins.module_utils._model import DELETED, STOPPED, Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-
-LOGIN_KEY = "id_ed25519"
-
-
-def ssh_endpoint(
-    instance: Instance, driver: Driver, data: DataDirectory, observed: Observed | None = None
-) -> SshEndpoint:
-    """How this host reaches the instance by ssh."""
-    host, port = driver.endpoint(instance, observed)
-    return SshEndpoint(
-        host=host,
-        port=port,
-        user=instance.user,
-        key_file=os.path.join(data.keys, LOGIN_KEY),
-        known_hosts=data.known_hosts,
-        alias=instance.alias,
-    )
 
 
 def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:

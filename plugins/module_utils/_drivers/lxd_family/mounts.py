@@ -18,11 +18,16 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Hyp
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
-if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
-
 _MECHANISM = "disk device"
 _SUBIDS = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
+
+
+class ChangesFolders(t.Protocol):
+    """What changes the devices of a running instance that have folders of the host appear."""
+
+    def change_folders(
+        self, instance: Instance, change: t.Callable[[lxd_config.Devices], None], doing: str
+    ) -> None: ...
 
 
 class LxdMounts(Mounts):
@@ -35,7 +40,7 @@ class LxdMounts(Mounts):
 
     capabilities = {"native_mounts": ("container",)}
 
-    def __init__(self, look: LxdLooks, acts: t.Callable[[], LxdActs] | None = None) -> None:
+    def __init__(self, look: LxdLooks, acts: t.Callable[[], ChangesFolders] | None = None) -> None:
         self.look = look
         self._acts = acts
 
@@ -100,7 +105,7 @@ class LxdMounts(Mounts):
         record = self._seen(instance) or {"config": {}}
         privileged = (record.get("expanded_config") or record["config"]).get("security.privileged", "") in TRUE_WORDS
         device = lxd_config.folder_device(mount, shift=not maps and not privileged)
-        acts = t.cast("t.Callable[[], LxdActs]", self._acts)()
+        acts = t.cast("t.Callable[[], ChangesFolders]", self._acts)()
         try:
             acts.change_folders(instance, lambda devices: devices.update({name: device}), doing)
         except HypervisorError as exc:
@@ -115,7 +120,7 @@ class LxdMounts(Mounts):
 
     def detach(self, instance: Instance, mount: Mount, force: bool) -> None:
         name = lxd_config.folder_name(mount.target)
-        acts = t.cast("t.Callable[[], LxdActs]", self._acts)()
+        acts = t.cast("t.Callable[[], ChangesFolders]", self._acts)()
         doing = f"{self.look.product} could not unmount {mount.target} in {instance.name}"
         acts.change_folders(instance, lambda devices: t.cast(None, devices.pop(name, None)), doing)
 

@@ -16,12 +16,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import mounts
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mount_task import reconcile_mount
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import (
     find_mounts,
     parse_mount,
     parse_mounts,
     parse_target,
-    reconcile_mount,
 )
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import World
 

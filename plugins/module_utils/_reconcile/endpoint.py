@@ -1,0 +1,33 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""How this host reaches instances by ssh."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+LOGIN_KEY = "id_ed25519"
+
+
+def ssh_endpoint(
+    instance: Instance, driver: Driver, data: DataDirectory, observed: Observed | None = None
+) -> SshEndpoint:
+    """How this host reaches the instance by ssh."""
+    host, port = driver.endpoint(instance, observed)
+    return SshEndpoint(
+        host=host,
+        port=port,
+        user=instance.user,
+        key_file=os.path.join(data.keys, LOGIN_KEY),
+        known_hosts=data.known_hosts,
+        alias=instance.alias,
+    )
