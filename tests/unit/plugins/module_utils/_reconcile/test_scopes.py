@@ -39,9 +39,15 @@ def drivers(monkeypatch):
     three_drivers(monkeypatch)
 
 
+DRIVERS = ("qemu", "libvirt", "lxd")
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch, drivers):
-    return World(tmp_path, monkeypatch)
+    """Instances that a switch has to stop; where they are suspended, a test says so."""
+    world = World(tmp_path, monkeypatch)
+    world.without_suspension.update(DRIVERS)
+    return world
 
 
 def both_sides(world):
@@ -446,26 +452,31 @@ class TestKilledRuns:
         "into the shared scope": (["lxd"], "libvirt"),
     }
 
-    def begin(self, path, monkeypatch, scenario):
+    def begin(self, path, monkeypatch, scenario, suspending=False):
+        def world(where):
+            made = World(where, monkeypatch)
+            made.without_suspension.update(() if suspending else DRIVERS)
+            return made
+
         # The same for each step, so it is made once and copied.
         first = path.parent / "first"
         if not first.exists():
-            world = both_sides(World(first, monkeypatch))
+            begun = both_sides(world(first))
             for name in self.SCENARIOS[scenario][0]:
-                world.switch(name)
+                begun.switch(name)
         shutil.copytree(first, path)
-        return World(path, monkeypatch)
+        return world(path)
 
     @pytest.mark.parametrize("scenario", SCENARIOS)
-    @pytest.mark.parametrize("how", ["interrupted", "killed"])
-    def test_the_next_run_finishes_it(self, tmp_path, monkeypatch, drivers, scenario, how):
+    @pytest.mark.parametrize(("how", "suspending"), [("interrupted", False), ("killed", False), ("killed", True)])
+    def test_the_next_run_finishes_it(self, tmp_path, monkeypatch, drivers, scenario, how, suspending):
         name = self.SCENARIOS[scenario][1]
-        undisturbed = self.begin(tmp_path / "undisturbed", monkeypatch, scenario)
+        undisturbed = self.begin(tmp_path / "undisturbed", monkeypatch, scenario, suspending)
         undisturbed.switch(name)
         steps, then = undisturbed.reporter.steps, undisturbed.everything()
         assert len(steps) > 8
         for number, step in enumerate(steps):
-            world = self.begin(tmp_path / str(number), monkeypatch, scenario)
+            world = self.begin(tmp_path / str(number), monkeypatch, scenario, suspending)
             self.kill(world, name, number, how)
             where = f"killed at step {number} ({step}) of {steps}"
             world.switch(name)

@@ -10,6 +10,7 @@ for all processes.
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import json
 import os
@@ -364,6 +365,33 @@ class FakeVault:
         self.world.touched.append(image.hash)
 
 
+class Saved(collections.abc.MutableMapping):
+    """Which driver has saved what a machine was doing, by uuid: files, so that it is there for other processes too."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        os.makedirs(directory, exist_ok=True)
+
+    def __getitem__(self, uuid):
+        try:
+            with open(os.path.join(self.directory, uuid), encoding="ascii") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            raise KeyError(uuid) from None
+
+    def __setitem__(self, uuid, driver):
+        write_file(os.path.join(self.directory, uuid), driver.encode())
+
+    def __delitem__(self, uuid):
+        os.unlink(os.path.join(self.directory, uuid))
+
+    def __iter__(self):
+        return iter(os.listdir(self.directory))
+
+    def __len__(self):
+        return len(os.listdir(self.directory))
+
+
 class World:
     """One host. Params are those of a task; the instance is called web unless they say otherwise."""
 
@@ -383,7 +411,8 @@ class World:
         self.paused, self.protected = set(), set()  # uuids of machines; names of instances
         self.deaf = set()  # names of guests that hear no power button
         self.drift, self.reconfigured = {}, []  # what was changed behind a driver's back: (driver, name) -> sentences
-        self.saved, self.memories, self.unloadable = {}, {}, ""  # driver, and how often it went on, by uuid; why not
+        self.saved = Saved(str(path / "saved"))
+        self.memories, self.unloadable = {}, ""  # how often it went on, by uuid; why it could not
         self.called, self.followed = {}, set()  # what hypervisors call renamed ones, by uuid; those whose seed followed
         self.without_suspension = set()  # names of drivers
         self.in_guest = lambda: None
@@ -521,6 +550,8 @@ class World:
     def _settled_record(self, instance):
         record = settled(instance.to_dict())
         record["image"]["path"] = ""
+        # When it was suspended; whether it is, its driver knows.
+        del record["suspended"]
         if instance.uuid not in os.listdir(self.machines):
             # What they mean needs a machine that runs.
             del record["owner"], record["ready"], record["stopping"]
