@@ -137,12 +137,18 @@ def folder_name(target: str) -> str:
     return _FOLDER + hashlib.sha256(target.encode()).hexdigest()[:24]
 
 
-def folder_device(mount: Mount, shift: bool) -> dict[str, str]:
-    """The device that has a folder of the host appear. shift -- whether the kernel is to shift its ids"""
+def folder_device(mount: Mount, shift: bool, nested: bool) -> dict[str, str]:
+    """The device that has a folder of the host appear.
+
+    shift -- whether the kernel is to shift its ids; nested -- whether anything is mounted below the folder
+    """
     device = {"type": "disk", "source": mount.source, "path": mount.target}
-    # LXD knows no folders that are read-only with all that is mounted in them.
-    device["readonly" if mount.read_only else "recursive"] = "true"
-    # Without it, the instance does not start where the folder is missing.
+    if mount.read_only:
+        # LXD knows no folders that are read-only with all that is mounted in them.
+        device["readonly"] = "true"
+    elif nested:
+        device["recursive"] = "true"
+    # The server starts the instance where the folder is missing, unless it is recursive.
     device["required"] = "false"
     return {**device, "shift": "true"} if shift else device
 

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Attached, Mounts
@@ -19,6 +21,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Inst
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 _MECHANISM = "disk device"
+_MOUNTED = "/proc/self/mountinfo"
 _SUBIDS = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
 
 
@@ -80,9 +83,9 @@ class LxdMounts(Mounts):
         return self.look.record(instance) if instance.uuid else None
 
     def kept(self, instance: Instance, devices: t.Mapping[str, t.Mapping[str, str]]) -> lxd_config.Devices:
-        """Of the devices that are there, those of folders that the record still has."""
-        places = (instance.place_of(mount) for mount in instance.mounts if mount.type != "copy")
-        names = {lxd_config.folder_name(place) for place in places}
+        """Of the devices that are there, those of folders that the record, and the host, still have."""
+        there = (mount for mount in instance.mounts if mount.type != "copy" and os.path.isdir(mount.source))
+        names = {lxd_config.folder_name(instance.place_of(mount)) for mount in there}
         return {name: device for name, device in lxd_config.folders_of(devices).items() if name in names}
 
     def map_ids(self, instance: Instance, before: t.Mapping[str, str], after: lxd_config.Config) -> None:
@@ -104,7 +107,7 @@ class LxdMounts(Mounts):
         maps = bool(mount.uid_map or mount.gid_map)
         record = self._seen(instance) or {"config": {}}
         privileged = (record.get("expanded_config") or record["config"]).get("security.privileged", "") in TRUE_WORDS
-        device = lxd_config.folder_device(mount, shift=not maps and not privileged)
+        device = lxd_config.folder_device(mount, not maps and not privileged, _has_mounts_below(mount.source))
         acts = t.cast("t.Callable[[], ChangesFolders]", self._acts)()
         try:
             acts.change_folders(instance, lambda devices: devices.update({name: device}), doing)
@@ -137,6 +140,18 @@ def _only(instance: Instance, *mounts: Mount) -> Instance:
     from dataclasses import replace
 
     return replace(instance, mounts=list(mounts))
+
+
+def _has_mounts_below(path: str) -> bool:
+    """Whether anything is mounted in a folder of this host."""
+    top = os.path.join(os.fsencode(os.path.realpath(path)), b"")
+    with contextlib.suppress(OSError), open(_MOUNTED, "rb") as stream:
+        for line in stream:
+            # The kernel writes blanks and the like as octal numbers.
+            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 255]), line.split(b" ")[4])
+            if place.startswith(top):
+                return True
+    return False
 
 
 def _ranges(path: str) -> list[tuple[int, int]]:

@@ -66,8 +66,7 @@ def test_a_folder_comes_and_goes(part, acts, box, record):
     assert part.active([box]) == {"u-1": {"/mnt/data": "disk device"}}
     device = acts.devices[lxd_config.folder_name("/mnt/data")]
     assert device == {
-        "type": "disk", "source": "/srv/data", "path": "/mnt/data", "recursive": "true", "required": "false",
-        "shift": "true",
+        "type": "disk", "source": "/srv/data", "path": "/mnt/data", "required": "false", "shift": "true",
     }  # fmt: skip
     part.detach(box, DATA, False)
     part.detach(box, DATA, False)
@@ -87,9 +86,21 @@ def test_one_that_is_privileged_needs_no_shift(part, acts, box, record):
     part.attach(box, DATA)
 
 
-def test_a_read_only_one_is_not_recursive():
-    device = lxd_config.folder_device(Mount("/a", "/b", read_only=True), False)
-    assert (device["readonly"], "recursive" in device, "shift" in device) == ("true", False, False)
+@pytest.mark.parametrize(
+    ("read_only", "nested", "keys"), [(True, True, ["readonly"]), (False, True, ["recursive"]), (False, False, [])]
+)
+def test_only_what_has_mounts_in_it_is_recursive(read_only, nested, keys):
+    # As nothing recursive starts while its folder is missing.
+    device = lxd_config.folder_device(Mount("/a", "/b", read_only=read_only), False, nested)
+    assert sorted(set(device) - {"type", "source", "path", "required"}) == keys
+
+
+def test_mounts_in_a_folder_are_found(tmp_path, monkeypatch):
+    table = tmp_path / "mountinfo"
+    table.write_bytes(b"1 2 0:1 / /srv/a\\040b/c rw - tmpfs none rw\n1 2 0:1 / /srv/xy rw - tmpfs none rw\n")
+    monkeypatch.setattr(mounts, "_MOUNTED", str(table))
+    found = [path for path in ("/srv", "/srv/a b", "/srv/a b/c", "/srv/x", "/") if mounts._has_mounts_below(path)]
+    assert found == ["/srv", "/srv/a b", "/"]
 
 
 def test_ids_are_mapped_at_the_next_start(part, box, record):
@@ -133,6 +144,10 @@ def test_another_host_does_not_have_the_folders_of_this_one(part, box):
     assert "another host" in part.why_not(box, DATA)
 
 
-def test_what_the_record_has_no_longer_is_not_kept(part, box):
-    devices = {lxd_config.folder_name(place): {"type": "disk", "path": place} for place in ("/mnt/data", "/mnt/old")}
+def test_what_the_record_or_the_host_has_no_longer_is_not_kept(part, box, monkeypatch):
+    # An instance with a device of a folder that is missing might not start.
+    monkeypatch.setattr(mounts.os.path, "isdir", lambda path: path == "/srv/data")
+    devices = {
+        lxd_config.folder_name(place): {"type": "disk", "path": place} for place in ("/mnt/data", "/mnt/old", "/mnt/me")
+    }
     assert list(part.kept(box, devices)) == [lxd_config.folder_name("/mnt/data")]
