@@ -94,10 +94,15 @@ class LxdClient:
             node = self._connected(pylxd).api
             for part in filter(None, path.split("/")):
                 node = node[part]
-            body = _begun(lambda: getattr(node, method)(params=params, **kwargs), pylxd).json()
-            while body.get("type") == "async":
-                operation = self._connected(pylxd).api.operations[body["metadata"]["id"]]
-                body = operation.wait.get(params=params).json()
+
+            def ask() -> t.Any:
+                body = getattr(node, method)(params=params, **kwargs).json()
+                while body.get("type") == "async":
+                    operation = self._connected(pylxd).api.operations[body["metadata"]["id"]]
+                    body = operation.wait.get(params=params).json()
+                return body
+
+            body = _unhindered(ask, pylxd)
         except pylxd.exceptions.LXDAPIException as exc:
             raise self._error(doing, exc) from exc
         except requests.RequestException as exc:
@@ -190,12 +195,16 @@ class LxdClient:
         return HypervisorError(doing, why)
 
 
-def _begun(ask: t.Callable[[], t.Any], pylxd: t.Any) -> t.Any:
-    """The answer to a request, which is made again where what a killed run has begun was in its way."""
+def _unhindered(ask: t.Callable[[], t.Any], pylxd: t.Any) -> t.Any:
+    """What LXD answers in the end; it is asked again where what a killed run has begun was in the way."""
     for dummy in range(_TRIES - 1):
         try:
-            return ask()
+            body = ask()
         except pylxd.exceptions.LXDAPIException as exc:
             if _IN_THE_WAY not in str(exc):
                 raise
+            continue
+        metadata = body.get("metadata")
+        if not (isinstance(metadata, dict) and _IN_THE_WAY in str(metadata.get("err"))):
+            return body
     return ask()

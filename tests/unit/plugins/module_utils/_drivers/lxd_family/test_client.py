@@ -29,12 +29,12 @@ class Server:
         self.asked += 1
         if self.refusals:
             raise Refusal(self.refusals.pop(0))
-        return "done"
+        return {"metadata": "done"}
 
 
 def test_what_a_killed_run_has_begun_is_only_in_the_way_until_it_is_done():
     server = Server(IN_THE_WAY, IN_THE_WAY)
-    assert client._begun(server, PYLXD) == "done"
+    assert client._unhindered(server, PYLXD) == {"metadata": "done"}
     assert server.asked == 3
 
 
@@ -42,5 +42,11 @@ def test_what_a_killed_run_has_begun_is_only_in_the_way_until_it_is_done():
 def test_other_refusals_and_those_without_end_are_told(refusals, asked):
     server = Server(*refusals)
     with pytest.raises(Refusal):
-        client._begun(server, PYLXD)
+        client._unhindered(server, PYLXD)
     assert server.asked == asked
+
+
+def test_the_result_of_an_operation_may_tell_the_same():
+    answers = [{"metadata": {"err": IN_THE_WAY}}, {"metadata": {"err": "", "status": "Success"}}]
+    assert client._unhindered(lambda: answers.pop(0), PYLXD) == {"metadata": {"err": "", "status": "Success"}}
+    assert not answers
