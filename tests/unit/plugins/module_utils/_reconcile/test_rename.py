@@ -125,6 +125,7 @@ def test_a_name_that_is_taken_is_refused(world):
 
 
 def test_what_is_suspended_is_not_renamed(world):
+    world.can_suspend = True
     world.run()
     world.run(state="suspended")
     with pytest.raises(RestartRequired, match="it is suspended"):

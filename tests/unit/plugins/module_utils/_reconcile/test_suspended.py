@@ -19,7 +19,9 @@ from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconc
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    return World(tmp_path, monkeypatch)
+    world = World(tmp_path, monkeypatch)
+    world.can_suspend = True
+    return world
 
 
 def test_it_is_suspended_and_goes_on(world):
@@ -104,7 +106,7 @@ def test_what_only_a_stopped_one_takes_on_needs_leave(world):
 
 
 def test_it_belongs_to_its_owner(world, monkeypatch):
-    three_drivers(monkeypatch)
+    three_drivers(monkeypatch, "suspend")
     world.run()
     world.run(state="suspended")
     with pytest.raises(HypervisorError, match="it was suspended under the driver qemu, and goes on there only"):
@@ -123,7 +125,7 @@ def test_one_that_is_not_there_is_made_for_it(world):
 class TestSwitches:
     @pytest.fixture(autouse=True)
     def _drivers(self, monkeypatch):
-        three_drivers(monkeypatch)
+        three_drivers(monkeypatch, "suspend")
 
     def test_what_runs_is_suspended_and_goes_on_at_the_way_back(self, world):
         world.run()

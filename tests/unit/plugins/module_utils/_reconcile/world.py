@@ -53,13 +53,13 @@ HOST_ARCH = normal_arch(platform.machine())
 VOLATILE = ("uuid", "created", "ssh_port", "nics", "host_keys", "disk_uuid")
 
 
-def three_drivers(monkeypatch):
-    """Three drivers instead of those of the registry; two of them share a scope."""
+def three_drivers(monkeypatch, *capabilities):
+    """Three drivers instead of those of the registry; two of them share a scope. capabilities -- that they have, too"""
     names = ("qemu", "libvirt", "lxd")
     for name in registry.DRIVERS:
         monkeypatch.delitem(registry.ABOUT, name)
     for name in names:
-        monkeypatch.setitem(registry.ABOUT, name, about(name, "qemu" if name == "libvirt" else name))
+        monkeypatch.setitem(registry.ABOUT, name, about(name, "qemu" if name == "libvirt" else name, *capabilities))
     monkeypatch.setattr(registry, "default_driver", lambda: "qemu")
     monkeypatch.setattr(scopes, "DRIVERS", names)
 
@@ -90,9 +90,9 @@ class RecordingReporter(Reporter):
             self.at.pop(name)()
 
 
-def about(name, scope):
+def about(name, scope, *more):
     """A driver that the registry knows."""
-    capabilities = {"vm": ("vm",), "container": ("container",), "suspend": ("vm",)}
+    capabilities = {"vm": ("vm",), "container": ("container",), **dict.fromkeys(more, ("vm",))}
     return About(name, scope, "", ("colour",), capabilities, {}, False, ("linux",), None)
 
 
@@ -257,7 +257,7 @@ class FakeDriver(Driver, Acts):
         self.runtime.report.step("down")
 
     def suspension(self):
-        return FakeSuspension(self) if self.name not in self.world.without_suspension else None
+        return FakeSuspension(self) if self.world.can_suspend else None
 
     def rename(self, instance, name):
         assert not IS_ALIVE(self, instance)
@@ -414,7 +414,7 @@ class World:
         self.saved = Saved(str(path / "saved"))
         self.memories, self.unloadable = {}, ""  # how often it went on, by uuid; why it could not
         self.called, self.followed = {}, set()  # what hypervisors call renamed ones, by uuid; those whose seed followed
-        self.without_suspension = set()  # names of drivers
+        self.can_suspend = False
         self.in_guest = lambda: None
         self.image_user = "ubuntu"
         for user_of_it in (registry, driver_listing, instances, listing, scopes):
