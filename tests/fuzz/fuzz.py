@@ -46,7 +46,7 @@ def enclose(scratch: str) -> None:
     sys.modules["libvirt"] = t.cast(t.Any, None)
     connect = socket.socket.connect
 
-    def only_here(this: socket.socket, address: t.Any) -> None:
+    def only_here(this: t.Any, address: t.Any) -> None:
         if this.family != socket.AF_UNIX or not str(address).startswith(scratch):
             raise ConnectionRefusedError("no network here")
         connect(this, address)
@@ -57,7 +57,11 @@ def enclose(scratch: str) -> None:
         raise ValueError("no network here")
 
     urllib.request.OpenerDirector.open = no_url  # type: ignore[method-assign]
-    os.fsync = lambda handle: None  # nothing here has to outlive a power cut
+
+    def not_now(fd: t.Any) -> None:
+        """Nothing here has to outlive a power cut."""
+
+    os.fsync = not_now
 
 
 def left() -> tuple[int, int]:

@@ -11,6 +11,7 @@ assertion that does not hold.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import importlib
 import io
@@ -236,7 +237,7 @@ def modules() -> list[str]:
 
 
 # What examples leave out.
-FULL = {
+FULL: dict[str, dict[str, t.Any]] = {
     "instance": {
         "name": "web",
         "cpus": 2,
@@ -300,9 +301,7 @@ class Options:
         for name in modules():
             samples = [*examples(name), *([FULL[name]] if name in FULL else [{"name": "web"}])]
             share = 2.0 if name in FULL else 0.3
-            found.append(
-                Surface(f"options of {name}", samples, lambda each, name=name: self.run(name, each), share=share)
-            )
+            found.append(Surface(f"options of {name}", samples, functools.partial(self.run, name), share=share))
         return found
 
 
@@ -640,7 +639,7 @@ def image_surfaces(files: Files) -> list[Surface]:
 
 # -- what guests say --------------------------------------------------------------------------------------------------
 
-STATUS = {
+STATUS: dict[str, t.Any] = {
     "v1": {
         "stage": None,
         "init": {"errors": ["x"], "recoverable_errors": {"WARNING": ["a", "b"]}, "start": 1.5, "finished": 2},
@@ -721,17 +720,15 @@ class Monitor:
             pass
 
 
-QMP = b"\n".join(
-    json.dumps(each).encode()
-    for each in (
-        {"QMP": {"version": {}, "capabilities": []}},
-        {"return": {}},
-        {"event": "RTC_CHANGE", "data": {"offset": 1}},
-        {"return": {"status": "running", "running": True}},
-        {"return": "VLAN -1 (net0):\r\n"},
-        {"error": {"class": "GenericError", "desc": "x"}},
-    )
+_TALK: tuple[dict[str, t.Any], ...] = (
+    {"QMP": {"version": {}, "capabilities": []}},
+    {"return": {}},
+    {"event": "RTC_CHANGE", "data": {"offset": 1}},
+    {"return": {"status": "running", "running": True}},
+    {"return": "VLAN -1 (net0):\r\n"},
+    {"error": {"class": "GenericError", "desc": "x"}},
 )
+QMP = b"\n".join(json.dumps(each).encode() for each in _TALK)
 USERNET = (
     "Hub -1 (net0):\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n"
     "  TCP[HOST_FORWARD]  14       127.0.0.1 40022       10.0.2.15    22     0     0\n"

@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.simplestre
     arch_name,
     default_user,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._model import NUMBER
 
 
 def architectures(content: t.Any) -> set[str]:
@@ -74,7 +75,7 @@ def _parse_image(key: str, image: dict[str, t.Any], entry: dict[str, t.Any]) -> 
         path=str(entry["image_location"]),
         sha256=value if algorithm == "sha256" else "",
         sha512=value if algorithm == "sha512" else "",
-        size=size if type(size) is int and 0 < size < 1 << 63 else 0,
+        size=size if isinstance(size, int) and NUMBER.holds(size) else 0,
         firmware="uefi" if entry.get("firmware") == "uefi" else "",
     )
     return Product(

@@ -16,7 +16,7 @@ import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
-from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, NUMBER, normal_arch
 
 # Fewer digits of a hash would be taken for a name too easily.
 SHORTEST_HASH = 8
@@ -277,7 +277,12 @@ def _parse_file(
     if ftype.endswith("_combined.tar.gz"):
         combined = sha256
     return File(
-        str(entry["path"]), sha256, sha512, size if type(size) is int and 0 < size < 1 << 63 else 0, firmware, combined
+        str(entry["path"]),
+        sha256,
+        sha512,
+        size if isinstance(size, int) and NUMBER.holds(size) else 0,
+        firmware,
+        combined,
     )
 
 

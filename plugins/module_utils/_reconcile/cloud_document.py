@@ -177,7 +177,7 @@ def _resolve_order(wish: CloudWish) -> None:
     """Turn what members come after into names of instances. InvalidOption where there is none, or no first one."""
     named: dict[str, list[Member]] = {}
     for member in wish.members:
-        for name in {key_of(member.entry), key_of(member.name)}:
+        for name in sorted({key_of(member.entry), key_of(member.name)}):
             named.setdefault(name, []).append(member)
     for member in wish.members:
         found: dict[str, Member] = {}

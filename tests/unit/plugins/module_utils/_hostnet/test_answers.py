@@ -33,7 +33,7 @@ def programs(monkeypatch):
     [
         links.read_links,
         links.read_routes,
-        lambda runtime: interfaces.read_interfaces(runtime),
+        interfaces.read_interfaces,
         lambda runtime: uplink.read_uplink(runtime, "ip", "eth0"),
         firewall.read_ruleset,
     ],

@@ -55,7 +55,7 @@ class FakeNetworks(Networks):
     def require(self, network):
         pass
 
-    def drift(self, network, hosts):
+    def drift(self, network, members):
         return []
 
     def problems(self, network):
@@ -69,7 +69,7 @@ class FakeNetworks(Networks):
     def is_up(self, network):
         return network.name in self.up
 
-    def apply(self, network, hosts):
+    def apply(self, network, members):
         self.up.add(network.name)
 
     def remove(self, network):
