@@ -249,7 +249,7 @@ class Mounter:
         """
         attached = _attached(instance, self.driver)
         acted = False
-        for mount in sorted(instance.mounts, key=lambda each: instance.place_of(each)):
+        for mount in sorted(instance.mounts, key=instance.place_of):
             if instance.place_of(mount) in attached:
                 continue
             try:

@@ -66,7 +66,7 @@ def test_a_fingerprint_tells_each_change(source):
         lambda: (source / "-first").chmod(0o600),
         lambda: (source / "-first").rename(source / "renamed"),
         lambda: ((source / "outside").unlink(), (source / "outside").symlink_to("/etc/shadow")),
-        lambda: (source / "deep" / "new\nline").unlink(),
+        (source / "deep" / "new\nline").unlink,
     ):
         change()
         found.add(list_folder(str(source)).fingerprint)
