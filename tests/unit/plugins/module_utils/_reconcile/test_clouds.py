@@ -392,6 +392,7 @@ def test_states_of_all_and_their_order(world):
     assert {each["state"] for each in stopped.view["instances"]} == {"stopped"}
     assert not world.cloud(state="stopped", instances=THREE).changed
     assert world.cloud(instances=THREE).changed
+    world.can_suspend = True
     suspended = world.cloud(state="suspended", instances=THREE)
     assert {each["state"] for each in suspended.view["instances"]} == {"suspended"}
     assert not world.cloud(state="suspended", instances=THREE).changed
