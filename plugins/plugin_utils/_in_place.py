@@ -119,8 +119,15 @@ class InPlace(ActionBase):
             data = DataDirectory(params["data_dir"])
             data.require_own()
             result = type(self).module_body(ModuleContext(params, runtime, data, self._task.check_mode))
-        except Exception:
-            # Whatever it is, who acts meets it too, and says it in the usual way.
+        except (_ModuleNeeded, MinicloudError, OSError):
+            # What stands in the way, whoever acts meets too, and says it in the usual way.
+            return None
+        except Exception as exc:
+            # A fault of ours: the module may still do what is asked, but nobody is to think that all is well.
+            self._display.warning(
+                f"looking for what {self._task.action} has to do went wrong ({type(exc).__name__}: {exc});"
+                " the module is started instead. Please report this."
+            )
             return None
         return result, runtime.report.warnings
 

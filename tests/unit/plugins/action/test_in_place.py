@@ -50,6 +50,7 @@ class Controller:
         self.data = DataDirectory(str(path / "data"))
         self.monkeypatch = monkeypatch
         self.started = []
+        self.complaints = None  # a list of them in a test that expects any
         scope = self.data.scope("qemu")
         scope.write(
             Instance(
@@ -86,10 +87,17 @@ class Controller:
             return dict(MODULE)
 
         self.monkeypatch.setattr(plugin, "_execute_module", execute)
+        self.monkeypatch.setattr(plugin, "_display", self)
         before = self.files()
         result = plugin.run(None, task_vars or {})
         assert task_vars or self.files() == before
         return result
+
+
+    def warning(self, text):
+        """What Ansible's display is told: that a look went wrong. No test goes by such a fault in silence."""
+        assert self.complaints is not None, text
+        self.complaints.append(text)
 
 
 @pytest.fixture
@@ -199,6 +207,17 @@ def test_networks(controller):
 def test_somebody_else_s_data_directory_is_the_module_s_to_refuse(controller):
     os.chmod(controller.data.path, 0o777)
     assert controller.run("instance", {"name": "web"}) == MODULE
+
+
+def test_a_fault_of_ours_is_told_and_the_module_started(controller, monkeypatch):
+    def broken(context):
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr(instance_action.ActionModule, "module_body", staticmethod(broken))
+    controller.complaints = []
+    assert controller.run("instance", {"name": "web"}) == MODULE
+    (complaint,) = controller.complaints
+    assert "TypeError: no such thing" in complaint
 
 
 def test_instances_are_listed_with_warnings(controller):
