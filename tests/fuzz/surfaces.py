@@ -822,7 +822,7 @@ class LxdServer:
         self.box = an_instance()
 
     def looks(self, value: t.Any) -> lxd_look.LxdLooks:
-        def answer(path: str, *dummy: object) -> tuple[int, bytes]:
+        def answer(path: str, query: t.Mapping[str, str], limit: int = 0) -> tuple[int, bytes]:
             told = {"instances": [value, answer_of_lxd()], "operations": {}}.get(path, value)
             if path.endswith("/state"):
                 told = value["state"]

@@ -93,7 +93,6 @@ class Controller:
         assert task_vars or self.files() == before
         return result
 
-
     def warning(self, text):
         """What Ansible's display is told: that a look went wrong. No test goes by such a fault in silence."""
         assert self.complaints is not None, text
