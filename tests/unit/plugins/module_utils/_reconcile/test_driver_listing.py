@@ -36,7 +36,7 @@ def test_what_is_told_of_each(world):
         "name": "libvirt",
         "active": False,
         "scope": "qemu",
-        "capabilities": ["container", "suspend", "vm"],
+        "capabilities": ["container", "vm"],
         "available": True,
         "why_not": "",
         "version": "1.0",

@@ -39,15 +39,9 @@ def drivers(monkeypatch):
     three_drivers(monkeypatch)
 
 
-DRIVERS = ("qemu", "libvirt", "lxd")
-
-
 @pytest.fixture
 def world(tmp_path, monkeypatch, drivers):
-    """Instances that a switch has to stop; where they are suspended, a test says so."""
-    world = World(tmp_path, monkeypatch)
-    world.without_suspension.update(DRIVERS)
-    return world
+    return World(tmp_path, monkeypatch)
 
 
 def both_sides(world):
@@ -455,7 +449,7 @@ class TestKilledRuns:
     def begin(self, path, monkeypatch, scenario, suspending=False):
         def world(where):
             made = World(where, monkeypatch)
-            made.without_suspension.update(() if suspending else DRIVERS)
+            made.can_suspend = suspending
             return made
 
         # The same for each step, so it is made once and copied.
