@@ -18,7 +18,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MinicloudError,
     SwitchIncomplete,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import PAUSED, RUNNING, Instance, as_recorded
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import (
     Side,
@@ -106,7 +106,8 @@ def _enter(switch: Switch, plan: SwitchPlan) -> None:
     """Bring back what ran when the scope of the wanted driver was left; then the switch is over."""
     report = switch.runtime.report
     scope = switch.crew(switch.wish.name).wanted.scope
-    failures = _each(plan.up, lambda instance: _start(switch, instance))
+    failures = _each(_halted(switch), lambda instance: _resume(switch, instance))
+    failures.update(_each(plan.up, lambda instance: _start(switch, instance)))
     waits = [each for each in plan.waits if each.name not in failures]
     failures.update(_each(waits, lambda instance: _wait(switch, instance)))
     if failures and not switch.wish.force:
@@ -159,6 +160,29 @@ def suspends(driver: Driver, active: str, wanted: str) -> bool:
     """Whether a switch suspends what a driver runs: where that outlives the host, and nobody else is to run it."""
     part = driver.suspension()
     return part is not None and part.outlives_host and scope_of(active) != scope_of(wanted)
+
+
+def _halted(switch: Switch) -> list[Instance]:
+    """What ran when the scope of the wanted driver was left, and was halted by a run that ended while it suspended it."""
+    crew = switch.crew(switch.wish.name)
+    scope = crew.wanted.scope
+    noted = scope.noted()
+    ran = [each for each in scope.instances()[0] if each.phase == "ready" and noted.get(each.uuid) == RUNNING]
+    return [
+        instance
+        for driver, owned in crew.group(each for each in ran if each.owner)
+        for instance, seen in zip(owned, driver.observe(owned))
+        if as_recorded(instance, seen).state == PAUSED
+    ]
+
+
+def _resume(switch: Switch, instance: Instance) -> None:
+    crew = switch.crew(switch.wish.name)
+    with crew.wanted.scope.lock(instance.name, Deadline(switch.wish.timeout), switch.runtime.report):
+        latest = _still(crew.wanted.scope.read(instance.name), instance)
+        if latest and crew.of(latest).alive(latest):
+            switch.runtime.report.step(f"resume {instance.name}")
+            crew.of(latest).acts.resume(latest)
 
 
 def _start(switch: Switch, instance: Instance) -> None:

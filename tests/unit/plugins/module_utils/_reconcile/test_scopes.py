@@ -462,7 +462,9 @@ class TestKilledRuns:
         return world(path)
 
     @pytest.mark.parametrize("scenario", SCENARIOS)
-    @pytest.mark.parametrize(("how", "suspending"), [("interrupted", False), ("killed", False), ("killed", True)])
+    @pytest.mark.parametrize(
+        ("how", "suspending"), [("interrupted", False), ("interrupted", True), ("killed", False), ("killed", True)]
+    )
     def test_the_next_run_finishes_it(self, tmp_path, monkeypatch, drivers, scenario, how, suspending):
         name = self.SCENARIOS[scenario][1]
         undisturbed = self.begin(tmp_path / "undisturbed", monkeypatch, scenario, suspending)
@@ -479,19 +481,21 @@ class TestKilledRuns:
             assert not world.switch(name).changed, where
 
     @pytest.mark.parametrize("scenario", SCENARIOS)
-    def test_or_another_run_takes_it_back(self, tmp_path, monkeypatch, drivers, scenario):
+    @pytest.mark.parametrize("suspending", [False, True])
+    def test_or_another_run_takes_it_back(self, tmp_path, monkeypatch, drivers, scenario, suspending):
         name = self.SCENARIOS[scenario][1]
-        counted = self.begin(tmp_path / "counted", monkeypatch, scenario)
+        counted = self.begin(tmp_path / "counted", monkeypatch, scenario, suspending)
         before, running = registry.active_driver(counted.data), counted.running()
         counted.switch(name)
         for number, step in enumerate(counted.reporter.steps):
-            world = self.begin(tmp_path / str(number), monkeypatch, scenario)
+            world = self.begin(tmp_path / str(number), monkeypatch, scenario, suspending)
             self.kill(world, name, number, "interrupted")
             world.switch(before)
             world.check_consistent()
             here = [each for each in world.running() if registry.scope_of(each.split("/")[0]) == before]
             was = [each for each in running if registry.scope_of(each.split("/")[0]) == before]
             assert here == was, f"killed at step {number} ({step})"
+            assert not world.paused, f"killed at step {number} ({step})"
             assert "switch" not in world.data.settings()
 
     @pytest.mark.parametrize("scenario", ["to the other scope", "hand-over"])

@@ -320,11 +320,13 @@ class FakeSuspension(Suspension):
 
     def suspend(self, instance):
         world, report = self.driver.world, self.driver.runtime.report
+        world.paused.add(instance.uuid)
         report.step("halted")
         world.saved[instance.uuid] = self.driver.name
         report.step("saved")
         if IS_ALIVE(self.driver, instance):
             os.unlink(self.driver._machine(instance))
+        world.paused.discard(instance.uuid)
         report.step("ended")
 
     def drop(self, instance):
