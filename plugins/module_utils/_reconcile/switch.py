@@ -163,7 +163,7 @@ def suspends(driver: Driver, active: str, wanted: str) -> bool:
 
 
 def _halted(switch: Switch) -> list[Instance]:
-    """What ran when the scope of the wanted driver was left, and was halted by a run that ended while it suspended it."""
+    """What ran when the scope of the wanted driver was left, and is halted: a run that suspended it was cut off."""
     crew = switch.crew(switch.wish.name)
     scope = crew.wanted.scope
     noted = scope.noted()
