@@ -15,7 +15,6 @@ wrong in an unforeseen way, is left to the module, from the beginning.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import signal
@@ -36,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._module import (
 from ansible_collections.minicloud.local.plugins.module_utils._options import check_options, normal_options
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.plugin_utils._arguments import as_module_gets
 
 
 class _ModuleNeeded(Exception):
@@ -133,21 +133,6 @@ class InPlace(ActionBase):
 
     def _act(self, params: dict[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
         return perform(type(self).module_body, params, run, self.module_subject, self._task.check_mode)
-
-
-def as_module_gets(value: t.Any) -> t.Any:
-    """What becomes of a value on the way to a module, which is JSON: keys are text, and so are dates."""
-    if isinstance(value, t.Mapping):
-        return {_key(key): as_module_gets(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [as_module_gets(each) for each in value]
-    return value.isoformat() if isinstance(value, (datetime.date, datetime.time)) else value
-
-
-def _key(key: t.Any) -> str:
-    if isinstance(key, (bool, int, float, type(None))):
-        return json.dumps(key)
-    return key if isinstance(key, str) else str(key)
 
 
 def in_own_process(work: t.Callable[[], t.Any]) -> t.Any:

@@ -19,7 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._options import ch
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import parse_image_wish
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import parse_network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
-from ansible_collections.minicloud.local.plugins.plugin_utils._in_place import as_module_gets
+from ansible_collections.minicloud.local.plugins.plugin_utils._arguments import as_module_gets
 
 yaml = pytest.importorskip("yaml")
 
