@@ -34,7 +34,7 @@ PLAYBOOK = [
 def done(tmp_path):
     path = tmp_path / "play.yml"
     path.write_text(json.dumps(PLAYBOOK))
-    argv = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(path)]
+    argv = [sys.executable, "-m", "ansible.cli.playbook", "-i", "localhost,", str(path)]
     names = {
         "ANSIBLE_STDOUT_CALLBACK": "minicloud.local.plain",
         "ANSIBLE_COLLECTIONS_PATH": COLLECTIONS,
