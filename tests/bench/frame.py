@@ -30,6 +30,7 @@ if not os.path.isdir(os.path.join(STAGED, "ansible_collections", "minicloud", "l
 sys.path.insert(0, STAGED)
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
@@ -38,7 +39,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (  #
     Image,
     Instance,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import LOGIN_KEY  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (  # noqa: E402
     parse_image_wish,
     reconcile_image,

@@ -23,9 +23,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     try_lock,
     write_file,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
-LOGIN_KEY = "id_ed25519"
 HOST_KEY = "ssh_host_ed25519_key"
 
 _TEMPORARY = ".new-key-"

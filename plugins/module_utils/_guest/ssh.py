@@ -14,6 +14,9 @@ import socket
 import time
 import typing as t
 
+# The private key of a data directory, in its directory of keys.
+LOGIN_KEY = "id_ed25519"
+
 _LONGEST_GREETING, _SHOWN_GREETING = 4096, 200
 
 # How many connections wait for a greeting at once, and the seconds from one to the next. Servers limit the number.

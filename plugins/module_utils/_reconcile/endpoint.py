@@ -11,11 +11,9 @@ from __future__ import annotations
 import os
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY, SshEndpoint
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
-
-LOGIN_KEY = "id_ed25519"
 
 
 def ssh_endpoint(
