@@ -70,7 +70,7 @@ options:
   arch:
     description:
       - The architecture, such as V(x86_64) or V(aarch64).
-      - By default that of the host.
+      - By default that of the host that the driver makes instances on.
     type: str
   instance_type:
     description:

@@ -31,7 +31,7 @@ options:
   arch:
     description:
       - The architecture of the images to query.
-      - By default that of the host.
+      - By default that of the host that the driver makes instances on.
     type: str
   unsupported:
     description: Whether to list releases that their publisher no longer supports too.
@@ -291,6 +291,7 @@ error:
   sample: InvalidOption
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import (
     list_images,
@@ -313,12 +314,13 @@ def run(context: ModuleContext) -> dict[str, object]:
     if params["cached"]:
         result["cached"] = list_images(context.runtime, context.data)
     if params["query"] is not None:
+        driver = load(params["driver"], context.runtime, context.data, params["driver_options"])
         result["offered"] = offered_images(
             params["query"],
             context.runtime,
             context.data,
+            params["arch"] or driver.host.architecture(),
             params["image_hosts"],
-            params["arch"] or "",
             params["unsupported"],
             params["refresh"],
         )

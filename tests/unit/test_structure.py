@@ -134,6 +134,25 @@ def test_drivers_do_not_know_each_other() -> None:
             assert not known & drivers, name
 
 
+# Rooms whose code runs here while the hypervisor may be elsewhere.
+_ABOVE_DRIVERS = ("module_utils/_reconcile", "modules", "action", "inventory", "plugin_utils", "module_utils/_guest")
+# What tells of the machine that asks.
+_OF_THIS_MACHINE = {"this_host", "cpu_count", "sched_getaffinity", "machine", "uname", "sysconf"}
+
+
+@pytest.mark.parametrize("room", _ABOVE_DRIVERS)
+def test_what_a_host_is_like_is_asked_of_the_drivers_host(room: str) -> None:
+    asking = [
+        f"{path}: {name}"
+        for path in imports()
+        if room_of(path) == room
+        for node in ast.walk(ast.parse((PLUGINS / path).read_text(encoding="utf-8")))
+        for name in [node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")]
+        if name in _OF_THIS_MACHINE
+    ]
+    assert asking == []
+
+
 def imported_at_once(start: str) -> set[str]:
     """The files that a file below plugins/ has imported when it is imported itself."""
     seen: set[str] = set()

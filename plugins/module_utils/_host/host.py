@@ -38,6 +38,10 @@ class HypervisorHost(abc.ABC):
     def memory(self) -> tuple[int, int]:
         """Bytes of memory that it has in all, and that are available now; 0 where that cannot be known."""
 
+    @abc.abstractmethod
+    def processors(self) -> int:
+        """How many processors it has; 0 where that cannot be known."""
+
 
 class ThisHost(HypervisorHost):
     """The machine that this code runs on.
@@ -59,6 +63,9 @@ class ThisHost(HypervisorHost):
         if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 0
         return 0, 0
+
+    def processors(self) -> int:
+        return os.cpu_count() or 0
 
     def obstacle_to_acceleration(self, arch: str, uid: int, groups: t.Container[int]) -> str:
         """Why machines of an architecture cannot be run by the accelerator, as a clause; empty where they can.

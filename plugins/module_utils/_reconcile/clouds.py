@@ -221,6 +221,8 @@ class _CloudTask:
         self.networks.append(part)
 
     def _foresee_image(self, wish: ImageWish) -> None:
+        wish.driver, wish.driver_options = self.where
+        wish.arch = wish.arch or self.driver.host.architecture()
         part = _Part(
             "image",
             str(wish.name),
@@ -397,7 +399,7 @@ class _CloudTask:
         """How many instances to deal with at once."""
         if self.wish.parallel:
             return self.wish.parallel
-        width = _FOR_EACH_PROCESSOR * (os.cpu_count() or 1)
+        width = _FOR_EACH_PROCESSOR * (self.driver.host.processors() or 1)
         available = self.driver.host.memory()[1]
         if available and self.largest:
             width = min(width, available // self.largest)

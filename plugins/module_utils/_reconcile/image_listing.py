@@ -12,7 +12,6 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
-from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, timestamp
@@ -44,13 +43,13 @@ def offered_images(
     query: str,
     runtime: Runtime,
     data: DataDirectory,
+    arch: str,
     hosts: t.Mapping[str, t.Any] | None = None,
-    arch: str = "",
     unsupported: bool = False,
     refresh: bool = False,
 ) -> list[dict[str, t.Any]]:
-    """What image hosts offer; query -- nothing, HOST:, or [HOST:]NAME"""
-    arch = normal_arch(arch or this_host().architecture())
+    """What image hosts offer for an architecture; query -- nothing, HOST:, or [HOST:]NAME"""
+    arch = normal_arch(arch)
     host, colon, name = query.strip().partition(":")
     if colon and host == "bootstrap":
         return _buildable(name, arch)

@@ -21,7 +21,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotFound,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault, ask_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
     DEFAULT_HOST,
@@ -58,6 +57,7 @@ class ImageWish:
     """What a task wishes of the vault.
 
     name -- None where images are pruned; kind -- disk or container; prune -- seconds
+    arch -- empty for that of the host that the driver makes instances on
     instance -- to publish under the name, empty for none
     """
 
@@ -98,12 +98,13 @@ class _Plan:
 def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant."""
     wish = ImageWish(parse_reference(params["name"]) if params.get("name") else None, params["state"])
-    wish.arch = normal_arch(params.get("arch") or this_host().architecture())
+    wish.arch = normal_arch(params.get("arch") or "")
     wish.kind = KINDS[params.get("instance_type") or DEFAULT_TYPE]
     wish.checksum = params.get("checksum") or ""
     wish.alias = params.get("alias") or ""
     wish.force = bool(params.get("force"))
     wish.hosts = params.get("image_hosts")
+    wish.driver, wish.driver_options = params.get("driver"), params.get("driver_options")
     if params.get("prune_older_than") is not None:
         wish.prune = parse_age(params["prune_older_than"], "prune_older_than", "that would remove nearly all images")
         if wish.state != ABSENT or wish.name:
@@ -129,7 +130,6 @@ def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
 def _parse_publishing(wish: ImageWish, params: t.Mapping[str, t.Any]) -> None:
     wish.instance = check_name(params["instance"], "instance")
     wish.clean = params.get("clean") is not False
-    wish.driver, wish.driver_options = params.get("driver"), params.get("driver_options")
     if wish.kind != DISK:
         raise InvalidOption("instance_type: container does not go with instance", hint="Only disks can be published.")
     if wish.state != PRESENT:
@@ -152,6 +152,8 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
         return _prune(wish.prune, vault, check_mode)
     if wish.instance:
         return _publish(wish, runtime, vault, check_mode)
+    if not wish.arch:
+        wish.arch = load(wish.driver, runtime, data, wish.driver_options).host.architecture()
     name = t.cast(Reference, wish.name)
     current = vault.known(name, wish.arch, wish.kind)
     before = _comparable(vault, current)
@@ -235,7 +237,7 @@ def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) 
     scope = crew.wanted.scope
     name = t.cast(Reference, wish.name)
     instance = scope.read(wish.instance)
-    arch = instance.arch if instance else wish.arch
+    arch = instance.arch if instance else crew.wanted.host.architecture()
     image, entry = vault.find(name, arch), vault.entry(name, arch)
     before = _comparable(vault, image)
     if image and entry and not entry.instance and not wish.force:

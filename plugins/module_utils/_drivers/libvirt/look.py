@@ -311,6 +311,10 @@ class LibvirtHost(HypervisorHost):
         with self._look.explained("libvirt does not tell the architecture of its host"):
             return normal_arch(str(self._look.connection().getInfo()[0]))
 
+    def processors(self) -> int:
+        with self._look.explained("libvirt does not tell how many processors its host has"):
+            return int(self._look.connection().getInfo()[2])
+
     def memory(self) -> tuple[int, int]:
         library = self._look.library()
         with self._look.explained("libvirt does not tell how much memory its host has"):

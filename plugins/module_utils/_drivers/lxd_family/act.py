@@ -112,7 +112,7 @@ class LxdActs(Acts):
         self.client.require_library()
 
     def _check_target(self, environment: t.Mapping[str, t.Any]) -> None:
-        target = str(self.look.options.get("target") or "")
+        target = self.look.target
         if not target:
             return
         names: list[str] = []
@@ -149,7 +149,7 @@ class LxdActs(Acts):
             "config": config,
             "devices": devices,
         }
-        target = {"target": str(self.look.options["target"])} if self.look.options.get("target") else {}
+        target = {"target": self.look.target} if self.look.target else {}
         doing = f"{self.product} could not make {instance.name}"
         for last in (False, False, True):
             try:

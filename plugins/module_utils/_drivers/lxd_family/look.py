@@ -54,21 +54,35 @@ _NEEDED = ("projects", "instances", "cloud_init", "instance_get_full")
 
 
 class LxdHost(HypervisorHost):
-    """The machine of an LXD server on the network, or of the member of its cluster that answers."""
+    """The machine of an LXD server on the network, or of the member of its cluster that instances are placed on.
+
+    Where none is named, it is the member that answers.
+    """
 
     def __init__(self, look: LxdLooks) -> None:
         self._look = look
-        self.name = look.place.host[0]
+        self.here = not look.place.is_remote
+        self.name = look.place.host[0] if look.place.is_remote else look.target
+        self._place = {"target": look.target} if look.target else {}
 
     @understood("what the server says of itself", HypervisorError)
     def architecture(self) -> str:
-        return normal_arch(str(self._look.server()["environment"]["kernel_architecture"]))
+        environment = self._look.server()["environment"]
+        if self._look.target and environment.get("server_clustered"):
+            for member in self._look.api.get("cluster/members", recursion="1"):
+                if member["server_name"] == self._look.target:
+                    return normal_arch(str(member["architecture"]))
+        return normal_arch(str(environment["kernel_architecture"]))
 
     @understood("what the server says of its resources", HypervisorError)
     def memory(self) -> tuple[int, int]:
-        told = self._look.api.get("resources")["memory"]
+        told = self._look.api.get("resources", **self._place)["memory"]
         total = int(told.get("total") or 0)
         return total, max(0, total - int(told.get("used") or 0))
+
+    @understood("what the server says of its resources", HypervisorError)
+    def processors(self) -> int:
+        return int(self._look.api.get("resources", **self._place)["cpu"].get("total") or 0)
 
 
 class LxdLooks(Looks):
@@ -80,7 +94,8 @@ class LxdLooks(Looks):
     def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
         self.place = place_of(self.options, self.product)
-        if self.place.is_remote:
+        self.target = str(self.options.get("target") or "")
+        if self.place.is_remote or self.target:
             self.host = LxdHost(self)
         self.api = LxdApi(self.place)
         # What LXD has said of instances, by name, and the addresses of members of a cluster.

@@ -426,8 +426,7 @@ def test_several_at_once_but_no_more_than_is_said(world):
     world.check_consistent()
 
 
-def test_by_default_no_more_at_once_than_the_memory_that_is_left_carries(world, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+def test_by_default_no_more_at_once_than_the_memory_that_is_left_carries(world):
     task = clouds._CloudTask(parsed(), Runtime(None), world.data, None, None)
     parts = [None] * 40
     for largest, width in ((1 * GIB, 16), (10 * GIB, 3), (60 * GIB, 1), (0, 16)):

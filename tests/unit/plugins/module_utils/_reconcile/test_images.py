@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import types
 
 import pytest
 
@@ -22,8 +23,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, parse_age
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import images
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import (
     list_images,
     offered_images,
@@ -34,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.modules import image_info
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import unified
 
 
@@ -213,9 +217,52 @@ def test_ages():
 
 
 def test_what_can_be_built_is_offered(runtime, data):
-    offers = offered_images("bootstrap:", runtime, data)
+    offers = offered_images("bootstrap:", runtime, data, "amd64")
     assert [offer["aliases"] for offer in offers] == [["trixie"], ["bookworm"]]
-    assert offered_images("bootstrap:book", runtime, data)[0]["version"] == "12"
+    assert offered_images("bootstrap:book", runtime, data, "x86_64")[0]["version"] == "12"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The driver of the tasks leads to a host of another architecture, and is loaded with their options."""
+    asked = []
+
+    def load(name, runtime, data, options=None, shared=False):
+        asked.append((name, options))
+        return types.SimpleNamespace(host=types.SimpleNamespace(architecture=lambda: "aarch64"))
+
+    for module in (images, image_info):
+        monkeypatch.setattr(module, "load", load)
+    return asked
+
+
+def test_the_architecture_is_that_of_the_drivers_host(elsewhere, runtime, data, disk):
+    where = {"driver": "lxd", "driver_options": {"endpoint": "https://10.9.0.1:8443"}}
+    wish = {"name": disk, "alias": "mine", **where}
+    done = reconcile_image(parse_image_wish({"state": "present", **wish}), runtime, data)
+    assert done.view["arch"] == "aarch64"
+    assert elsewhere == [tuple(where.values())]
+    known = Vault(data, runtime)
+    assert known.entry(parse_reference("mine"), "aarch64") and not known.entry(parse_reference("mine"), "x86_64")
+    gone = reconcile_image(parse_image_wish({"name": disk, "state": "absent", **where}), runtime, data)
+    assert gone.changed
+
+
+def test_what_is_offered_is_for_the_drivers_host(elsewhere, runtime, data):
+    params = dict.fromkeys(image_info.ARGUMENTS) | {"query": "bootstrap:trixie", "driver": "lxd", "driver_options": {}}
+    context = types.SimpleNamespace(params=params, runtime=runtime, data=data)
+    assert image_info.run(context)["offered"][0]["arch"] == "aarch64"
+    assert elsewhere == [("lxd", {})]
+
+
+def test_where_no_architecture_counts_no_host_is_asked(elsewhere, runtime, data, disk):
+    reconcile_image(parse_image_wish({"name": disk, "state": "present", "arch": "amd64"}), runtime, data)
+    reconcile_image(parse_image_wish({"prune_older_than": "1d", "state": "absent"}), runtime, data)
+    context = types.SimpleNamespace(
+        params=dict.fromkeys(image_info.ARGUMENTS) | {"cached": True}, runtime=runtime, data=data
+    )
+    assert image_info.run(context)["cached"]
+    assert elsewhere == []
 
 
 def test_a_container_is_another_image_of_the_same_name(go, disk, runtime, data, tmp_path):

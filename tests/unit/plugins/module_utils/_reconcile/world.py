@@ -108,6 +108,9 @@ class FakeHost(HypervisorHost):
     def memory(self):
         return self.world.memory or (64 * GIB, 32 * GIB)
 
+    def processors(self):
+        return 8
+
 
 class FakeDriver(Driver, Acts):
     """A hypervisor whose machines are files. It insists on being used as the contract says."""

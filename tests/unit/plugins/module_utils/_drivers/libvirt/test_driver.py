@@ -834,7 +834,7 @@ class TestOnAnotherHost:
 
     def test_its_memory(self, there, driver):
         assert there.host.memory() == (4 << 30, 1 << 30)
-        assert (there.host.here, driver.host.here) == (False, True)
+        assert (there.host.processors(), there.host.here, driver.host.here) == (2, False, True)
 
     def test_a_domain_that_opens_its_files_itself(self, there, instance, connection):
         there.acts.choose_ports(instance)

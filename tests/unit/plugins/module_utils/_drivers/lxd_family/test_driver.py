@@ -519,6 +519,19 @@ class TestObserve:
         assert make_driver(endpoint="https://10.9.0.1:8443").host.architecture() == "aarch64"
         assert make_driver().host.architecture() == normal_arch(platform.machine())
 
+    def test_the_host_is_the_member_that_instances_are_placed_on(self, make_driver, lxd, monkeypatch):
+        def look(path, recursion):
+            members = [{"server_name": "m1", "architecture": "x86_64"}, {"server_name": "m2", "architecture": "arm64"}]
+            return {"": lxd.server, "cluster/members": members, "resources": {"cpu": {"total": 12}}}[path]
+
+        monkeypatch.setattr(lxd, "_look", look)
+        lxd.server["environment"].update(kernel_architecture="x86_64", server_clustered=True)
+        for where in ({}, {"endpoint": "https://10.9.0.1:8443"}):
+            host = make_driver(target="m2", **where).host
+            assert (host.architecture(), host.processors(), host.here) == ("aarch64", 12, not where)
+            # What makes the instance says which members there are.
+            assert make_driver(target="m3", **where).host.architecture() == "x86_64"
+
     @pytest.mark.parametrize(
         ("up", "asked"),
         [
