@@ -90,6 +90,21 @@ options:
     description:
       - Further or other image hosts, by name, as in M(minicloud.local.image).
     type: dict
+  source:
+    description:
+      - What to make the instance from instead of an O(image), used when it is made.
+      - The name of another instance to make it a clone of that, or V(NAME@SNAPSHOT) of how that was when one of its
+        snapshots was taken.
+    type: str
+  source_copy:
+    description:
+      - Whether a clone shares what is on the disk with O(source) until one of the two changes it (V(linked)), or has a
+        copy of its own from the beginning (V(full)). Unless given, V(linked).
+    type: str
+    choices: [linked, full]
+  source_root:
+    description: The data directory of Multipass, where O(source) is an instance of Multipass.
+    type: path
   cpus:
     description: Number of virtual processors. A new instance has 1 unless given.
     type: int

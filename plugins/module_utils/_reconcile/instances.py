@@ -19,6 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry 
     load,
     require_capability,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._errors import NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     BRIDGED_TO,
@@ -160,6 +161,12 @@ class _Task:
         require_capability(name, instance_type, f"instance_type: {instance_type}")
         if wish.arch and wish.arch != self.host_arch:
             require_capability(name, "foreign_arch", f"arch: {wish.arch} on a host that is {self.host_arch}")
+        if wish.source is not None:
+            raise NotSupported(
+                f"source {wish.source} cannot be used",
+                "this version makes instances from images only",
+                "Name an image.",
+            )
         for port in wish.ports or ():
             if ":" in port.host_ip:
                 require_capability(name, "ipv6_ports", f"ports: {port}")

@@ -37,11 +37,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import CloudConfig, Settings
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Source
 
 # Options that are taken as they come.
 _PLAIN = (
     "state", "image_hosts", "instance_type", "user", "autostart", "tags", "allow_restart", "wait", "timeout",
-    "cloud_init_errors", "recreate", "force",
+    "cloud_init_errors", "recreate", "force", "source_copy",
 )  # fmt: skip
 
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
@@ -53,6 +54,7 @@ class Wish:
 
     image -- as the task names it, with the password that a URL may have; as text it is the name that is kept
     image_checksum -- as of parse_checksum()
+    source -- what a new instance is made from instead of an image; source_copy -- linked or full
     cloud -- that the instance is to be a part of, or to be a part of already; empty where that does not matter
     coming -- networks that are made before the instance is; going -- instances that are removed before; both by what
         names are compared by
@@ -73,6 +75,8 @@ class Wish:
     image: Reference | None = None
     image_checksum: str | None = None
     image_hosts: dict[str, t.Any] | None = None
+    source: Source | None = None
+    source_copy: str | None = None
     cpus: int | None = None
     memory: int | None = None
     disk: int | None = None
@@ -141,6 +145,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
 
         parse_checksum(params["image_checksum"])
         wish.image_checksum = params["image_checksum"]
+    _parse_source(wish, params)
     if wish.user is not None and not _USER.match(wish.user):
         raise InvalidOption(
             f"user {wish.user!r} is not a login name",
@@ -157,6 +162,24 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
         wish.mounts = parse_mounts(params["mounts"])
     _parse_documents(wish, params)
     return wish
+
+
+def _parse_source(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
+    if params.get("source") is None:
+        for option in ("source_copy", "source_root"):
+            if params.get(option) is not None:
+                raise InvalidOption(f"{option} goes with source only", hint="Leave it out, or give source too.")
+        return
+    for option in ("image", "image_checksum"):
+        if params.get(option):
+            raise InvalidOption(
+                f"source and {option} exclude each other",
+                "an instance is made either from an image or from what source names",
+                "Leave one of them out.",
+            )
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import parse_source
+
+    wish.source = parse_source(str(params["source"]), params.get("source_root"))
 
 
 def _parse_sizes(wish: Wish, params: t.Mapping[str, t.Any]) -> None:

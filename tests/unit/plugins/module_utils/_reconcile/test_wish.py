@@ -10,6 +10,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Clone, Exported, Multipass
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import World
 
@@ -84,6 +85,19 @@ class TestWish:
             ({"user": "a b"}, ["is not a login name"]),
             ({"user": "ann\n"}, ["is not a login name"]),
             ({"user": ""}, ["is not a login name"]),
+            ({"source": "db", "image": "24.04"}, ["source and image exclude each other"]),
+            ({"source": "db", "image_checksum": "sha256:" + "0" * 64}, ["source and image_checksum exclude"]),
+            ({"source_copy": "full"}, ["source_copy goes with source only"]),
+            ({"source_root": "/srv"}, ["source_root goes with source only"]),
+            ({"source": "db", "source_root": "/srv"}, ["source_root goes with a source of Multipass only"]),
+            ({"source": ""}, ["source '' is not valid"]),
+            ({"source": "db@"}, ["names no snapshot", "db alone"]),
+            ({"source": "db@a@b"}, ["the snapshot in source 'a@b' is not valid"]),
+            ({"source": "backup/db"}, ["is not the name of an instance", "./backup/db"]),
+            ({"source": "db.minicloud"}, ["./db.minicloud"]),
+            ({"source": "https://example.com/db.minicloud"}, ["is not a file", "Fetch it"]),
+            ({"source": "file://elsewhere/db.minicloud"}, ["source 'file://elsewhere/db.minicloud'"]),
+            ({"source": "multipass:-oX"}, ["the instance in source '-oX' is not valid"]),
         ],
         ids=str,
     )
@@ -104,6 +118,33 @@ class TestWish:
     )
     def test_ports_that_get_on_with_each_other(self, ports):
         assert len(wish(ports=ports).ports) == 2
+
+
+class TestSource:
+    @pytest.mark.parametrize(
+        ("text", "source"),
+        [
+            ("db", Clone("db")),
+            (" db@before-upgrade ", Clone("db", "before-upgrade")),
+            ("/srv/db.minicloud", Exported("/srv/db.minicloud")),
+            ("file:///srv/my%20db.ova", Exported("/srv/my db.ova")),
+            ("multipass:db", Multipass("db")),
+            ("Multipass: db", Multipass("db")),
+        ],
+    )
+    def test_what_is_meant(self, text, source):
+        assert wish(source=text).source == source
+
+    def test_as_text_it_means_the_same(self):
+        for text in ("db", "db@one", "/srv/db.minicloud", "multipass:db"):
+            assert str(wish(source=text).source) == text
+
+    def test_relative_path_is_one_of_a_file(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert wish(source="./db.ova").source == Exported(str(tmp_path / "db.ova"))
+
+    def test_where_multipass_has_its_data(self):
+        assert wish(source="multipass:db", source_root="/srv/multipass").source == Multipass("db", "/srv/multipass")
 
 
 class TestNothing:
