@@ -241,6 +241,7 @@ error:
   sample: CloudIncomplete
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
 from ansible_collections.minicloud.local.plugins.module_utils._module import (
     ModuleContext,
     checked_options,

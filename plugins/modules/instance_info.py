@@ -372,6 +372,7 @@ instances:
         ansible_user: debian
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances

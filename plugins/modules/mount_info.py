@@ -109,6 +109,7 @@ mounts:
       sample: false
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._model import key_of
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module

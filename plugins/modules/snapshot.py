@@ -248,6 +248,7 @@ error:
   sample: NotFound
 """
 
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshots import (
     parse_snapshot_wish,

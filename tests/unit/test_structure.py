@@ -17,6 +17,7 @@ PREFIX = "ansible_collections.minicloud.local.plugins."
 
 # From below: a file imports from its own room and from those that come before it here.
 ROOMS = (
+    "module_utils/_ansiballz.py",
     "module_utils/_errors.py",
     "module_utils/_json.py",
     "module_utils/_options.py",
@@ -179,3 +180,10 @@ def test_what_only_looks_does_not_import_what_acts(driver: str) -> None:
     assert {path for path in found if pathlib.PurePath(path).stem in acting} == set()
     others = {path for path in imports() if path.endswith("/driver.py")} - {f"module_utils/_drivers/{driver}/driver.py"}
     assert not found & others
+
+
+@pytest.mark.parametrize("module", sorted(path for path in imports() if room_of(path) == "modules"))
+def test_a_module_begins_with_what_makes_imports_from_the_pack_cheap(module: str) -> None:
+    nodes = ast.parse((PLUGINS / module).read_text(encoding="utf-8")).body
+    first = next(node for node in nodes if isinstance(node, ast.ImportFrom) and node.module != "__future__")
+    assert [alias.name for alias in first.names] == ["_ansiballz"]
