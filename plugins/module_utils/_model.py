@@ -12,8 +12,9 @@ import functools
 import re
 import socket
 import typing as t
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, field, fields
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -395,7 +396,7 @@ _TYPES: t.Mapping[str, Field] = {
 PHASES = ("creating", "ready", "removing")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Image:
     """A prepared image in the vault: what a disk can be backed by, or what a container is made from.
 

@@ -18,6 +18,7 @@ PREFIX = "ansible_collections.minicloud.local.plugins."
 # From below: a file imports from its own room and from those that come before it here.
 ROOMS = (
     "module_utils/_ansiballz.py",
+    "module_utils/_dataclass.py",
     "module_utils/_errors.py",
     "module_utils/_json.py",
     "module_utils/_options.py",

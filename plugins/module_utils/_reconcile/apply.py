@@ -13,8 +13,9 @@ import functools
 import random
 import typing as t
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ansible_collections.minicloud.local.plugins.module_utils._arguments import IMAGE, INSTANCE, NETWORK
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,

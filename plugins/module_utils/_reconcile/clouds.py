@@ -21,8 +21,9 @@ import os
 import queue
 import threading
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import users_of

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, users_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,

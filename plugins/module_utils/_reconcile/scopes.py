@@ -15,8 +15,9 @@ behind, the plan of the next run follows from it and from what runs.
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     DRIVERS,
@@ -56,7 +57,7 @@ class SwitchWish:
     force: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Side:
     """The scope of a driver, as a switch finds it.
 

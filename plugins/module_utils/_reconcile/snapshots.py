@@ -16,8 +16,9 @@ import contextlib
 import re
 import typing as t
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Snapshots
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability

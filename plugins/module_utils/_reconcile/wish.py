@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
