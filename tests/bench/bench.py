@@ -52,7 +52,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, KIB, MIB, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,

@@ -35,14 +35,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.checksum i
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
 from ansible_collections.minicloud.local.plugins.module_utils._images.guess import guess
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
-    Part,
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
     Reference,
-    Resolver,
-    Source,
     parse_reference,
     shown_url,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Part, Resolver, Source
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import Unpacker, compression
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import (
     DISK_FILE,

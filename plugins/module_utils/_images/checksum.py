@@ -12,7 +12,7 @@ import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import checked_url
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import checked_url
 
 LENGTHS = {"sha256": 64, "sha512": 128}
 

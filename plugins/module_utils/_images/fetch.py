@@ -25,7 +25,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, Flow, write_all
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import shown_url
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import free_space
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     FLAG,

@@ -43,20 +43,17 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.index impo
     Host,
     Index,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
+    DEFAULT_HOST,
+    Reference,
+    checked_url,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import (
     Build,
     Product,
     UnknownName,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
-    DEFAULT_HOST,
-    Part,
-    Reference,
-    Source,
-    checked_url,
-    familiar,
-    meant,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Part, Source, familiar, meant
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK
 from ansible_collections.minicloud.local.plugins.module_utils._options import FALSE_WORDS, TRUE_WORDS
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime

@@ -30,8 +30,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     write_file,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import Product
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     LINES,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, Resolver, Source
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Resolver, Source
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime

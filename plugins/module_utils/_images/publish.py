@@ -16,7 +16,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Digest, Flow
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import DISK_FILE, Entry, Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import timestamp

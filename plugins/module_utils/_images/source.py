@@ -4,116 +4,24 @@
 
 # Private to this collection: not an interface for others.
 
-"""Where images come from: what users write, and what an image host answers."""
+"""Where images come from: names that people know and image hosts do not, and what an image host answers."""
 
 from __future__ import annotations
 
-import os
 import re
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-
-DEFAULT_HOST = "release"
-
-_ENDINGS = (
-    *(".qcow2", ".img", ".raw", ".vmdk", ".vhdx", ".vdi", ".xz", ".gz", ".zst", ".bz2"),
-    *(".squashfs", ".tar", ".tgz"),
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
+    DEFAULT_HOST,
+    SYSTEMS,
+    UBUNTU,
+    Reference,
+    of_system,
 )
 
-
-# Operating systems as people call them, and as the image host `images` does.
-_SYSTEMS = {
-    **{
-        name: name
-        for name in (
-            *("almalinux", "alpine", "amazonlinux", "archlinux", "centos", "debian", "devuan", "fedora", "gentoo"),
-            *("kali", "mint", "nixos", "openeuler", "opensuse", "oracle", "rockylinux", "slackware", "ubuntu"),
-            *("voidlinux",),
-        )
-    },
-    "alma": "almalinux",
-    "amazon": "amazonlinux",
-    "arch": "archlinux",
-    "oraclelinux": "oracle",
-    "rocky": "rockylinux",
-    "suse": "opensuse",
-    "void": "voidlinux",
-}
-# LXD's names of the hosts of Ubuntu's images.
-_UBUNTU = {"ubuntu": "release", "ubuntu-daily": "daily", "ubuntu-minimal": "minimal"}
 _DEBIAN = ("stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid")
 # An operating system and its release in one word: debian-12, ubuntu24.04, ubuntu-noble.
 _TOGETHER = re.compile(r"(?P<system>[A-Za-z]+)(?:[-_ ](?P<release>[A-Za-z0-9.]+)|(?P<version>[0-9.]+))\Z")
-
-_MAX_URL = 8000
-
-
-class Reference(t.NamedTuple):
-    """An image as users name it.
-
-    host -- the image host (release, daily, bootstrap …), or `url` or `file`
-    name -- the image's name there, the URL, or the absolute path
-
-    As text it is what may be shown and kept: without the name and password that a URL may have.
-    """
-
-    host: str
-    name: str
-
-    def __str__(self) -> str:
-        if self.host == "url" and "@" in self.name:
-            return shown_url(self.name)
-        if self.host in ("url", "file"):
-            return self.name
-        return self.name if self.host == DEFAULT_HOST else f"{self.host}:{self.name}"
-
-
-def shown_url(url: str) -> str:
-    """A URL as it may be shown: without the user's name and password that it may have."""
-    scheme, slashes, rest = url.partition("://")
-    if not slashes:
-        return url
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
-
-
-def parse_reference(text: str) -> Reference:
-    """What `24.04`, `daily:26.04`, `https://…`, `file:///…` or a path means. InvalidOption where it means nothing."""
-    text = text.strip()
-    if not text.isprintable():
-        raise InvalidOption(f"image {text!r} has a character in it that cannot be shown", hint="Write it without.")
-    if "://" in text:
-        scheme = text.split("://", 1)[0].lower()
-        if scheme in ("http", "https"):
-            return Reference("url", checked_url(scheme + text[len(scheme) :], "image"))
-        if scheme == "file":
-            return Reference("file", _path_of(text))
-        raise InvalidOption(f"image {text!r} has a scheme that is not known", hint="Use https://, http:// or file://.")
-    if text.startswith(("/", "./", "../", "~")):
-        return Reference("file", os.path.abspath(os.path.expanduser(text)))
-    host, colon, name = text.rpartition(":")
-    host, name = host.strip(), name.strip()
-    if host.lower() in ("file", "url"):
-        raise InvalidOption(
-            f"image {text!r} is not valid",
-            f"{host} is no image host",
-            "Write file:///PATH for a file, or the whole URL.",
-        )
-    if not name or (colon and not host) or ":" in host:
-        raise InvalidOption(
-            f"image {text!r} is not valid",
-            hint="Write a name such as 24.04, HOST:NAME such as daily:26.04 or bootstrap:bookworm, a URL, or a path.",
-        )
-    if not host and ("/" in name or name.lower().endswith(_ENDINGS)):
-        system, dummy, release = name.partition("/")
-        if system.lower() in _SYSTEMS and release and not name.lower().endswith(_ENDINGS):
-            return _of_system(system, release)
-        raise InvalidOption(
-            f"image {text!r} is not the name of an image",
-            hint=f"Write ./{text} for a file, or HOST:NAME for another host.",
-        )
-    return Reference(host.lower() or DEFAULT_HOST, name)
 
 
 def familiar(reference: Reference) -> Reference | None:
@@ -124,74 +32,28 @@ def familiar(reference: Reference) -> Reference | None:
     None where it is no such name.
     """
     host, name = reference.host.lower(), reference.name
-    if host in _UBUNTU or host in _SYSTEMS:
-        return _of_system(host, name)
+    if host in UBUNTU or host in SYSTEMS:
+        return of_system(host, name)
     if host != DEFAULT_HOST:
         return None
     if name.lower() in _DEBIAN:
         return Reference("images", f"debian/{name.lower()}")
-    if name.lower() in _SYSTEMS:
-        return Reference("images", _SYSTEMS[name.lower()])
+    if name.lower() in SYSTEMS:
+        return Reference("images", SYSTEMS[name.lower()])
     match = _TOGETHER.match(name)
-    if match and match["system"].lower() in _SYSTEMS:
-        return _of_system(match["system"], match["release"] or match["version"])
+    if match and match["system"].lower() in SYSTEMS:
+        return of_system(match["system"], match["release"] or match["version"])
     return None
-
-
-def _of_system(system: str, release: str) -> Reference:
-    system = system.lower()
-    if system in _UBUNTU:
-        return Reference(_UBUNTU[system], release)
-    return Reference("images", f"{_SYSTEMS[system]}/{release}")
 
 
 def meant(text: str) -> list[str]:
     """Names of images that whoever wrote TEXT, which no image host knows, may have meant."""
     import difflib
 
-    known = {**{name: f"images:debian/{name}" for name in _DEBIAN}, **{name: f"images:{name}/" for name in _SYSTEMS}}
-    known = {**known, **{name: f"images:{system}/" for name, system in _SYSTEMS.items()}}
+    known = {**{name: f"images:debian/{name}" for name in _DEBIAN}, **{name: f"images:{name}/" for name in SYSTEMS}}
+    known = {**known, **{name: f"images:{system}/" for name, system in SYSTEMS.items()}}
     near = difflib.get_close_matches(text.lower().partition("/")[0], known, 2, 0.75)
     return list(dict.fromkeys(known[name] for name in near))
-
-
-def checked_url(url: str, what: str) -> str:
-    """URL if it is one of a server, else InvalidOption; WHAT -- what it was given as"""
-    from urllib.parse import urlsplit
-
-    why = ""
-    try:
-        parts = urlsplit(url)
-        if not parts.hostname:
-            why = "it names no server"
-        else:
-            # Both are used later, and raise ValueError now if the URL has no valid port or host name.
-            dummy = parts.port
-            parts.hostname.encode("idna")
-    except ValueError as exc:
-        why = str(exc)
-    if any(character.isspace() for character in url):
-        why = "it has white space in it, which is written as %20"
-    elif not url.isprintable():
-        why = "it has characters in it that cannot be shown"
-    elif len(url) > _MAX_URL:
-        why = f"it has more than {_MAX_URL} characters"
-    if why:
-        raise InvalidOption(f"{what} {url[:200]!r} is not a URL", why, "Write https://SERVER/PATH.")
-    return url
-
-
-def _path_of(url: str) -> str:
-    from urllib.parse import unquote, urlsplit
-
-    try:
-        parts = urlsplit(url)
-        path = os.path.abspath(unquote(parts.path, errors="strict"))
-        if parts.netloc in ("", "localhost") and parts.path.startswith("/") and path.isprintable():
-            return path
-    except ValueError:
-        pass
-    raise InvalidOption(f"image {url!r} is not a file of this host", hint="Write file:///PATH, or just the path.")
 
 
 class Part(t.NamedTuple):

@@ -32,7 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     remove_leftovers,
     remove_path,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
     DEFAULT_HOST,
     Reference,
     parse_reference,

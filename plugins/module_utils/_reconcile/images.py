@@ -23,7 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault, ask_hosts
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import (
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
     DEFAULT_HOST,
     Reference,
     parse_reference,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import check_name
 
 _MULTIPASS = "multipass"

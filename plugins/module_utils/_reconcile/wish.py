@@ -14,7 +14,7 @@ from dataclasses import field
 
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference, parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_IMAGE,
     MAX_CPUS,

@@ -24,7 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import checked_url
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import checked_url
 from ansible_collections.minicloud.local.plugins.module_utils._options import FALSE_WORDS, TRUE_WORDS
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
 

@@ -21,7 +21,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_netw
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import bridged, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._images import fetch, index, vault
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import RecordKind, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, read_record, write_record

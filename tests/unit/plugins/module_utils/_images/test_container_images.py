@@ -17,7 +17,8 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ChecksumMismatch, ImageError, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap, fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Part, Source, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Part, Source
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import (
     CREATED,
     METADATA,

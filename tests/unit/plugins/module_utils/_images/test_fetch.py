@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
 from ansible_collections.minicloud.local.plugins.module_utils._images import fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Digest, Flow
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import shown_url
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.faulty_server import FaultyServer
 

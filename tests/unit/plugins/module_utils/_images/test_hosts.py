@@ -12,7 +12,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Ima
 from ansible_collections.minicloud.local.plugins.module_utils._images import trust
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts, host_table
 from ansible_collections.minicloud.local.plugins.module_utils._images.index import Host
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference, parse_reference
 
 NOBLE = "com.ubuntu.cloud:server:24.04:amd64"
 

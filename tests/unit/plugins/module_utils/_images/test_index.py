@@ -22,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._images import index as index_module
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.index import Host, Index
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 INDEX = "/releases/streams/v1/index.json"

@@ -11,7 +11,7 @@ import os
 import time
 
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 
 PRODUCTS = "/releases/streams/v1/com.ubuntu.cloud:released:download.json"
 

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Reference, familiar, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import familiar
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap, fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images import vault as vault_module
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import Source, parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.source import Source
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.faulty_server import FaultyServer

@@ -23,7 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, parse_age
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import images

@@ -10,7 +10,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import _cached_image
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish

@@ -15,7 +15,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     RestartRequired,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._images.source import parse_reference
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_DISK,
