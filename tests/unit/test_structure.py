@@ -45,7 +45,7 @@ ROOMS = (
     "connection",
 )
 # In the room of the drivers: what all may import, and nothing of it a driver but registry.py, which loads them.
-SHARED_BY_DRIVERS = ("contract", "members", "host_networks", "qemu_family", "lxd_family")
+SHARED_BY_DRIVERS = ("contract", "parts", "reach", "members", "host_networks", "qemu_family", "lxd_family")
 
 
 def room_of(path: str) -> str:

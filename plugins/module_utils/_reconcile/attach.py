@@ -12,8 +12,9 @@ import contextlib
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, users_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,

@@ -13,8 +13,8 @@ import typing as t
 from dataclasses import field
 
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Export
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Export
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,

@@ -15,7 +15,8 @@ import re
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Mounts
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     ABOUT,
 )

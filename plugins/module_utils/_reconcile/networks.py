@@ -13,8 +13,9 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of, users_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,

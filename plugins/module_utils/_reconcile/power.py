@@ -13,8 +13,9 @@ import time
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver, Suspension
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

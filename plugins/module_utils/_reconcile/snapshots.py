@@ -19,8 +19,8 @@ import uuid
 from dataclasses import field, replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Snapshots
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Snapshots
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CommandFailed,

@@ -17,7 +17,7 @@ import os
 import random
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member, Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 
 

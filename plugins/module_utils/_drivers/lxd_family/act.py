@@ -29,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.networks import LxdNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.pools import PROFILE, LxdPools
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.seed import renamed, seed_config
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

@@ -11,15 +11,16 @@ from __future__ import annotations
 import functools
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import (
-    Acts,
-    Driver,
-    Mounts,
-    Networks,
-    Snapshots,
-    Suspension,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
+        Mounts,
+        Networks,
+        Snapshots,
+        Suspension,
+    )
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs

@@ -13,7 +13,7 @@ import json
 import re
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import main_nic
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import main_nic
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Mount,

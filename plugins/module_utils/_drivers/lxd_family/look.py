@@ -26,7 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
     untrusted,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.product import Product
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import reached_at
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,

@@ -13,9 +13,9 @@ import os
 import re
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Attached, Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Attached, Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS

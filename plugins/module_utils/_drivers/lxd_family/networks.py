@@ -14,11 +14,11 @@ import os
 import random
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import NotThere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.config import OURS, NicPlace
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks, addresses_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InUse,

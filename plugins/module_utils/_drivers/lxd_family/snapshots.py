@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Snapshots, Taken
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.api import NotThere
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Snapshots, Taken
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NotFound
 from ansible_collections.minicloud.local.plugins.module_utils._model import PAUSED, RUNNING, STOPPED, Instance, Snapshot
 

@@ -12,9 +12,9 @@ somebody else, only its record tells.
 
 from __future__ import annotations
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import FROZEN, LxdLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 
 

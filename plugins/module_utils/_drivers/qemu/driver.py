@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import (
-    Acts,
-    Driver,
-    Export,
-    Snapshots,
-    Suspension,
-)
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import QemuLooks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Export, Snapshots, Suspension
 
 
 class QemuDriver(QemuLooks, Driver):

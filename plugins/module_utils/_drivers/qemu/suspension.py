@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Suspension
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MEMORY, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
     drop,

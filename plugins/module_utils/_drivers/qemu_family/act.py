@@ -15,7 +15,7 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Acts
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import forwarding_nic, members_of
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import Layers
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
@@ -30,6 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     copy_sparse,
     fetch_nvram,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import forwarding_nic
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Export
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Export
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import layers_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import FamilyLooks
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg

@@ -17,7 +17,7 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import forwarding_nic, reached_at
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import forwarding_nic, reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     write_file,
 )

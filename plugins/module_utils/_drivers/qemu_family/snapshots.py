@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Snapshots, Taken
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Snapshots, Taken
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import (
     IMAGE,
     NEW_DISK,

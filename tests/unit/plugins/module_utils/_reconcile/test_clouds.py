@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Networks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CloudIncomplete,
     HypervisorError,

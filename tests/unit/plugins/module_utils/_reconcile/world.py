@@ -19,7 +19,8 @@ import re
 import types
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver, Suspension
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
 from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, write_file
 from ansible_collections.minicloud.local.plugins.module_utils._guest import clock, keys, ready

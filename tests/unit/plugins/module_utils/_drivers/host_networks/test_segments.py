@@ -13,9 +13,9 @@ import socket
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Member
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import segments as segment_networks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import SegmentNetworks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Member
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import Link, Route

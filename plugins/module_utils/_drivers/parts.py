@@ -1,0 +1,252 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""The parts of the contract that a driver has or has not. Each names the capabilities that a driver has with it.
+
+They work as the rest of the contract does: see contract.py. Their code is imported only where a part is used.
+"""
+
+from __future__ import annotations
+
+import abc
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    Instance,
+    Mount,
+    Network,
+    PortForward,
+    Snapshot,
+)
+
+# What a driver can, with the types of instances (vm, container) for which it can.
+Capabilities = t.Mapping[str, t.Collection[str]]
+
+
+class Part(abc.ABC):  # noqa: B024 (what its kinds have in common is no method)
+    """Something that a driver has or has not.
+
+    capabilities -- those that a driver has because it has this part
+    """
+
+    capabilities: t.ClassVar[Capabilities] = {}
+
+
+class Member(t.NamedTuple):
+    """What a network's DHCP and DNS know of one interface of an instance.
+
+    name -- that the instance has; mac -- as in its record; addresses -- that are kept for it, IPv4 and IPv6
+    forwards -- the ports of the host that lead to it now
+    """
+
+    name: str
+    mac: str
+    addresses: tuple[str, ...] = ()
+    forwards: tuple[PortForward, ...] = ()
+
+
+class Networks(Part):
+    """How a driver makes the networks of its scope. Mechanism, like Driver: which there are is decided above."""
+
+    @abc.abstractmethod
+    def require(self, network: Network) -> None:
+        """Return if this host can have such a network; else MissingRequirement, NotSupported or InvalidOption."""
+
+    @abc.abstractmethod
+    def drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
+        """How what is there differs from the record and its members, as sentences; none: it works as it should."""
+
+    def problems(self, network: Network) -> list[str]:
+        """What keeps the network from working and apply() cannot put right, as sentences."""
+        return []
+
+    @abc.abstractmethod
+    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+        """Check the record, and choose in it what nobody asked for: subnet, dhcp_range, interface. Touches nothing.
+
+        others -- the networks of all scopes. InUse where what was asked for is taken.
+        """
+
+    @abc.abstractmethod
+    def is_up(self, network: Network) -> bool:
+        """Whether apply() has made anything of the network that is not removed yet; cheap."""
+
+    @abc.abstractmethod
+    def apply(self, network: Network, members: t.Sequence[Member]) -> None:
+        """Have the network be as its record says, whatever is there already. What is right stays untouched."""
+
+    @abc.abstractmethod
+    def remove(self, network: Network) -> None:
+        """Take away all that apply() made; all the same if there is nothing of it."""
+
+    @abc.abstractmethod
+    def leases(self, networks: t.Sequence[Network]) -> dict[str, tuple[str, ...]]:
+        """The addresses that were given out and are in use now, by MAC: one bulk call for some networks."""
+
+
+class Taken(t.NamedTuple):
+    """What a snapshot has become.
+
+    memory -- bytes of saved memory, 0 where none was taken; quiet -- how the guest's file systems were when the disk
+    was: frozen, synced (written out, best effort), stopped or suspended; crash where nobody could see to it
+    disk -- bytes that the snapshot takes by itself now, 0 where nobody knows
+    """
+
+    memory: int
+    quiet: str
+    disk: int = 0
+
+
+class Snapshots(Part):
+    """Kept states of instances. Names, parents and comments are records above; here a snapshot is known by its uuid.
+
+    The capability `snapshots` says for which types of instances; `live_snapshots` of which it can take one with memory.
+    Every method can be called again after a run that was killed in it, and then comes to the same end.
+
+    is_native -- whether the hypervisor keeps them in a place of its own, and not as files in the instance's directory:
+    then they are listed by listed(), go with the instance, and are renamed with it by the hypervisor
+    """
+
+    is_native: t.ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance, with_memory: bool) -> str:
+        """Why no snapshot can be taken of an instance as it is now, as a clause; empty where one can. Only a look.
+
+        with_memory -- whether its memory, and with it what it is doing, is to be kept too
+        """
+
+    @abc.abstractmethod
+    def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
+        """Keep the state of an instance, which goes on as it was (running, stopped, suspended).
+
+        The record of the snapshot is there, with the phase creating. HypervisorError or NoSpace: nothing was taken,
+        nothing of it is left, and the guest runs on.
+        """
+
+    @abc.abstractmethod
+    def restore(self, instance: Instance, snapshot: Snapshot) -> None:
+        """Have the disk of a stopped instance be as it was then; all other snapshots stay as they are.
+
+        With memory that was saved by this driver, the next start goes on from there; HypervisorError with the fact
+        `memory` where it cannot be used here (another driver, hypervisor or processor): the caller may leave it out by
+        handing in a snapshot whose memory is 0.
+        """
+
+    @abc.abstractmethod
+    def delete(self, instance: Instance, snapshot: Snapshot) -> None:
+        """Take a snapshot away; those that were taken after it, and the instance, stay as they are.
+
+        All the same if there is nothing of it. InUse where clones are backed by it.
+        """
+
+    @abc.abstractmethod
+    def listed(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, int]]:
+        """The snapshots that are there: the bytes that each takes, by its uuid, by the instance's: one bulk call."""
+
+    def consolidate(self, instance: Instance) -> bool:
+        """Shorten what the guest's reads go through, once that is long; whether anything was done. For stopped ones."""
+        return False
+
+
+class Suspension(Part):
+    """Instances that do nothing, and go on later from where they were. The next start() resumes them.
+
+    The capability `suspend` says for which types of instances. observe() tells the state suspended of them.
+
+    outlives_host -- whether they are still suspended after the host's restart; else they are stopped then
+    """
+
+    outlives_host: t.ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance) -> str:
+        """What stands in the way, as a clause; empty where nothing does. Only a look.
+
+        Of a running instance: why it cannot be suspended. Of a suspended one: why start() could not resume it here and
+        now (another version of the hypervisor or machine, processor, number of interfaces …).
+        """
+
+    @abc.abstractmethod
+    def suspend(self, instance: Instance) -> None:
+        """Save what a running instance is doing, and end it. HypervisorError or NoSpace: it runs on."""
+
+    @abc.abstractmethod
+    def drop(self, instance: Instance) -> None:
+        """Forget what was saved: the instance is stopped then, as if its plug had been pulled when it was suspended.
+
+        All the same if nothing is saved.
+        """
+
+
+class GuestMount(t.NamedTuple):
+    """What the guest itself has to do for a mount: mount -t FSTYPE -o OPTIONS SOURCE TARGET."""
+
+    fstype: str
+    source: str
+    options: str = ""
+
+
+class Attached(t.NamedTuple):
+    """A mount that is there on the hypervisor's side.
+
+    mechanism -- virtiofs, 9p, disk device …; guest -- what is left for the guest to do; None where it sees it already
+    """
+
+    mechanism: str
+    guest: GuestMount | None = None
+
+
+class Mounts(Part):
+    """Folders of the host in guests by the hypervisor's own means: the mounts of type native.
+
+    Those of type classic, by ssh, need no driver. The capability `native_mounts` says for which types of instances.
+
+    blocks_saving -- whether what is attached keeps the instance from being suspended, and from a snapshot with memory
+    """
+
+    blocks_saving: t.ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance, mount: Mount) -> str:
+        """Why a mount does not work for an instance as it is now, as a clause; empty where it does. Only a look.
+
+        A reason may go with the next start ("the instance was started without it"): the caller can tell by asking
+        again of the instance as it will be, which has no owner.
+        """
+
+    @abc.abstractmethod
+    def attach(self, instance: Instance, mount: Mount) -> Attached:
+        """Have a folder be there for a running instance, whatever is there of it already, helpers of it included.
+
+        HypervisorError: nothing of it is left. Before start() it is called for none: whatever must be there from the
+        beginning start() sees to by itself, from the record.
+        """
+
+    @abc.abstractmethod
+    def detach(self, instance: Instance, mount: Mount, force: bool) -> None:
+        """Take it away from a running instance, in which it is unmounted; all the same if it is not there.
+
+        force -- also where the guest still holds it
+        """
+
+    @abc.abstractmethod
+    def active(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, str]]:
+        """What is attached now: the mechanism by target, by the instance's uuid. One bulk call.
+
+        What is dead (a helper that has ended) is not told, and attach() puts it right.
+        """
+
+
+class Export(Part):
+    """Disks as files for others. The capability `publish` says of which types of instances."""
+
+    @abc.abstractmethod
+    def export_disk(self, instance: Instance, target: str, format_: str) -> None:
+        """Write the whole disk of a stopped instance, without anything that it is backed by, to the file TARGET.
+
+        format_ -- qcow2, or raw (sparse)
+        """
