@@ -70,7 +70,11 @@ OTHER_TARGETS: tuple[str, ...] = (
 # Those of them that run on the oldest ansible-core too.
 INTEGRATION_TARGETS_OF_OTHER_CORES: tuple[str, ...] = ("conformance",)
 # With which variables: what differs between versions of ansible-core lies above the drivers.
-VARIABLES_OF_OTHER_CORES = {"conformance_only": ["qemu"], "conformance_by_module": True}
+VARIABLES_OF_OTHER_CORES = {
+    "conformance_only": ["qemu"],
+    "conformance_cases": ["refusals", "launch", "change", "mounts", "snapshots", "cloud"],
+    "conformance_by_module": True,
+}
 # What the command line gives the targets.
 GIVEN_VARIABLES: dict[str, str] = {}
 # Whose demos are run. libvirt's instances are those of QEMU; a container of LXD is quickly there.

@@ -2,9 +2,10 @@
 # GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Ends switches with SIGKILL at every step, and checks that the next run finishes them, or takes them back.
+"""Ends switches with SIGKILL at their steps, and checks that the next run finishes them, or takes them back.
 
-Arguments: the data directory, the image of a small guest, and the image of a small container.
+Arguments: the data directory, the image of a small guest, the image of a small container, and at each how many-th step
+a switch is killed. (With a hypervisor of their own, unit tests kill at every step.)
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class Killer(Reporter):
 
 
 class Test:
-    def __init__(self, data_dir: str, disk: str, container: str) -> None:
+    def __init__(self, data_dir: str, disk: str, container: str, stride: str) -> None:
         self.data = DataDirectory(data_dir)
         self.images = {"vm": disk, "container": container}
+        self.stride = int(stride)
 
     def instance(self, name: str, driver: str, **wish: t.Any) -> None:
         type_ = "container" if driver == "lxd" else "vm"
@@ -85,7 +87,7 @@ class Test:
         ours = [each for each in found if each.instance.name in NAMES and each.observed.state == "running"]
         return sorted(f"{each.driver.name}/{each.instance.name}" for each in ours)
 
-    def at_every_step(self, here: str, there: str) -> None:
+    def at_the_steps(self, here: str, there: str) -> None:
         """From HERE to THERE and back, with two instances that run in each of the scopes."""
         scopes = sorted({scope_of(here), scope_of(there)})
         for name in NAMES:
@@ -98,16 +100,17 @@ class Test:
         while True:
             self.expect(here, there, here)
             ended = self.child(there, at)
-            if at % 2:
+            # By turns, another run finishes the switch or takes it back.
+            if at // self.stride % 2:
                 self.switch(there)
                 self.expect(here, there, there)
             self.switch(here)
             self.expect(here, there, here)
             if ended:
                 break
-            at += 1
+            at += self.stride
         check(at > 8, "a switch has hardly any step")
-        print(f"{here} to {there}: {at - 1} steps", flush=True)
+        print(f"{here} to {there}: {at - 1} steps, killed at one of {self.stride}", flush=True)
 
     def expect(self, here: str, there: str, active: str) -> None:
         """What runs is what shall run under the active driver, and nobody has anything left to do."""
@@ -137,11 +140,11 @@ def check(holds: bool, what: str) -> None:
 
 
 def main() -> None:
-    test = Test(*sys.argv[1:4])
+    test = Test(*sys.argv[1:5])
     try:
         for there in ("lxd", "libvirt"):
             if there in DRIVERS:
-                test.at_every_step("qemu", there)
+                test.at_the_steps("qemu", there)
     finally:
         test.remove()
 
