@@ -12,7 +12,7 @@ import functools
 import re
 import socket
 import typing as t
-from dataclasses import MISSING, asdict, field, fields
+from dataclasses import MISSING, field, fields
 
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
@@ -79,12 +79,6 @@ def check_name(name: str, what: str = "name") -> str:
 def key_of(name: str) -> str:
     """What two names must differ in to be two names: they are compared without case."""
     return name.lower()
-
-
-def natural(name: str) -> tuple[t.Any, ...]:
-    """What names are sorted by so that snapshot10 comes after snapshot9."""
-    parts = re.split(r"([0-9]+)", key_of(name))
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
 
 
 def parse_size(value: str | int, what: str) -> int:
@@ -312,7 +306,7 @@ def _is_name(value: t.Any) -> bool:
     return isinstance(value, str) and bool(_NAME.match(value))
 
 
-def _is_address(value: t.Any) -> bool:
+def is_address(value: t.Any) -> bool:
     """An address, or none."""
     return value == "" or (_is_text(value) and bool(_normal_ip(value)))
 
@@ -323,12 +317,7 @@ def _is_subnet(value: t.Any) -> bool:
         return True
     address, slash, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
     longest = 128 if ":" in address else 32
-    return bool(slash) and _is_address(address) and prefix.isdecimal() and len(prefix) < 4 and int(prefix) <= longest
-
-
-def _is_range(value: t.Any) -> bool:
-    """Two addresses with a hyphen between, or none."""
-    return value == "" or (isinstance(value, str) and [*map(_is_address, value.split("-"))] == [True, True])
+    return bool(slash) and is_address(address) and prefix.isdecimal() and len(prefix) < 4 and int(prefix) <= longest
 
 
 def _is_image(value: t.Any) -> bool:
@@ -369,7 +358,7 @@ FLAG = Field(lambda value: isinstance(value, bool), "true or false")
 OBJECT = Field(_is_object, "an object")
 TEXTS = Field(_is_texts, "an object of texts")
 LINES = Field(_is_lines, "a list of lines of text")
-ADDRESS = Field(_is_address, "an address")
+ADDRESS = Field(is_address, "an address")
 SUBNET = Field(_is_subnet, "a subnet")
 _PORTS = Field(lambda value: isinstance(value, list) and all(map(_is_port, value)), "a list of port forwards")
 _TYPES: t.Mapping[str, Field] = {
@@ -397,45 +386,6 @@ PHASES = ("creating", "ready", "removing")
 
 
 @dataclass
-class Image:
-    """A prepared image in the vault: what a disk can be backed by, or what a container is made from.
-
-    hash -- sha256 (hex) of the image as its source publishes it; of a bootstrap image, of the file that was built; of
-        a container image with metadata, of metadata and root together: always what LXD has as its fingerprint
-    kind -- disk, or container: the root file system of one
-    format -- of the file at path (qcow2; of a container squashfs, tar.xz …); size -- of that file, bytes
-    virtual_size -- of the disk in it, bytes; 0 of a container
-    metadata -- path of the file that LXD needs beside a container's root; empty where path has both, and of a disk
-    os, release, version -- such as debian, bookworm, 12; empty where unknown
-    arch -- x86_64, aarch64 …; user -- the image's own login user, empty where unknown
-    source -- where it came from: a URL, a path or the package archive's release
-    firmware -- uefi where it boots under nothing else, empty where it boots under BIOS too or nobody knows
-    """
-
-    name: str
-    hash: str
-    path: str
-    format: str
-    size: int
-    virtual_size: int
-    arch: str
-    os: str = ""
-    release: str = ""
-    version: str = ""
-    user: str = ""
-    title: str = ""
-    source: str = ""
-    created: str = ""
-    firmware: str = ""
-    kind: str = DISK
-    metadata: str = ""
-
-    def to_dict(self) -> dict[str, t.Any]:
-        """As plain data, for a record or a result."""
-        return asdict(self)
-
-
-@dataclass
 class Nic:
     """A network interface of an instance.
 
@@ -454,7 +404,7 @@ class Nic:
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""
-        return _plain(self)
+        return plain(self)
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Nic:
@@ -491,7 +441,7 @@ class Mount:
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""
-        return _plain(self)
+        return plain(self)
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Mount:
@@ -502,7 +452,7 @@ class Mount:
         return cls(**values)
 
 
-def _plain(record: Nic | Mount | Instance | Network | Snapshot) -> dict[str, t.Any]:
+def plain(record: t.Any) -> dict[str, t.Any]:
     """The fields of a record, those of newer versions beside its own."""
     data = dict(vars(record))
     return {**data.pop("unknown"), **data}
@@ -605,7 +555,7 @@ class Instance:
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""
-        data = _plain(self)
+        data = plain(self)
         data["ports"] = [str(port) for port in self.ports]
         data["nics"] = [nic.to_dict() for nic in self.nics]
         data["mounts"] = [mount.to_dict() for mount in self.mounts]
@@ -621,61 +571,6 @@ class Instance:
         return cls(**values)
 
 
-@dataclass
-class Network:
-    """What scope storage knows of a network.
-
-    mode -- nat, isolated or bridged; subnet, subnet6 -- in CIDR form, empty where there is none
-    dhcp_range -- first and last address of those that are given out, with a hyphen between
-    domain -- that names in it end with; parent -- the host's interface or bridge of a bridged one
-    bridge_type -- how a bridged one uses its parent: bridge or macvtap
-    confirm_bridge -- whether the parent's own addresses may move to a bridge
-    mtu -- bytes, 0 for the usual; interface -- the bridge of this host that it is
-    host_access -- whether instances reach the services of the host; None: what is usual for the mode
-    cloud -- as of an instance
-    on_demand -- made because an instance needed it: nothing of it stays on the host when the last one is removed
-    phase -- creating, ready or removing
-    handles -- as of an instance
-    unknown -- fields of its record that a newer version has written
-    """
-
-    name: str
-    scope: str
-    driver: str
-    created: str
-    mode: str = "nat"
-    subnet: str = ""
-    subnet6: str = ""
-    dhcp_range: str = ""
-    domain: str = "minicloud"
-    parent: str = ""
-    bridge_type: str = "bridge"
-    confirm_bridge: bool = False
-    mtu: int = 0
-    host_access: bool | None = None
-    interface: str = ""
-    autostart: bool = False
-    on_demand: bool = False
-    phase: str = "creating"
-    cloud: str = ""
-    handles: dict[str, dict[str, str]] = field(default_factory=dict)
-    unknown: dict[str, t.Any] = field(default_factory=dict)
-
-    @property
-    def reaches_host(self) -> bool:
-        """Whether instances reach the services of the host."""
-        return self.mode != "isolated" if self.host_access is None else self.host_access
-
-    def to_dict(self) -> dict[str, t.Any]:
-        """As plain data, for the record."""
-        return _plain(self)
-
-    @classmethod
-    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Network:
-        """From a record's data. ValueError says what is wrong with it."""
-        return cls(**NETWORK.split(data))
-
-
 NIC = RecordKind(
     "a network interface",
     1,
@@ -688,101 +583,19 @@ NIC = RecordKind(
     ),
 )
 MOUNT = RecordKind("a mount", 1, fields_of(Mount))
-_NAMED = Field(_is_name, "a name")
+NAMED = Field(_is_name, "a name")
 INSTANCE = RecordKind(
     "an instance",
     1,
     fields_of(
         Instance,
-        name=_NAMED,
+        name=NAMED,
         phase=one_of(*PHASES),
         instance_type=one_of(*KINDS),
         image=Field(_is_image, "what an image is called and where it is, in texts"),
         cloud_init=Field(_is_cloud_init, "what cloud-init reported"),
         ports=_TYPES["list[PortForward]"]._replace(required=True),
         nics=_TYPES["list[Nic]"]._replace(required=True),
-    ),
-)
-NETWORK = RecordKind(
-    "a network",
-    1,
-    fields_of(
-        Network,
-        name=_NAMED,
-        mode=one_of("nat", "isolated", "bridged"),
-        subnet=SUBNET,
-        subnet6=SUBNET,
-        dhcp_range=Field(_is_range, "a range of addresses"),
-        domain=matching("[A-Za-z0-9_.-]*", "a domain"),
-        bridge_type=one_of("bridge", "macvtap"),
-        interface=matching("[^\\s/]{0,15}", "the name of an interface"),
-        phase=one_of(*PHASES),
-    ),
-)
-
-
-@dataclass
-class Snapshot:
-    """What scope storage knows of a snapshot of an instance.
-
-    uuid -- by which drivers know it; parent -- that of the snapshot that the instance went on from, empty of the first
-    driver -- which took it; phase -- creating, ready or removing
-    state -- that the instance was in: running, stopped or suspended
-    memory -- bytes of memory that were saved with it, 0 where none was
-    quiet -- how the file systems were: frozen, synced, stopped, suspended or crash (as after a power cut)
-    record -- the instance's record of that moment, as plain data
-    unknown -- fields of its record that a newer version has written
-    """
-
-    name: str
-    uuid: str
-    driver: str
-    created: str
-    parent: str = ""
-    comment: str = ""
-    phase: str = "creating"
-    state: str = STOPPED
-    memory: int = 0
-    quiet: str = ""
-    record: dict[str, t.Any] = field(default_factory=dict)
-    unknown: dict[str, t.Any] = field(default_factory=dict)
-
-    @property
-    def then(self) -> Instance:
-        """The instance as it was. ValueError where its record says nothing that this version understands."""
-        return Instance.from_dict(self.record)
-
-    def to_dict(self) -> dict[str, t.Any]:
-        """As plain data, for the record."""
-        return _plain(self)
-
-    @classmethod
-    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Snapshot:
-        """From a record's data. ValueError says what is wrong with it."""
-        return cls(**SNAPSHOT.split(data))
-
-
-def _is_instance(value: t.Any) -> bool:
-    try:
-        return isinstance(value, dict) and bool(INSTANCE.checked(value))
-    except ValueError:
-        return False
-
-
-_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-UUID = matching(_UUID, "a uuid")
-UUID_OR_NONE = matching(f"(?:{_UUID})?", "a uuid, or nothing")
-SNAPSHOT = RecordKind(
-    "a snapshot",
-    1,
-    fields_of(
-        Snapshot,
-        name=_NAMED,
-        uuid=UUID,
-        parent=UUID_OR_NONE,
-        phase=one_of(*PHASES),
-        state=one_of(RUNNING, STOPPED, SUSPENDED),
-        record=Field(_is_instance, "the record of an instance", required=True),
     ),
 )
 

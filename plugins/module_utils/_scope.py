@@ -20,7 +20,6 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
-    Busy,
     InvalidOption,
     MissingRequirement,
     RecordError,
@@ -28,32 +27,25 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._files import (
     NotAFile,
     explained,
-    make_dir,
-    open_lock,
     read_file,
-    remove_leftovers,
-    remove_path,
     require_safe_way,
-    try_lock,
-    write_file,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     INSTANCE,
-    NETWORK,
     NUMBER,
     OBJECT,
-    SNAPSHOT,
     TEXT,
     TEXTS,
     Instance,
-    Network,
     RecordKind,
-    Snapshot,
     key_of,
-    natural,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._network import Network
+    from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
 ENVIRONMENT = "MINICLOUD_DATA_DIR"
 SYSTEM_PATH = "/var/lib/minicloud"
@@ -91,6 +83,8 @@ def write_record(path: str, kind: RecordKind, data: t.Mapping[str, t.Any]) -> No
 
     What could not be read again is not written: InvalidOption says what is wrong, and what is there stays.
     """
+    from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
+
     try:
         content = json.dumps({"schema": kind.schema, **kind.checked(data)}, indent=1, sort_keys=True).encode() + b"\n"
         parse_json(content, "the record", _LARGEST, _DEEPEST)
@@ -232,6 +226,8 @@ class DataDirectory:
 
     def change_settings(self, **values: t.Any) -> None:
         """Set some of the settings and keep the others; a value of None takes a setting away."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_leftovers
+
         make_dir(self.path)
         with self.lock("settings"):
             remove_leftovers(self.path)
@@ -259,56 +255,15 @@ class DataDirectory:
     @contextlib.contextmanager
     def lock(self, name: str, deadline: Deadline | None = None, report: Reporter | None = None) -> t.Iterator[None]:
         """Hold the lock NAME of this data directory; Busy if somebody else holds it until the deadline (300 s)."""
+        from ansible_collections.minicloud.local.plugins.module_utils._locks import held
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir
+
         path = os.path.join(make_dir(os.path.join(self.path, "locks")), f"{name}.lock")
-        handle = _acquire(path, name, deadline or Deadline(300), report)
-        try:
+        with held(path, name, deadline or Deadline(300), report):
             yield
-        finally:
-            # Unlinked while held: whoever waits on this file finds that the name leads elsewhere and starts again.
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            os.close(handle)
 
 
-def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) -> int:
-    told = False
-    while True:
-        with explained(f"the lock {path} could not be opened"):
-            handle = open_lock(path)
-        try:
-            taken = try_lock(handle)
-            if not taken and report and not told:
-                report.step(f"waiting for the lock on {name}, which process {_holder(handle)} holds")
-                told = True
-            if not taken and not any(try_lock(handle) for dummy in deadline.pauses(longest=0.25)):
-                raise Busy(
-                    f"the lock on {name} was not free within {deadline.seconds:g} seconds",
-                    f"process {_holder(handle)} holds it",
-                    "Wait for that run to end, or end it, and run this again.",
-                )
-            if _leads_to(path, handle):
-                with contextlib.suppress(OSError):  # only for the messages of others; a full disk must not matter
-                    os.truncate(handle, 0)
-                    os.pwrite(handle, str(os.getpid()).encode(), 0)
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _leads_to(path: str, handle: int) -> bool:
-    try:
-        return os.stat(path).st_ino == os.fstat(handle).st_ino
-    except FileNotFoundError:
-        return False
-
-
-def _holder(handle: int) -> str:
-    return os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
-
-
-Record = t.TypeVar("Record", Instance, Network)
+Record = t.TypeVar("Record", Instance, "Network")
 
 
 class Records(t.Generic[Record]):
@@ -317,12 +272,14 @@ class Records(t.Generic[Record]):
     name -- of the scope; kind -- instance or network, as in the names of files and locks
     """
 
-    def __init__(self, data: DataDirectory, name: str, kind: str, type_: type[Record], record_kind: RecordKind) -> None:
+    def __init__(
+        self, data: DataDirectory, name: str, kind: str, form: t.Callable[[], tuple[type[Record], RecordKind]]
+    ) -> None:
+        """form -- what such a record becomes, and what its file has to have; asked with the first of them"""
         self.data = data
         self.name = name
         self.kind = kind
-        self._record_kind = record_kind
-        self._type: type[Record] = type_
+        self._form: t.Callable[[], tuple[type[Record], RecordKind]] = form
         self._top = os.path.join(data.path, "scopes", name, f"{kind}s")
 
     def directory(self, name: str) -> str:
@@ -335,6 +292,8 @@ class Records(t.Generic[Record]):
     @contextlib.contextmanager
     def lock(self, name: str, deadline: Deadline | None = None, report: Reporter | None = None) -> t.Iterator[None]:
         """Hold the lock of one object. What killed runs had begun to write in its directory goes."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_leftovers
+
         with self.data.lock(f"{self.name}-{self.kind}-{key_of(name)}", deadline, report):
             remove_leftovers(self.directory(name))
             yield
@@ -343,7 +302,8 @@ class Records(t.Generic[Record]):
         """The record of an object, or None where there is none. RecordError where it cannot be used."""
         path = self._record(name)
         remedy = _REMOVE_BY_FORCE if self.kind == "instance" else ""
-        found: Record | None = _read_record(path, self._record_kind, self._type.from_dict, remedy)
+        type_, form = self._form()
+        found: Record | None = _read_record(path, form, type_.from_dict, remedy)
         if found is None:
             return None
         if (
@@ -361,8 +321,10 @@ class Records(t.Generic[Record]):
 
     def write(self, record: Record) -> None:
         """Put the record of an object in place."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir
+
         make_dir(self.directory(record.name))
-        write_record(self._record(record.name), self._record_kind, record.to_dict())
+        write_record(self._record(record.name), self._form()[1], record.to_dict())
 
     def rename(self, name: str, new_name: str) -> None:
         """Give an object's directory another name, which lasts. The record in it has to say so already."""
@@ -376,6 +338,8 @@ class Records(t.Generic[Record]):
 
     def remove(self, name: str) -> None:
         """Remove an object's directory, the record last: until then it tells the next run what is left to do."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
+
         directory = self.directory(name)
         self.remove_content(name)
         with explained(f"{directory} could not be removed"):
@@ -383,6 +347,8 @@ class Records(t.Generic[Record]):
 
     def remove_content(self, name: str) -> None:
         """Remove all that is in an object's directory but its record."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
+
         directory = self.directory(name)
         record = os.path.basename(self._record(name))
         with explained(f"{directory} could not be removed"):
@@ -429,6 +395,8 @@ class SnapshotRecords:
 
     def all(self) -> tuple[list[Snapshot], list[RecordError]]:
         """All snapshots, the oldest first, also those that are not whole; and what is wrong with unusable records."""
+        from ansible_collections.minicloud.local.plugins.module_utils._snapshot import natural
+
         try:
             names = [name for name in os.listdir(self.directory) if name.endswith(".json") and name != LAYERS]
         except (FileNotFoundError, NotADirectoryError):
@@ -447,6 +415,8 @@ class SnapshotRecords:
         return sorted(found, key=lambda each: (each.created, natural(each.name))), broken
 
     def _read(self, name: str) -> Snapshot | None:
+        from ansible_collections.minicloud.local.plugins.module_utils._snapshot import SNAPSHOT, Snapshot
+
         def parse(data: dict[str, t.Any]) -> Snapshot:
             snapshot = Snapshot.from_dict(data)
             if f"{snapshot.uuid}.json" != name:
@@ -458,21 +428,32 @@ class SnapshotRecords:
 
     def write(self, snapshot: Snapshot) -> None:
         """Put the record of a snapshot in place."""
+        from ansible_collections.minicloud.local.plugins.module_utils._snapshot import SNAPSHOT
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir
+
         make_dir(self.directory)
         write_record(self._record(snapshot.uuid), SNAPSHOT, snapshot.to_dict())
 
     def remove(self, uuid: str) -> None:
         """Remove the record of a snapshot; all the same if it is not there."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
+
         with explained(f"{self._record(uuid)} could not be removed"):
             remove_path(self._record(uuid))
+
+
+def _form_of_networks() -> tuple[type[Network], RecordKind]:
+    from ansible_collections.minicloud.local.plugins.module_utils._network import NETWORK, Network
+
+    return Network, NETWORK
 
 
 class Scope(Records[Instance]):
     """The records of the instances that belong to one scope; networks -- those of its networks."""
 
     def __init__(self, data: DataDirectory, name: str) -> None:
-        super().__init__(data, name, "instance", Instance, INSTANCE)
-        self.networks: Records[Network] = Records(data, name, "network", Network, NETWORK)
+        super().__init__(data, name, "instance", lambda: (Instance, INSTANCE))
+        self.networks: Records[Network] = Records(data, name, "network", _form_of_networks)
         self._noted = os.path.join(data.path, "scopes", name, "scope.json")
 
     def instances(self) -> tuple[list[Instance], list[RecordError]]:
@@ -498,6 +479,8 @@ class Scope(Records[Instance]):
 
     def note(self, states: t.Mapping[str, str]) -> None:
         """Note the states of the instances for the time when this scope is active again; none: forget them."""
+        from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
+
         unknown = {key: value for key, value in self._read_noted().items() if key != "noted"}
         if states or unknown:
             make_dir(os.path.dirname(self._noted))

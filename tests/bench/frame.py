@@ -32,13 +32,10 @@ sys.path.insert(0, STAGED)
 from ansible_collections.minicloud.local.plugins.module_utils._command import run  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host  # noqa: E402
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault  # noqa: E402
-from ansible_collections.minicloud.local.plugins.module_utils._model import (  # noqa: E402
-    GIB,
-    Image,
-    Instance,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Instance  # noqa: E402
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (  # noqa: E402
     parse_image_wish,
     reconcile_image,

@@ -24,7 +24,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._host.host import 
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     KINDS,
     USER_NETWORK,
-    Image,
     Instance,
     Nic,
     Observed,
@@ -43,6 +42,7 @@ if t.TYPE_CHECKING:
         Snapshots,
         Suspension,
     )
+    from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 
 
 class About(t.NamedTuple):

@@ -12,11 +12,8 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Member
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import forwarding_nic
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    Instance,
-    Network,
-    key_of,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 
 
 def members_of(network: Network, instances: t.Iterable[Instance]) -> list[Member]:

@@ -14,13 +14,9 @@ from __future__ import annotations
 import abc
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    Instance,
-    Mount,
-    Network,
-    PortForward,
-    Snapshot,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
 # What a driver can, with the types of instances (vm, container) for which it can.
 Capabilities = t.Mapping[str, t.Collection[str]]

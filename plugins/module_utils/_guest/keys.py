@@ -15,16 +15,11 @@ import tempfile
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, InvalidOption, RecordError
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    make_dir,
-    open_lock,
-    remove_leftovers,
-    try_lock,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY
+from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock, try_lock
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_leftovers, write_file
 
 HOST_KEY = "ssh_host_ed25519_key"
 

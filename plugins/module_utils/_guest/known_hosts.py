@@ -11,14 +11,9 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    make_dir,
-    read_file,
-    remove_leftovers,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, read_file
 from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import locked
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_leftovers, write_file
 
 # Bytes; of thousands of instances it has one or two million.
 _LARGEST = 64 << 20

@@ -23,7 +23,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import managers, probe
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.guard import Guard, Watch
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.interfaces import (
@@ -47,12 +46,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     TEXT,
     TEXTS,
     Field,
-    Network,
     RecordKind,
     one_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 _NOTES = "uplink.json"
 

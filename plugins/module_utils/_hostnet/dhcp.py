@@ -27,15 +27,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import (
     make_dir,
     remove_leftovers,
     remove_path,
     write_file,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 RUN = "/run/minicloud"
 

@@ -16,14 +16,10 @@ import fcntl
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    make_dir,
-    open_lock,
-    remove_path,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 # Seconds after which the change is undone even if whoever made it is still at it.
 PATIENCE = 60

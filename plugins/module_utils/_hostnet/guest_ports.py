@@ -17,11 +17,11 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, remove_path
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import firewall, links, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._model import PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import read_notes, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 
 class Guest(t.NamedTuple):

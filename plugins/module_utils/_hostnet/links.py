@@ -27,7 +27,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
 from ansible_collections.minicloud.local.plugins.module_utils._json import understood
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._model import key_of
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 # From linux/if_tun.h.

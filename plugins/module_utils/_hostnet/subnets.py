@@ -12,7 +12,7 @@ import ipaddress
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 
 Subnet = ipaddress.IPv4Network
 Subnet6 = ipaddress.IPv6Network

@@ -16,18 +16,18 @@ import os
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    make_dir,
-    remove_leftovers,
-    remove_path,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, user_name
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     SYSTEM_PATH,
     DataDirectory,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._writing import (
+    make_dir,
+    remove_leftovers,
+    remove_path,
+    write_file,
 )
 
 _PACKAGE = "ansible_collections/minicloud/local/plugins/module_utils"

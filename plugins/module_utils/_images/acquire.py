@@ -26,7 +26,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     NotFound,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, fetch
 from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import (
     Promise,
@@ -48,8 +49,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.vault impo
     Vault,
     file_stamp,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, timestamp
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 # How long a run waits for another one that fetches the same image, unless a deadline is given.
 WAIT_SECONDS = 3600

@@ -17,7 +17,8 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, lxd_metadata
 from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition, digests_of
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
@@ -26,7 +27,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.simplestre
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Part, Source
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import compression
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Entry
-from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, MIB, Image, format_size
+from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, MIB, format_size
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 # Templates and a few lines of text: more is something else.
 _METADATA_SIZE = 16 * MIB

@@ -23,7 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, Flow, write_all
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import free_space
@@ -37,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429)

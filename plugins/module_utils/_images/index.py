@@ -23,12 +23,6 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, RecordError, Unreachable
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    make_dir,
-    remove_leftovers,
-    remove_path,
-    write_file,
-)
 from ansible_collections.minicloud.local.plugins.module_utils._images import simplestreams
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import shown_url
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import Product
@@ -44,6 +38,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import (
+    make_dir,
+    remove_leftovers,
+    remove_path,
+    write_file,
+)
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._images import fetch

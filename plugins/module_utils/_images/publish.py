@@ -13,13 +13,15 @@ import hashlib
 import os
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Digest, Flow
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import DISK_FILE, Entry, Vault
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import timestamp
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 # Writes the whole disk of the instance to a file, in a format (raw, qcow2).
 Export = t.Callable[[str, str], None]

@@ -12,8 +12,9 @@ import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import BadSignature, MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 # With this key Ubuntu signs the indexes of its cloud images; the archive's keyring does not have it.
 UBUNTU_KEYRINGS = (

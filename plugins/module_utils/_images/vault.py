@@ -26,12 +26,8 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, InvalidOption, RecordError
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    make_dir,
-    remove_leftovers,
-    remove_path,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
     DEFAULT_HOST,
     Reference,
@@ -42,13 +38,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DISK,
     TEXT,
     Field,
-    Image,
     RecordKind,
     fields_of,
     one_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_leftovers, remove_path
 
 DISK_FILE, RECORD, NAMES = "disk.qcow2", "image.json", "names.json"
 

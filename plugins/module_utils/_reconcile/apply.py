@@ -27,12 +27,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._guest import keys, known_hosts, seed
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import CloudConfig, Settings
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     DEFAULT_TYPE,
     KINDS,
     RUNNING,
-    Image,
     Instance,
     format_size,
 )

@@ -26,10 +26,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_NETWORK,
     USER_NETWORK,
     Instance,
-    Network,
     Nic,
     key_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import bridged_parent
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory

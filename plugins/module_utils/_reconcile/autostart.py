@@ -16,7 +16,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew impo
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT, load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import Unit
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runner, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory, Scope
 

@@ -35,13 +35,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MinicloudError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    ABSENT,
-    Instance,
-    Network,
-    format_size,
-    key_of,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, Instance, format_size, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.cloud_document import CloudWish, Member
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     ImageOutcome,

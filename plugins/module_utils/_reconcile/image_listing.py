@@ -12,8 +12,9 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
-from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, Image, normal_arch
+from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, DISK, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 

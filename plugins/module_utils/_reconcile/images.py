@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotFound,
     NotSupported,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault, ask_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
     DEFAULT_HOST,
@@ -36,7 +37,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DISK,
     KINDS,
     STOPPED,
-    Image,
     Instance,
     as_recorded,
     check_name,

@@ -27,7 +27,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     KINDS,
     PAUSED,
     RUNNING,
-    Image,
     Instance,
     Observed,
     as_recorded,
@@ -47,6 +46,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view im
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 
 
 class Outcome(t.NamedTuple):

@@ -27,10 +27,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     USER_NETWORK,
     Instance,
-    Network,
     check_name,
     key_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import check_member
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory

@@ -18,11 +18,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     BRIDGED_TO,
     DEFAULT_NETWORK,
     USER_NETWORK,
-    Network,
     Nic,
     check_name,
     key_of,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
 

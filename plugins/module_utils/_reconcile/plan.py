@@ -33,7 +33,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     SUSPENDED,
     UP,
     USER_NETWORK,
-    Image,
     Instance,
     Mount,
     Nic,
@@ -43,6 +42,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     key_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 
 # Steps that change nothing: they fetch, or wait.
 _PASSIVE = frozenset({"wait_ready"})

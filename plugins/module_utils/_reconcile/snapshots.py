@@ -40,7 +40,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     UP,
     Instance,
     Nic,
-    Snapshot,
     as_recorded,
     check_name,
     check_timeout,
@@ -48,6 +47,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
 RESTORED = "restored"
 

@@ -23,10 +23,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    make_dir,
-    remove_path,
-)
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     dhcp,
@@ -36,16 +32,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     resolved,
     subnets,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    NUMBER,
-    TEXT,
-    Network,
-    Nic,
-    PortForward,
-    RecordKind,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import NUMBER, TEXT, Nic, PortForward, RecordKind
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope, read_notes, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._hostnet.bridged import Bridged

@@ -29,22 +29,17 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    is_locked,
-    make_dir,
-    open_lock,
-    remove_path,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, is_locked
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub, leases, links, subnets
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp import check_domain
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.hub_lock import HUB_LOCK, hub_runs
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 _LAUNCHER = f'umask 077 && echo $$ > {hub.PID} && exec "$@" < /dev/null > {hub.LOG} 2>&1'
 

@@ -45,13 +45,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    remove_path,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 # The first libvirt that takes the files of a domain open.
 _LEAST_VERSION = 9_000_000

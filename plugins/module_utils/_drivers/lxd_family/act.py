@@ -39,12 +39,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotFound,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    write_file,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 
 _UNTELLING = re.compile(r"lxc \S+ [0-9.]+ (?:WARN|NOTICE|INFO|DEBUG|TRACE) ")
 _LOG_KEPT = 16384

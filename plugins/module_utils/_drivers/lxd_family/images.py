@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NotFound
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 # Properties of an image in LXD that tell where it came from.

@@ -28,7 +28,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 if t.TYPE_CHECKING:

@@ -17,7 +17,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Snapshots, Taken
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NotFound
-from ansible_collections.minicloud.local.plugins.module_utils._model import PAUSED, RUNNING, STOPPED, Instance, Snapshot
+from ansible_collections.minicloud.local.plugins.module_utils._model import PAUSED, RUNNING, STOPPED, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
 # Of storage that takes all of a file system at one moment; with any other LXD freezes the instance and syncs.
 _ATOMIC = ("btrfs", "zfs")

@@ -45,15 +45,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MissingRequirement,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    open_lock,
-    remove_path,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
+from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     USER_NETWORK,
     Instance,
@@ -61,6 +57,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path, write_file
 
 _PID, _LOG = "qemu.pid", "qemu.log"
 

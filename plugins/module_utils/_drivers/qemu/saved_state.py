@@ -21,10 +21,11 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MEMORY, SAVED, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NoSpace
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._model import LINES, NUMBER, TEXT, Instance, RecordKind
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 # Seconds for saving memory, and for loading it.
 _PATIENCE = 900.0

@@ -36,27 +36,18 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    make_dir,
-    remove_path,
-    write_file,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import (
     Layer,
     QemuImg,
     refuse_other_files,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    USER_NETWORK,
-    Image,
-    Instance,
-    Network,
-    Nic,
-    PortForward,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import USER_NETWORK, Instance, Nic, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks

@@ -23,17 +23,12 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import DISK, FamilyLooks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import RecordError
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import Layer
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    OBJECT,
-    TEXT,
-    UUID_OR_NONE,
-    Field,
-    Instance,
-    RecordKind,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import OBJECT, TEXT, Field, Instance, RecordKind
 from ansible_collections.minicloud.local.plugins.module_utils._scope import LAYERS, read_record, write_record
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import UUID_OR_NONE
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
 # What the lowest layers are backed by: the image of the instance.
 IMAGE = ""

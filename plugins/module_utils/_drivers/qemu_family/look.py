@@ -18,9 +18,6 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Looks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import forwarding_nic, reached_at
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    write_file,
-)
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -209,6 +206,8 @@ class FamilyLooks(Looks):
         with contextlib.suppress(OSError):
             size = os.path.getsize(path)
             if size > _CONSOLE_LIMIT:
+                from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
+
                 with open(path, "rb") as stream:
                     stream.seek(max(0, size - _CONSOLE_KEPT))
                     write_file(f"{path}.1", stream.read())

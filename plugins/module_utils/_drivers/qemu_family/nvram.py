@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import stat
 
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, replacing
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._writing import replacing
 
 
 def fetch_nvram(nvram: str, copy: str) -> None:

@@ -34,9 +34,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.nvram import copy_sparse, fetch_nvram
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg
-from ansible_collections.minicloud.local.plugins.module_utils._model import STOPPED, Instance, Snapshot
+from ansible_collections.minicloud.local.plugins.module_utils._model import STOPPED, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 # So many layers below a disk cost nothing that can be measured; sixty make random reads 2.3 times slower.
 DEEPEST = 25

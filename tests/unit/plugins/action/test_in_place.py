@@ -27,9 +27,9 @@ from ansible_collections.minicloud.local.plugins.action import instance_info as 
 from ansible_collections.minicloud.local.plugins.action import network as network_action
 from ansible_collections.minicloud.local.plugins.action import network_info as network_info_action
 from ansible_collections.minicloud.local.plugins.module_utils._errors import LaunchError
-from ansible_collections.minicloud.local.plugins.module_utils._files import write_file
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 
 ACTIONS = {
     "cloud": cloud_action.ActionModule,

@@ -25,9 +25,9 @@ from ansible_collections.minicloud.local.plugins.inventory.instances import DOCU
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
-from ansible_collections.minicloud.local.plugins.module_utils._files import write_file
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 
 
 @pytest.fixture(autouse=True)

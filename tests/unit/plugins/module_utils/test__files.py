@@ -13,19 +13,17 @@ import time
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils import _files
+from ansible_collections.minicloud.local.plugins.module_utils import _writing
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    NotAFile,
+from ansible_collections.minicloud.local.plugins.module_utils._files import NotAFile, read_file, require_safe_way
+from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import (
     make_dir,
-    open_lock,
-    read_file,
     remove_leftovers,
     replacing,
-    require_safe_way,
     write_file,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit import processes
 
 # Users that the system need not know.
@@ -239,7 +237,7 @@ class TestDataDirectory:
                 data.change_settings(driver="qemu")
                 data.require_own()
                 assert DataDirectory(path).settings() == {"driver": "qemu"}
-                _files.remove_path(path)
+                _writing.remove_path(path)
 
         assert run_as(ANN, body) == ""
 

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     GIB,
     KIB,
@@ -16,7 +17,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     NUMBER,
     SECONDS,
     TIB,
-    Image,
     Instance,
     Nic,
     PortForward,

@@ -15,9 +15,9 @@ from ansible.module_utils import basic
 from ansible_collections.minicloud.local.plugins.module_utils import _module
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, LaunchError
-from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir
 from ansible_collections.minicloud.local.plugins.module_utils._module import ActivityReporter, perform, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir
 
 ARGUMENTS = {"name": {"type": "str", "required": True}, "colour": {"type": "str", "choices": ["red", "blue"]}}
 

@@ -21,14 +21,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import explained, make_dir, remove_path, write_file
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    Instance,
-    Network,
-    Nic,
-    PortForward,
-    RecordKind,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, PortForward, RecordKind
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter
 from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     DataDirectory,
@@ -36,6 +31,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import (
     read_record,
     write_record,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 
 # A kind of record of which nothing is known but its schema.

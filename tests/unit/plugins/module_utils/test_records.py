@@ -16,7 +16,7 @@ import shutil
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils import _model, _scope
+from ansible_collections.minicloud.local.plugins.module_utils import _model, _network, _scope
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks import bridges
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, RecordError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import bridged, lookup
@@ -37,8 +37,8 @@ KINDS = {
     "scopes/qemu/scope.json": _scope.NOTED,
     WEB: _model.INSTANCE,
     BOX: _model.INSTANCE,
-    LAB: _model.NETWORK,
-    "scopes/qemu/networks/bridged-eth1/network.json": _model.NETWORK,
+    LAB: _network.NETWORK,
+    "scopes/qemu/networks/bridged-eth1/network.json": _network.NETWORK,
     "scopes/qemu/networks/lab/applied.json": bridges._APPLIED,
     "scopes/qemu/networks/lab/ports.json": lookup.FORWARDS,
     "scopes/qemu/networks/bridged-eth1/uplink.json": bridged._MOVED,

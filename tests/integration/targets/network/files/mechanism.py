@@ -26,7 +26,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._command import ru
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.network_listing import (
     list_host_interfaces,
     list_networks,

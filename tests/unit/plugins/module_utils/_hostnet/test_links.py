@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import links, subnets
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 LINKS = [

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import subnets
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.subnets import Taken
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 
 NET = IPv4Network("10.20.30.0/24")
 

@@ -20,11 +20,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotFound,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import clean as clean_module
 from ansible_collections.minicloud.local.plugins.module_utils._images.clean import clean, partitions
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import images
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,

@@ -12,7 +12,8 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import units
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import attach, autostart, power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime

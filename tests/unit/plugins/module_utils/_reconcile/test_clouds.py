@@ -18,12 +18,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, write_file
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB
 from ansible_collections.minicloud.local.plugins.module_utils._module import checked_options
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import cloud_listing, clouds, networks
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.cloud_document import parse_cloud
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, write_file
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
     FakeDriver,
     Killed,

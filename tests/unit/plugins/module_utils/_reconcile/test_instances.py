@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils import _scope
+from ansible_collections.minicloud.local.plugins.module_utils import _writing
 from ansible_collections.minicloud.local.plugins.module_utils._drivers import registry
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -25,12 +25,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
     RestartRequired,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    write_file,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, Network
+from ansible_collections.minicloud.local.plugins.module_utils._model import GIB
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import apply, power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
     HOST_ARCH,
@@ -370,7 +369,7 @@ class TestRemoval:
     def test_files_that_do_not_go_keep_it_whole(self, world, monkeypatch):
         world.run(**FULL)
         files = world.files()
-        remove = _scope.remove_path
+        remove = _writing.remove_path
 
         def refuse(path):
             if os.path.basename(path) == "disk":
@@ -378,7 +377,7 @@ class TestRemoval:
             remove(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(_scope, "remove_path", refuse)
+            patch.setattr(_writing, "remove_path", refuse)
             with pytest.raises(MinicloudError, match="not permitted"):
                 world.run(state="absent")
         assert world.files() == files

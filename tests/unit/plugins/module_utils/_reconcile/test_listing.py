@@ -9,9 +9,9 @@ import os
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._files import write_file
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.listing import list_instances
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import World, three_drivers
 
 ALL = ("qemu", "libvirt", "lxd")

@@ -9,7 +9,8 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.members import members_of
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.reach import reached_at
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Network, Nic, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     NetworkWish,
     comparable,

@@ -9,7 +9,8 @@ import types
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network, Nic
+from ansible_collections.minicloud.local.plugins.module_utils._model import Nic
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.nics import find_bridged, parse_nics
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     Surroundings,

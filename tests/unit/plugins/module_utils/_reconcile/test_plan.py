@@ -15,6 +15,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     RestartRequired,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
@@ -25,7 +26,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PAUSED,
     RUNNING,
     STOPPED,
-    Image,
     Instance,
     Nic,
     Observed,

@@ -20,10 +20,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     RecordError,
     SwitchIncomplete,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import write_file
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import Side, make_switch_plan
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
     HOST_ARCH,

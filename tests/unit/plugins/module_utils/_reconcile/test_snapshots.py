@@ -7,19 +7,14 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, NotFound
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    RUNNING,
-    STOPPED,
-    SUSPENDED,
-    Instance,
-    Snapshot,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._model import RUNNING, STOPPED, SUSPENDED, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshots import (
     SnapshotWish,
     make_snapshot_plan,
     next_name,
     parse_snapshot_wish,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
 WEB = Instance("web", "u", "qemu", "qemu", "", "x86_64", 1, 1, 1)
 

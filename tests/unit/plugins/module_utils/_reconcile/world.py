@@ -22,9 +22,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers import re
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import About, Acts, Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, InUse
-from ansible_collections.minicloud.local.plugins.module_utils._files import make_dir, write_file
 from ansible_collections.minicloud.local.plugins.module_utils._guest import clock, keys, ready
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import HypervisorHost
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import provide, vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     GIB,
@@ -32,7 +32,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     STOPPED,
     SUSPENDED,
-    Image,
     Instance,
     Observed,
     normal_arch,
@@ -49,6 +48,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile import 
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, write_file
 
 HOST_ARCH = normal_arch(platform.machine())
 VOLATILE = ("uuid", "created", "ssh_port", "nics", "host_keys", "disk_uuid")

@@ -19,7 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts imp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, MissingRequirement
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import hub
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import Link, Route
-from ansible_collections.minicloud.local.plugins.module_utils._model import Network
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 

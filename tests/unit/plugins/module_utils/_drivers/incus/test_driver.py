@@ -19,7 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MissingRequirement
-from ansible_collections.minicloud.local.plugins.module_utils._model import Image
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.lxd_family.fake_lxd import FakeLxd

@@ -27,10 +27,11 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
     NotSupported,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import write_file
-from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Image, Instance, Nic, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
+from ansible_collections.minicloud.local.plugins.module_utils._model import MIB, Instance, Nic, parse_port
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 
 IMAGE = Image("lts", "ab" * 32, "/base", "qcow2", 1, 2, "x86_64")
 

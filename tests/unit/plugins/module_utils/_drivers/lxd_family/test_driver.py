@@ -34,6 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp, links
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     GIB,
@@ -41,14 +42,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     STOPPED,
     SUSPENDED,
-    Image,
     Instance,
-    Network,
     Nic,
     Observed,
     normal_arch,
     parse_port,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.lxd_family.fake_lxd import FakeLxd

@@ -43,23 +43,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
     RecordError,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    make_dir,
-    write_file,
-)
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import Linux, this_host
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import leases, lookup
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports as host_ports
-from ansible_collections.minicloud.local.plugins.module_utils._model import (
-    Image,
-    Instance,
-    Network,
-    Nic,
-    Observed,
-    parse_port,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._image import Image
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, Observed, parse_port
+from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, write_file
 from ansible_collections.minicloud.local.tests.unit import processes
 
 # A program that stands in for QEMU: it holds what it inherits, and answers on its monitor as told by the environment.
