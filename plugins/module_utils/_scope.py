@@ -395,14 +395,14 @@ class SnapshotRecords:
 
     def all(self) -> tuple[list[Snapshot], list[RecordError]]:
         """All snapshots, the oldest first, also those that are not whole; and what is wrong with unusable records."""
-        from ansible_collections.minicloud.local.plugins.module_utils._snapshot import natural
-
         try:
             names = [name for name in os.listdir(self.directory) if name.endswith(".json") and name != LAYERS]
         except (FileNotFoundError, NotADirectoryError):
             return [], []
         except OSError as exc:
             raise RecordError(f"{self.directory} cannot be read", exc.strerror or str(exc)) from exc
+        from ansible_collections.minicloud.local.plugins.module_utils._snapshot import natural
+
         found, broken = [], []
         for name in sorted(names):
             try:

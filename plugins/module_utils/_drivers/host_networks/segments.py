@@ -23,7 +23,7 @@ import typing as t
 import zlib
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Member, Networks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     MissingRequirement,

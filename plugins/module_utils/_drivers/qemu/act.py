@@ -39,7 +39,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     NVRAM,
     SEED,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import PAUSED, Qmp, short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import PAUSES, short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
     InvalidOption,
@@ -401,10 +402,10 @@ class QemuActs(FamilyActs):
             # What could not be written is tried again now.
             for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
                 status = qmp.status()
-                if status in PAUSED and status not in ("paused", "suspended"):
+                if status in PAUSES and status not in ("paused", "suspended"):
                     raise HypervisorError(
                         f"{instance.name} was resumed and has paused again at once",
-                        PAUSED[status],
+                        PAUSES[status],
                         "Free some space where its disk is, and run this again.",
                     )
 
@@ -426,7 +427,7 @@ class QemuActs(FamilyActs):
             with self._monitor(instance) as qmp:
                 while not deadline.expired():
                     # One that is paused hears nothing.
-                    if qmp.status() in PAUSED:
+                    if qmp.status() in PAUSES:
                         self._go_on(instance, qmp)
                     # A guest that is still booting does not hear the button: press it again from time to time.
                     qmp.execute("system_powerdown")

@@ -49,13 +49,16 @@ class QemuLooks(FamilyLooks):
             if instance.uuid not in states and os.path.lexists(self.path(instance, SAVED)):
                 states[instance.uuid] = Observed(SUSPENDED)
         if up:
-            from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import qmp
+            from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import (
+                PAUSES,
+                statuses,
+            )
 
-            told = qmp.statuses([self.path(instance, MONITOR) for instance in up])
+            told = statuses([self.path(instance, MONITOR) for instance in up])
             states.update(
-                (instance.uuid, Observed(PAUSED, reason=qmp.PAUSED[status]))
+                (instance.uuid, Observed(PAUSED, reason=PAUSES[status]))
                 for instance, status in zip(up, told)
-                if status in qmp.PAUSED
+                if status in PAUSES
             )
         return self.located(instances, [states.get(instance.uuid, Observed(STOPPED)) for instance in instances])
 

@@ -13,7 +13,8 @@ import typing as t
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import qmp as qmp_module
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp, short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 
 GREETING: dict[str, t.Any] = {"QMP": {"version": {}, "capabilities": []}}
