@@ -82,9 +82,13 @@ options:
     type: str
     default: minicloud_
   connection:
-    description: How Ansible connects to the instances.
+    description:
+      - How Ansible connects to the instances.
+      - V(ssh) is P(ansible.builtin.ssh#connection) with all variables that it needs.
+      - V(instance) is P(minicloud.local.instance#connection), which finds an instance by its name when it connects. So
+        addresses may change meanwhile, and containers need no ssh server.
     type: str
-    choices: [ssh]
+    choices: [ssh, instance]
     default: ssh
 extends_documentation_fragment:
   - ansible.builtin.constructed
@@ -220,7 +224,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if view["state"] == DELETED or not {"all", view["state"]}.intersection(options["states"]):
                 continue
             variables = {f"{prefix}{name}": value for name, value in view.items() if name != "ansible_vars"}
-            variables.update(view["ansible_vars"], ansible_connection=connection)
+            variables.update(
+                _by_name(view, self.get_option("data_dir")) if connection == "instance" else view["ansible_vars"]
+            )
             if not self._wanted(options["filters"], variables, view["name"]):
                 continue
             host = self._host_name(options["hostnames"], variables, view["name"], options["strict"])
@@ -300,6 +306,17 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if found:
                 return str(found)
         return name
+
+
+def _by_name(view: dict[str, t.Any], data_dir: str | None) -> dict[str, t.Any]:
+    """The variables that have Ansible find an instance by its name."""
+    variables = {
+        "ansible_connection": "minicloud.local.instance",
+        "ansible_minicloud_instance": view["name"],
+        "ansible_minicloud_driver": view["owner"] or view["driver"],
+        "ansible_minicloud_data_dir": DataDirectory(data_dir).path,
+    }
+    return {**variables, **({"ansible_user": view["user"]} if view["user"] else {})}
 
 
 def _check_filters(filters: list[dict[str, t.Any]]) -> None:

@@ -50,7 +50,7 @@ TARGET_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 UNIT_PYTHONS: dict[str, tuple[str, ...]] = {"2.21": ("3.9",), "2.20": ("3.12",), "2.19": ("3.11",)}
 UNIT_TESTS_OF_OTHER_CORES = tuple(
     f"tests/unit/plugins/{name}"
-    for name in ("action/", "callback/", "filter/", "inventory/", "module_utils/test__module.py")
+    for name in ("action/", "callback/", "connection/", "filter/", "inventory/", "module_utils/test__module.py")
 )
 
 # Integration targets that must exist: those that use the daemons of this machine's LXD or libvirt, of which there is

@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Scop
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
         Capabilities,
+        Execution,
         Export,
         Mounts,
         Networks,
@@ -323,7 +324,12 @@ class Driver(Looks):
         """How this driver hands out disks; None where it does not."""
         return None
 
+    def execution(self) -> Execution | None:
+        """How this driver runs commands in guests without ssh; None where it cannot."""
+        return None
+
     def parts(self) -> list[Part]:
         """The parts that it has."""
-        all_ = (self.networks(), self.snapshots(), self.suspension(), self.mounts(), self.export())
+        makers = (self.networks, self.snapshots, self.suspension, self.mounts, self.export, self.execution)
+        all_: list[Part | None] = [make() for make in makers]
         return [part for part in all_ if part is not None]

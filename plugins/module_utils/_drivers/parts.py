@@ -246,3 +246,48 @@ class Export(Part):
 
         format_ -- qcow2, or raw (sparse)
         """
+
+
+class GuestCommand(abc.ABC):
+    """A command that runs in a guest. What is lost on the way to it is HypervisorError.
+
+    status -- its exit status once it has ended, 128 and more for a signal; unsent -- bytes of input not handed over yet
+    """
+
+    status = 0
+    unsent = 0
+
+    @abc.abstractmethod
+    def send(self, data: bytes) -> None:
+        """Have it get more input; that is handed over while receive() waits. What it does not read is dropped."""
+
+    @abc.abstractmethod
+    def end_input(self) -> None:
+        """Have it find the end of its input after what was sent."""
+
+    @abc.abstractmethod
+    def receive(self, seconds: float) -> tuple[bytes, bytes] | None:
+        """What it has said meanwhile on its standard output and error: at most some MiB; None once it has ended.
+
+        seconds -- how long to wait for anything to happen
+        """
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Let go of it, and end it if it still runs."""
+
+
+class Execution(Part):
+    """Commands and files in guests by the hypervisor's own means, as the guest's root.
+
+    The capability `exec` says for which types of instances it starts commands that are talked with, `guest_agent` for
+    which it asks an agent in the guest, which takes all input at once and tells all output at the end.
+    """
+
+    @abc.abstractmethod
+    def why_not(self, instance: Instance) -> str:
+        """Why no command can be run in an instance as it is now, as a clause; empty where one can. Only a look."""
+
+    @abc.abstractmethod
+    def start(self, instance: Instance, argv: t.Sequence[str]) -> GuestCommand:
+        """Start a command in a running instance."""

@@ -63,6 +63,7 @@ _LXD = About(
         "remote": _BOTH,
         "suspend": _BOTH,
         "native_mounts": _CONTAINER,
+        "exec": _CONTAINER,
     },
     image_formats={"disk": ("qcow2",)},
     is_server=True,
@@ -121,6 +122,7 @@ CAPABILITY_TEXTS: dict[str, str] = {
     "snapshots": "keeps states of an instance that it can go back to",
     "live_snapshots": "takes snapshots of a running instance, with its memory",
     "suspend": "suspends instances: ``state: suspended``",
+    "exec": "runs commands in instances, and moves files, without ssh: the connection ``minicloud.local.instance``",
     "native_mounts": "has folders of the host appear in instances by the hypervisor's own means",
 }
 

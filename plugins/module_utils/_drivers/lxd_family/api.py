@@ -6,7 +6,7 @@
 
 """Looking at an LXD server: its API over a unix socket or TLS, with the standard library alone.
 
-Only GET: what changes something goes through pylxd, whose import costs more than a whole run that changes nothing.
+What changes instances goes through pylxd, whose import costs more than a whole run that changes nothing.
 """
 
 from __future__ import annotations
@@ -134,11 +134,18 @@ class LxdApi:
 
     def get(self, path: str, **query: str) -> t.Any:
         """The metadata of PATH (such as instances/web). NotThere where LXD knows none, else HypervisorError."""
-        status, body = self._exchange(path, query)
+        return checked(path, self._asked(path, query))
+
+    def begin(self, path: str, body: t.Any) -> t.Any:
+        """Begin an operation, and return what LXD says of it. Errors as of get()."""
+        return self._asked(path, {}, json.dumps(body).encode())
+
+    def _asked(self, path: str, query: t.Mapping[str, str], content: bytes | None = None) -> t.Any:
+        status, body = self._exchange(path, query, content=content)
         try:
             answer = json.loads(body)
-            if status == 200:
-                return checked(path, answer["metadata"])
+            if status in (200, 202):
+                return answer["metadata"]
             why = str(answer["error"])
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise HypervisorError(
@@ -154,17 +161,22 @@ class LxdApi:
         status, body = self._exchange(path, {}, _LONGEST_TEXT)
         return body if status == 200 else b""
 
-    def _exchange(self, path: str, query: t.Mapping[str, str], limit: int = _LONGEST_ANSWER) -> tuple[int, bytes]:
+    def _exchange(
+        self, path: str, query: t.Mapping[str, str], limit: int = _LONGEST_ANSWER, content: bytes | None = None
+    ) -> tuple[int, bytes]:
         # Of version 1.0 an answer is whole when the connection ends, and comes in one piece.
         parameters = "&".join(
             f"{key}={_quoted(value)}" for key, value in {"project": self.place.project, **query}.items()
         )
-        head = f"GET /1.0{'/' if path else ''}{path}?{parameters} HTTP/1.0\r\nHost: localhost\r\n\r\n"
+        head = f"{'GET' if content is None else 'POST'} /1.0{'/' if path else ''}{path}?{parameters} HTTP/1.0\r\n"
+        head += "Host: localhost\r\n"
+        if content is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         parts = []
         size = 0
         try:
-            with self._connect() as connection:
-                connection.sendall(head.encode())
+            with self.connect() as connection:
+                connection.sendall(f"{head}\r\n".encode() + (content or b""))
                 for part in iter(lambda: connection.recv(1 << 16), b""):
                     parts.append(part)
                     size += len(part)
@@ -182,7 +194,8 @@ class LxdApi:
                 f"{self.place.endpoint} does not speak as {self.product} does", f"it says {header[:100]!r}"
             ) from exc
 
-    def _connect(self) -> socket.socket:
+    def connect(self) -> socket.socket:
+        """A new connection to the server, on which nothing was said yet."""
         if self.place.is_remote:
             return self._connect_tls()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

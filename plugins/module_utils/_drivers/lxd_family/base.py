@@ -16,6 +16,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
+        Execution,
         Mounts,
         Networks,
         Snapshots,
@@ -60,6 +61,11 @@ class LxdFamilyDriver(LxdLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.mounts import LxdMounts
 
         return LxdMounts(self, lambda: t.cast("LxdActs", self.acts))
+
+    def execution(self) -> Execution:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.execution import LxdExecution
+
+        return LxdExecution(self)
 
     def snapshots(self) -> Snapshots:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.snapshots import LxdSnapshots
