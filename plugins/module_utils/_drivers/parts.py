@@ -60,8 +60,8 @@ class Networks(Part):
         return []
 
     @abc.abstractmethod
-    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
-        """Check the record, and choose in it what nobody asked for: subnet, dhcp_range, interface. Touches nothing.
+    def fill_in(self, network: Network, others: t.Sequence[Network]) -> None:
+        """Check the record, and fill in what nobody asked for: subnet, dhcp_range, interface. Touches nothing.
 
         others -- the networks of all scopes. InUse where what was asked for is taken.
         """

@@ -102,7 +102,7 @@ class Bridged:
     def require(self, network: Network) -> None:
         self._ip()
 
-    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+    def fill_in(self, network: Network, others: t.Sequence[Network]) -> None:
         for option in ("subnet", "subnet6", "dhcp_range"):
             if getattr(network, option):
                 raise InvalidOption(

@@ -77,7 +77,7 @@ def holder(port: int, protocol: str = "tcp") -> str:
     return ""
 
 
-def settle(
+def choose_all(
     instance: Instance,
     others: t.Iterable[Instance],
     held: t.Sequence[PortForward] | None = None,
@@ -123,7 +123,7 @@ def settle(
         instance.ssh_port = choose("127.0.0.1", "tcp", reserved | asked)
 
 
-def settle_unseen(instance: Instance, others: t.Iterable[Instance]) -> None:
+def choose_unseen(instance: Instance, others: t.Iterable[Instance]) -> None:
     """Choose the ports on another host that lead to an instance; whether they are free is seen when it is started.
 
     others -- instances whose ports are left to them

@@ -158,7 +158,7 @@ def choose_subnet(taken: t.Sequence[Taken], start: int) -> Subnet:
     )
 
 
-def settle(network: Network, taken: t.Sequence[Taken], start: int) -> None:
+def fill_in(network: Network, taken: t.Sequence[Taken], start: int) -> None:
     """Check subnets, dhcp_range and mtu in a network's record, and choose those that nobody asked for.
 
     taken -- what of the address space is in use by something else; start -- as of choose_subnet

@@ -117,7 +117,7 @@ class Unit:
         files = (self.archive, self.path, self._link) if self.is_possible() else (self.archive,)
         return all(map(os.path.exists, files))
 
-    def is_settled(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no run was ended after begin() and before it had seen to the unit; cheap."""
         return not os.path.exists(self._begun)
 
@@ -126,7 +126,7 @@ class Unit:
         make_dir(self.data.path)
         write_file(self._begun, b"")
 
-    def settle(self, needed: bool) -> None:
+    def finish(self, needed: bool) -> None:
         """Have the unit be there or not."""
         remove_leftovers(self.data.path)
         remove_leftovers(self.unit_dir, self.name)

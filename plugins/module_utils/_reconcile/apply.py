@@ -415,8 +415,8 @@ class Applier:
         self.runtime.report.step("record")
         try:
             self._check_image(image)
-            instance = Attachment(self.driver, self.runtime, self.data).settle(instance)
-            self.runtime.report.step("settled")
+            instance = Attachment(self.driver, self.runtime, self.data).give_addresses(instance)
+            self.runtime.report.step("addresses")
             self._make_parts(instance, image)
         except MinicloudError:
             # Nothing has run in it yet: leave nothing half-made.
@@ -458,7 +458,7 @@ class Applier:
                 return mac
 
     def _set_ports(self, instance: Instance, starts: bool) -> None:
-        """New forwards for a running instance; where it is started anyway, its start settles them."""
+        """New forwards for a running instance; where it is started anyway, its start chooses them."""
         driver = self.crew.of(instance)
         if starts or not driver.alive(instance):
             return
@@ -475,7 +475,7 @@ class Applier:
         driver = self.crew.of(instance)
         attachment = Attachment(driver, self.runtime, self.data)
         before = self.scope.read(instance.name)
-        instance = attachment.settle(replace(instance, nics=nics))
+        instance = attachment.give_addresses(replace(instance, nics=nics))
         if not starts:
             if driver.alive(instance):
                 attachment.connect(instance)

@@ -67,7 +67,7 @@ class Attachment:
             network = self._read(nic)
             networks.require(network or self._new(nic))
             if network is None and bridged_parent(nic.network):
-                networks.settle(self._new(nic), all_networks(self.data))
+                networks.fill_in(self._new(nic), all_networks(self.data))
             others = [
                 other
                 for other in self.scope.instances()[0]
@@ -90,7 +90,7 @@ class Attachment:
                     "Make the network first, with minicloud.local.network and the subnet that you want.",
                 )
 
-    def settle(self, instance: Instance) -> Instance:
+    def give_addresses(self, instance: Instance) -> Instance:
         """The record of an instance with an address for each interface that has none, stored."""
         nics: list[Nic] = []
         for nic in instance.nics:
@@ -184,7 +184,7 @@ class Attachment:
         network = self._new(nic)
         # Two that choose at once would choose alike.
         with self.data.lock("subnets", Deadline(60), self.runtime.report):
-            networks.settle(network, all_networks(self.data))
+            networks.fill_in(network, all_networks(self.data))
             network.phase = "ready"
             self.scope.networks.write(network)
         self.runtime.report.step("network_record")

@@ -33,10 +33,10 @@ def needs_unit(record: Starting) -> bool:
     return starts and record.phase != "removing" and not ABOUT[record.driver].is_server
 
 
-def is_settled(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:
+def is_in_place(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:
     """Whether the unit is there as far as a record needs it, and no earlier run has left it undecided; cheap."""
     unit = Unit(runtime, data)
-    return unit.is_settled() and (record is None or not needs_unit(record) or unit.is_on())
+    return unit.is_finished() and (record is None or not needs_unit(record) or unit.is_on())
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def kept_unit(runtime: Runtime, data: DataDirectory) -> t.Iterator[None]:
             records: list[Starting] = []
             for scope in data.scopes():
                 records += [*_networks(scope), *_instances(scope)]
-            unit.settle(any(map(needs_unit, records)))
+            unit.finish(any(map(needs_unit, records)))
 
 
 def warn_of_obstacle(record: Starting | None, runtime: Runtime, data: DataDirectory) -> None:

@@ -196,7 +196,7 @@ class _Task:
         self.repairs = (
             self.keeper is not None
             and not self.plan.changes
-            and not self.keeper.is_settled(self.current, self.runtime, self.data)
+            and not self.keeper.is_in_place(self.current, self.runtime, self.data)
         )
 
     @property
@@ -248,7 +248,7 @@ class _Task:
         # Another run that has changed the instance sees to it, too, before it gives the lock back.
         scope = self.crew.wanted.scope
         with scope.lock(self.wish.name, report=self.runtime.report):
-            self.repairs = not self.keeper.is_settled(scope.read(self.wish.name), self.runtime, self.data)
+            self.repairs = not self.keeper.is_in_place(scope.read(self.wish.name), self.runtime, self.data)
             if self.repairs:
                 with self._changing():
                     pass

@@ -233,7 +233,7 @@ def reconcile_network_of(
     current, plan = keeper.look()
     before = comparable(current)
     units = _autostart() if _concerns_start(wish, current) else None
-    repair = units is not None and not plan.steps and not units.is_settled(current, runtime, data)
+    repair = units is not None and not plan.steps and not units.is_in_place(current, runtime, data)
     if plan.steps or repair:
         runtime.begin_changes()
         if check_mode:
@@ -352,7 +352,7 @@ class _Keeper:
         moved = current is not None and current.phase == "ready" and current.subnet != network.subnet
         # A subnet that is new is checked as if the network were.
         checked = replace(network, phase="creating") if moved else network
-        self.networks.settle(checked, others)
+        self.networks.fill_in(checked, others)
         for option in ("subnet", "subnet6", "dhcp_range", "domain", "interface"):
             setattr(network, option, getattr(checked, option))
         if moved and current:

@@ -141,7 +141,7 @@ class Power:
         attachment = Attachment(driver, self.runtime, self.data)
         # What is frozen has its ports still.
         held = driver.acts.forwards(instance) if goes_on and driver.alive(instance) else None
-        instance = self._choose_ports(driver, attachment.settle(instance), held)
+        instance = self._choose_ports(driver, attachment.give_addresses(instance), held)
         attachment.connect(instance)
         for tries_left in reversed(range(_TRIES)):
             self.pin(instance)
@@ -178,7 +178,7 @@ class Power:
     def _choose_ports(
         self, driver: Driver, instance: Instance, held: t.Sequence[PortForward] | None = None
     ) -> Instance:
-        # One run at a time, so that two starts do not settle on the same ones.
+        # One run at a time, so that two starts do not choose the same ones.
         with self.data.lock("ports", Deadline(60), self.runtime.report):
             driver.acts.choose_ports(instance, held)
             handles = {**instance.handles, driver.name: driver.handle()}

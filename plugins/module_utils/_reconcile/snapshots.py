@@ -344,10 +344,10 @@ class _Task:
                         instance = self._remove(instance, each)
             elif step == "take":
                 instance, target = self._take(
-                    self._settled(instance, state), state, self.wish.name, self.wish.comment or ""
+                    self._brought_back(instance, state), state, self.wish.name, self.wish.comment or ""
                 )
             elif step == "delete":
-                instance = self._remove(self._settled(instance, state), t.cast(Snapshot, target))
+                instance = self._remove(self._brought_back(instance, state), t.cast(Snapshot, target))
                 target = None
             elif step in ("rename", "set_comment"):
                 target = self._described(t.cast(Snapshot, target))
@@ -356,7 +356,7 @@ class _Task:
                 state = STOPPED
             elif step == "safeguard":
                 comment = f"Before {t.cast(Snapshot, target).name} was restored"
-                instance, dummy = self._take(self._settled(instance, state), state, "", comment)
+                instance, dummy = self._take(self._brought_back(instance, state), state, "", comment)
             elif step == "restore":
                 instance = self._restore(instance, t.cast(Snapshot, target))
             elif step == "start":
@@ -365,7 +365,7 @@ class _Task:
             self._make_quick(instance)
         return instance, target
 
-    def _settled(self, instance: Instance, state: str) -> Instance:
+    def _brought_back(self, instance: Instance, state: str) -> Instance:
         """An instance whose disk is what its record says: what a run had begun that was ended is seen to its end."""
         return t.cast(Instance, self._power().bring_back(instance)) if instance.restoring else instance
 
@@ -453,7 +453,7 @@ class _Task:
         self.runtime.report.step("restoring")
         if instance.nics != before.nics:
             attachment = Attachment(driver, self.runtime, self.data)
-            instance = attachment.settle(instance)
+            instance = attachment.give_addresses(instance)
             attachment.disconnect(before)
         try:
             instance = self._power().bring_back(instance)

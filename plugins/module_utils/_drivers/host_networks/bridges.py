@@ -111,13 +111,13 @@ class HostNetworks(Networks):
         firewall.nft_program(self.runtime)
         dhcp.program(self.runtime)
 
-    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+    def fill_in(self, network: Network, others: t.Sequence[Network]) -> None:
         if network.mode == "bridged":
-            self._bridged.settle(network, others)
+            self._bridged.fill_in(network, others)
             return
         network.interface = network.interface or self._new_interface()
         network.domain = dhcp.check_domain(network.domain)
-        subnets.settle(network, self._taken(network, others), int(network.interface[3:], 16))
+        subnets.fill_in(network, self._taken(network, others), int(network.interface[3:], 16))
 
     def _new_interface(self) -> str:
         there = self._look_links()

@@ -81,14 +81,14 @@ class SegmentNetworks(Networks):
             )
         self.runtime.program("setsid", "util-linux", "to run the hub of a network in the background")
 
-    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+    def fill_in(self, network: Network, others: t.Sequence[Network]) -> None:
         self.require(network)
         network.domain = check_domain(network.domain)
         taken = [subnets.Taken(subnets.Subnet(USER_MODE_SUBNET), "the user-mode network of all guests")]
         taken += self._taken(network, others)
         # Two users of a host may well have the same: their networks never meet.
         start = zlib.crc32(f"{os.getuid()} {self.scope.networks.directory(network.name)}".encode())
-        subnets.settle(network, taken, start)
+        subnets.fill_in(network, taken, start)
 
     def is_up(self, network: Network) -> bool:
         return os.path.exists(self._path(network, hub.CONFIG))

@@ -335,7 +335,7 @@ class LibvirtActs(FamilyActs):
 
     def choose_ports(self, instance: Instance, held: t.Sequence[PortForward] | None = None) -> None:
         if not self.placement.sees_ports:
-            ports.settle_unseen(instance, self.scope.instances()[0])
+            ports.choose_unseen(instance, self.scope.instances()[0])
         else:
             super().choose_ports(instance, held)
 

@@ -243,7 +243,7 @@ class LxdActs(Acts):
         others = self.scope.instances()[0]
         if not self.look.host.here:
             # LXD says what is taken when it starts the instance.
-            ports.settle_unseen(instance, others)
+            ports.choose_unseen(instance, others)
         else:
             elsewhere: t.Sequence[PortForward] = ()
             if instance.ports and os.geteuid() == 0 and find_program("nft"):
@@ -254,7 +254,7 @@ class LxdActs(Acts):
 
                 elsewhere = HostNetworks(self.runtime, self.scope).forwarded_elsewhere()
             # The guest is reached at its own address.
-            ports.settle(instance, others, held, elsewhere, with_ssh=False)
+            ports.choose_all(instance, others, held, elsewhere, with_ssh=False)
 
     def start(self, instance: Instance) -> None:
         doing = f"{self.product} could not start {instance.name}"

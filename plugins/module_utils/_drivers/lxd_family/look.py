@@ -133,7 +133,7 @@ class LxdLooks(Looks):
         records: dict[str, dict[str, t.Any]] = {}
         with contextlib.suppress(NotThere):
             if len(instances) == 1:
-                records[instances[0].name] = self._settled(instances[0])
+                records[instances[0].name] = self._at_rest(instances[0])
             elif instances:
                 records = self.all_records()
         self.seen.update(records)
@@ -165,7 +165,7 @@ class LxdLooks(Looks):
                 return Observed(ABSENT, drift=(f"{where}, where somebody has moved it",), reason=where)
         return None
 
-    def _settled(self, instance: Instance) -> dict[str, t.Any]:
+    def _at_rest(self, instance: Instance) -> dict[str, t.Any]:
         """What LXD knows of an instance, once it has done what a run that was killed has asked of it."""
         path = f"instances/{instance.name}"
         found: dict[str, t.Any] = self.api.get(path, recursion="1")

@@ -168,11 +168,11 @@ class LxdNetworks(Networks):
         if network.bridge_type == "macvtap" and found.get("type") == "bridge":
             raise InvalidOption(doing, "it is a bridge, which instances are attached to", "Leave bridge_type out.")
 
-    def settle(self, network: Network, others: t.Sequence[Network]) -> None:
+    def fill_in(self, network: Network, others: t.Sequence[Network]) -> None:
         if network.mode == "bridged":
             # Its addresses are somebody else's affair.
             if self._host:
-                self._host.settle(network, others)
+                self._host.fill_in(network, others)
             else:
                 network.interface = network.parent
             return
@@ -181,7 +181,7 @@ class LxdNetworks(Networks):
         names = {entry["name"] for entry in there if not self._is_ours(network, entry.get("config") or {})}
         while not network.interface or (network.phase == "creating" and network.interface in names):
             network.interface = f"mcl{random.SystemRandom().randrange(1 << 32):08x}"
-        subnets.settle(network, self._taken(network, others, names), int(network.interface[3:], 16))
+        subnets.fill_in(network, self._taken(network, others, names), int(network.interface[3:], 16))
 
     def _taken(self, network: Network, others: t.Iterable[Network], names: t.Iterable[str]) -> list[subnets.Taken]:
         """What of the address space is in use by something else than the network, on the host of LXD."""

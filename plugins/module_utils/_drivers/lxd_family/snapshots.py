@@ -44,7 +44,7 @@ class LxdSnapshots(Snapshots):
 
     def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
         doing = f"{self.product} could not take a snapshot of {instance.name}"
-        there = self._settled(instance, doing)
+        there = self._at_rest(instance, doing)
         # Of a run that was killed nobody knows when LXD took it.
         self.delete(instance, snapshot)
         self.runtime.report.step("lxd_snapshot")
@@ -64,7 +64,7 @@ class LxdSnapshots(Snapshots):
         )
         return "synced" if found.get("driver") in _ATOMIC else "frozen"
 
-    def _settled(self, instance: Instance, doing: str) -> dict[str, t.Any]:
+    def _at_rest(self, instance: Instance, doing: str) -> dict[str, t.Any]:
         """What LXD knows of an instance, once it has done what a run that was killed has asked of it."""
         self.client.await_operations(instance.name)
         there: dict[str, t.Any] = self.client.call("get", f"instances/{instance.name}", doing)
@@ -74,7 +74,7 @@ class LxdSnapshots(Snapshots):
 
     def restore(self, instance: Instance, snapshot: Snapshot) -> None:
         doing = f"{self.product} could not bring {instance.name} back to {snapshot.name}"
-        self._settled(instance, doing)
+        self._at_rest(instance, doing)
         self.runtime.report.step("lxd_restore")
         try:
             self.client.call("put", f"instances/{instance.name}", doing, json={"restore": snapshot.uuid})

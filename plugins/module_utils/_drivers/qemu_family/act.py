@@ -161,7 +161,7 @@ class FamilyActs(Acts):
             # Those that lead nowhere yet, because the guest has no address, are taken as well.
             others = [other for other in instances if other.uuid != instance.uuid and other.owner]
             elsewhere += [port for other in others if not other.user_mode for port in other.ports]
-        ports.settle(instance, instances, held, elsewhere, with_ssh=user_mode)
+        ports.choose_all(instance, instances, held, elsewhere, with_ssh=user_mode)
 
     def wiring(self, instance: Instance) -> Wiring:
         """How an instance of an ordinary user is connected; nothing is done for it yet."""

@@ -12,7 +12,7 @@ their headers, which a guest's QEMU could have written.
 
 Each change of what is backed by what has one moment in which it is done: a file goes (or becomes another by rename).
 Before that, what will be is noted, and by which file one can tell; so whoever comes after a run that was killed knows
-which of the two it is. Acts settle() that first, under the instance's lock; looks just read what counts.
+which of the two it is. Acts call recover() first, under the instance's lock; looks just read what counts.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Layers:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def settle(self) -> Stack:
+    def recover(self) -> Stack:
         """See to the end of what a killed run had begun: what is done counts, and what is not is taken away."""
         stack, begun = self._read()
         if begun:
@@ -177,7 +177,7 @@ class Layers:
         return stack
 
     def write(self, stack: Stack, **more: t.Any) -> None:
-        """Note what is backed by what; files that are none of it any more go with the next settle()."""
+        """Note what is backed by what; files that are none of it any more go with the next recover()."""
         make_dir(self.directory)
         write_record(self._table, TABLE, {**stack.to_dict(), **more})
 

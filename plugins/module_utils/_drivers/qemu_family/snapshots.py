@@ -61,7 +61,7 @@ class FamilySnapshots(Snapshots):
 
     def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
         layers = Layers(self.look, instance)
-        stack = layers.settle()
+        stack = layers.recover()
         if snapshot.uuid not in stack.backing:
             size = self._tool(instance).info(layers.chain(DISK, stack))["virtual-size"]
             self._put_above(layers, stack, snapshot.uuid, int(size), keeps=True)
@@ -89,7 +89,7 @@ class FamilySnapshots(Snapshots):
 
     def restore(self, instance: Instance, snapshot: Snapshot) -> None:
         layers = Layers(self.look, instance)
-        stack = layers.settle()
+        stack = layers.recover()
         if snapshot.uuid not in stack.backing or not os.path.exists(layers.path(snapshot.uuid)):
             raise HypervisorError(
                 f"{instance.name} cannot be brought back to {snapshot.name}",
@@ -104,7 +104,7 @@ class FamilySnapshots(Snapshots):
 
     def delete(self, instance: Instance, snapshot: Snapshot) -> None:
         layers = Layers(self.look, instance)
-        stack = layers.settle()
+        stack = layers.recover()
         with explained(f"what was kept with {snapshot.name} could not be removed"):
             remove_path(self._kept_nvram(instance, snapshot))
         if snapshot.uuid in stack.backing and snapshot.uuid not in stack.hidden:
@@ -125,7 +125,7 @@ class FamilySnapshots(Snapshots):
 
     def consolidate(self, instance: Instance) -> bool:
         layers = Layers(self.look, instance)
-        before = layers.settle()
+        before = layers.recover()
         stack = self._tidy(layers, before)
         if len(stack.below(stack.disk)) > DEEPEST:
             stack = self._flatten(layers, stack, stack.disk)
@@ -155,7 +155,7 @@ class FamilySnapshots(Snapshots):
             if not users:
                 stack = stack.without(layer)
                 layers.write(stack)
-                layers.settle()
+                layers.recover()
                 return self._tidy(layers, stack)
             if len(users) == 1 and layer not in in_use:
                 return self._tidy(layers, self._merge(layers, stack, layer, users[0]))
@@ -189,11 +189,11 @@ class FamilySnapshots(Snapshots):
 def prepare_layers(look: FamilyLooks, instance: Instance) -> None:
     """Have the layers of a disk be as they should before a guest runs. What would only make it faster may fail."""
     layers = Layers(look, instance)
-    stack = layers.settle()
+    stack = layers.recover()
     if not stack.hidden and len(stack.below(stack.disk)) <= DEEPEST:
         return
     try:
         FamilySnapshots(look).consolidate(instance)
     except MinicloudError as exc:
         look.runtime.report.warn(f"The layers of the disk of {instance.name} could not be made fewer: {exc}")
-        layers.settle()
+        layers.recover()

@@ -155,7 +155,7 @@ class Test:
     def network(self, **values: t.Any) -> Network:
         given = {"name": "net", "parent": PORT, "confirm_bridge": True, **values}
         network = Network(scope="qemu", driver="qemu", created="", mode="bridged", **given)
-        self.backend().settle(network, [])
+        self.backend().fill_in(network, [])
         return network
 
     def killed(self, method: str, network: Network, step: str) -> None:
@@ -415,7 +415,7 @@ class Test:
             sysfs = os.path.join(self.directory, "sys")
             os.makedirs(os.path.join(sysfs, PORT, "phy80211"))
             wifi = Network("net", "qemu", "qemu", "", mode="bridged", parent=PORT, confirm_bridge=True)
-            failure = raised(InvalidOption, lambda: self.backend(sysfs=sysfs).settle(wifi, []))
+            failure = raised(InvalidOption, lambda: self.backend(sysfs=sysfs).fill_in(wifi, []))
             check("an access point takes frames only from the address of the station" in str(failure), str(failure))
             shutil.rmtree(sysfs)
         with self.fresh("an interface that a DHCP client looks after is refused"):

@@ -735,7 +735,7 @@ def many(test: Test) -> None:
     driver = load("qemu", Runtime(run), test.data)
     for number in range(50):
         network = Network(f"m{number}", "qemu", "qemu", "", phase="ready")
-        driver.networks().settle(network, test.scope.networks.all()[0])
+        driver.networks().fill_in(network, test.scope.networks.all()[0])
         test.scope.networks.write(network)
         for guest_number in range(20):
             name = f"g{number}-{guest_number}"

@@ -147,7 +147,7 @@ def test_a_taken_port_tells_which_instance_has_it():
         wanted = an_instance("db", ports=[parse_port(f"{port}:80")])
         holder = an_instance("web", owner="lxd", ports=[parse_port(f"0.0.0.0:{port}:22")])
         with pytest.raises(InUse, match="the instance web has it"):
-            ports.settle(wanted, [holder])
+            ports.choose_all(wanted, [holder])
         holder.owner = ""
         with pytest.raises(InUse, match=rf"\(process {os.getpid()}\) listens on it"):
-            ports.settle(wanted, [holder])
+            ports.choose_all(wanted, [holder])

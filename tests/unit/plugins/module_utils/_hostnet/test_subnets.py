@@ -122,16 +122,16 @@ def test_an_address_is_chosen_beside_those_used():
         subnets.choose_address("10.20.30.5-10.20.30.5", NET, {"10.20.30.5"})
 
 
-def test_a_record_is_settled():
+def test_a_record_is_filled_in():
     network = Network("lab", "qemu", "qemu", "")
-    subnets.settle(network, taken("10.128.112.0/24"), 7)
+    subnets.fill_in(network, taken("10.128.112.0/24"), 7)
     assert (network.subnet, network.dhcp_range) == ("10.128.128.0/20", "10.128.132.0-10.128.143.254")
     network.phase = "ready"
     # What came later than the network does not move it.
-    subnets.settle(network, taken("10.128.128.0/24"), 7)
+    subnets.fill_in(network, taken("10.128.128.0/24"), 7)
     assert network.subnet == "10.128.128.0/20"
     with pytest.raises(InUse):
-        subnets.settle(Network("lab", "qemu", "qemu", "", subnet="10.128.8.0/24"), taken("10.128.8.0/24"), 7)
+        subnets.fill_in(Network("lab", "qemu", "qemu", "", subnet="10.128.8.0/24"), taken("10.128.8.0/24"), 7)
     with pytest.raises(InvalidOption, match="mtu 900"):
-        subnets.settle(Network("lab", "qemu", "qemu", "", mtu=900), [], 7)
+        subnets.fill_in(Network("lab", "qemu", "qemu", "", mtu=900), [], 7)
     assert subnets.contains(NET, "10.20.30.9") and not subnets.contains(NET, "10.20.31.9")

@@ -146,7 +146,7 @@ def test_one_under_another_spelling_of_the_path_gives_way(tmp_path: pathlib.Path
     old.switch_on()
     other.switch_on()
     assert not it.is_on()
-    it.settle(needed)
+    it.finish(needed)
     names = [each for each in os.listdir(it.unit_dir) if each.endswith(".service")]
     assert sorted(names) == sorted([other.name, *([it.name] if needed else [])])
     assert sorted(os.listdir(os.path.join(it.unit_dir, f"{it.target}.wants"))) == sorted(names)

@@ -62,9 +62,9 @@ def test_the_unit_comes_with_the_first_and_goes_with_the_last(data: DataDirector
     with autostart.kept_unit(runtime, data):
         made = instance(data, "a")
         net = network(data, "lan")
-        assert not autostart.is_settled(made, runtime, data)
+        assert not autostart.is_in_place(made, runtime, data)
     assert unit.is_on()
-    assert autostart.is_settled(made, runtime, data)
+    assert autostart.is_in_place(made, runtime, data)
     with autostart.kept_unit(runtime, data):
         data.scope("qemu").remove("a")
     assert unit.is_on()
@@ -72,7 +72,7 @@ def test_the_unit_comes_with_the_first_and_goes_with_the_last(data: DataDirector
         net.autostart = False
         data.scope("qemu").networks.write(net)
     assert not unit.is_on()
-    assert autostart.is_settled(net, runtime, data)
+    assert autostart.is_in_place(net, runtime, data)
     assert sorted(os.listdir(data.path)) == ["locks", "scopes"]
 
 
@@ -82,7 +82,7 @@ def test_a_change_that_failed_leaves_nothing_undecided(data: DataDirectory) -> N
         with autostart.kept_unit(runtime, data):
             made = instance(data, "a")
             raise HypervisorError("a could not be started")
-    assert autostart.is_settled(made, runtime, data)
+    assert autostart.is_in_place(made, runtime, data)
     assert units.Unit(runtime, data).is_on()
 
 
@@ -91,8 +91,8 @@ def test_a_unit_that_somebody_removed_is_noticed(data: DataDirectory) -> None:
     with autostart.kept_unit(runtime, data):
         made = instance(data, "a")
     os.unlink(units.Unit(runtime, data).path)
-    assert not autostart.is_settled(made, runtime, data)
-    assert autostart.is_settled(instance(data, "b", autostart=False), runtime, data)
+    assert not autostart.is_in_place(made, runtime, data)
+    assert autostart.is_in_place(instance(data, "b", autostart=False), runtime, data)
 
 
 def test_a_host_that_cannot_have_the_unit(data: DataDirectory, tmp_path: pathlib.Path) -> None:
@@ -100,7 +100,7 @@ def test_a_host_that_cannot_have_the_unit(data: DataDirectory, tmp_path: pathlib
     runtime = Runtime(nothing, Reporter())
     with autostart.kept_unit(runtime, data):
         made = instance(data, "a")
-    assert autostart.is_settled(made, runtime, data)
+    assert autostart.is_in_place(made, runtime, data)
     autostart.warn_of_obstacle(made, runtime, data)
     assert len(runtime.report.warnings) == 1
     assert "autostart of a: This host does not run systemd" in runtime.report.warnings[0]

@@ -61,7 +61,7 @@ class FakeNetworks(Networks):
     def problems(self, network):
         return []
 
-    def settle(self, network, others):
+    def fill_in(self, network, others):
         network.subnet = network.subnet or "10.99.0.0/24"
         start = network.subnet.rpartition(".")[0]
         network.dhcp_range = network.dhcp_range or f"{start}.64-{start}.254"

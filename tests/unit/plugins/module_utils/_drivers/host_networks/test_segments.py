@@ -81,28 +81,28 @@ class TestSettle:
         chosen = []
         for name in ("a", "b", "c"):
             network = a_network(name=name, subnet="")
-            networks.settle(network, chosen)
+            networks.fill_in(network, chosen)
             chosen.append(network)
         assert len({network.subnet for network in chosen}) == 3
         assert all(network.dhcp_range and network.domain == "minicloud" for network in chosen)
 
     def test_the_same_network_gets_the_same_again(self, networks, quiet_host):
         first, second = a_network(subnet=""), a_network(subnet="")
-        networks.settle(first, [])
-        networks.settle(second, [])
+        networks.fill_in(first, [])
+        networks.fill_in(second, [])
         assert first == second
 
     @pytest.mark.parametrize("subnet", ["10.0.2.0/25", "192.168.1.0/24", "10.50.7.0/24", "10.99.0.0/24"])
     def test_what_is_taken_is_refused(self, networks, quiet_host, subnet):
         with pytest.raises(InUse):
-            networks.settle(a_network(subnet=subnet), [a_network(name="there", subnet="10.99.0.0/16")])
+            networks.fill_in(a_network(subnet=subnet), [a_network(name="there", subnet="10.99.0.0/16")])
 
     def test_without_the_program_ip_its_own_networks_differ_all_the_same(self, networks, monkeypatch):
         monkeypatch.setattr(segment_networks, "find_program", lambda name: None)
         network = a_network(subnet="")
-        networks.settle(network, [])
+        networks.fill_in(network, [])
         with pytest.raises(InUse):
-            networks.settle(a_network(subnet=network.subnet), [a_network(name="x", subnet=network.subnet)])
+            networks.fill_in(a_network(subnet=network.subnet), [a_network(name="x", subnet=network.subnet)])
 
     @pytest.mark.parametrize(
         "changes",
@@ -116,7 +116,7 @@ class TestSettle:
     )
     def test_what_takes_root_is_refused(self, networks, changes):
         with pytest.raises(MissingRequirement, match="become"):
-            networks.settle(a_network(**changes), [])
+            networks.fill_in(a_network(**changes), [])
 
     def test_a_route_that_came_later_is_a_problem(self, networks, quiet_host):
         assert networks.problems(a_network()) == []

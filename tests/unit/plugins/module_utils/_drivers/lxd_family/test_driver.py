@@ -841,13 +841,13 @@ class TestNetworks:
         monkeypatch.setattr(links, "read_routes", lambda runtime: [])
         network = Network("lab", "lxd", "lxd", "")
         networks = driver.networks()
-        networks.settle(network, [])
+        networks.fill_in(network, [])
         networks.apply(network, [])
         name = network.interface
-        networks.settle(network, [])
+        networks.fill_in(network, [])
         assert network.interface == name
         lxd.objects["networks"][name]["config"]["user.minicloud.data_dir"] = "/elsewhere"
-        networks.settle(network, [])
+        networks.fill_in(network, [])
         assert network.interface != name
 
     def test_what_nobody_asked_for_is_chosen(self, driver, lxd, monkeypatch):
@@ -855,16 +855,16 @@ class TestNetworks:
         lxd.objects["networks"]["eth0"] = {"name": "eth0", "managed": False, "addresses": ["10.0.0.2/9"]}
         taken = Network("lan", "qemu", "qemu", "", subnet="10.192.0.0/11", interface="mcb1")
         network = Network("lab", "lxd", "lxd", "")
-        driver.networks().settle(network, [taken])
+        driver.networks().fill_in(network, [taken])
         assert re.fullmatch("mcl[0-9a-f]{8}", network.interface)
         assert ipaddress.ip_network(network.subnet).subnet_of(ipaddress.ip_network("10.224.0.0/11"))
         assert network.dhcp_range.endswith(".254")
         before = dict(vars(network))
-        driver.networks().settle(network, [taken, network])
+        driver.networks().fill_in(network, [taken, network])
         assert vars(network) == before
         for subnet, by in (("10.130.0.0/24", "tun0"), ("10.1.0.0/24", "eth0"), ("10.192.1.0/24", "network lan")):
             with pytest.raises(InUse, match=by):
-                driver.networks().settle(Network("x", "lxd", "lxd", "", subnet=subnet), [taken])
+                driver.networks().fill_in(Network("x", "lxd", "lxd", "", subnet=subnet), [taken])
 
     def test_a_bridge_that_a_killed_run_is_taking_away(self, driver, lxd, network):
         """LXD has forgotten the network already, and shows what is left of it as an interface of the host."""
@@ -1011,7 +1011,7 @@ class TestNetworks:
         network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", bridge_type=way, phase="ready")
         networks = driver.networks()
         networks.require(network)
-        networks.settle(network, [])
+        networks.fill_in(network, [])
         data.scope("lxd").networks.write(network)
         networks.apply(network, [])
         assert networks.drift(network, []) == networks.problems(network) == []
@@ -1044,13 +1044,15 @@ class TestNetworks:
             monkeypatch.setattr(
                 HostNetworks, name, lambda self, network, name=name, found=found: steps.append(name) or found
             )
-        monkeypatch.setattr(HostNetworks, "settle", lambda self, network, others: setattr(network, "interface", "mcb1"))
+        monkeypatch.setattr(
+            HostNetworks, "fill_in", lambda self, network, others: setattr(network, "interface", "mcb1")
+        )
         monkeypatch.setattr(HostNetworks, "drift", lambda self, network, hosts: [] if there else ["gone"])
         monkeypatch.setattr(HostNetworks, "apply", lambda self, network, hosts: there.append("mcb1"))
         network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", confirm_bridge=True, phase="ready")
         networks = driver.networks()
         networks.require(network)
-        networks.settle(network, [])
+        networks.fill_in(network, [])
         data.scope("lxd").networks.write(network)
         assert (networks.drift(network, []), networks.problems(network), networks.is_up(network)) == (
             ["gone"],

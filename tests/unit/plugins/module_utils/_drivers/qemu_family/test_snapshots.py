@@ -110,7 +110,7 @@ class World:
 
     def check(self):
         """Assert that each snapshot reads as when it was taken, and that nothing is left over."""
-        stack = self.layers.settle()
+        stack = self.layers.recover()
         assert set(stack.backing) - set(stack.hidden) == set(self.known)
         assert {uuid: self.hash_of(uuid) for uuid in self.known} == self.wanted
         there = {name for name in os.listdir(self.layers.directory) if name != "layers.json"}
