@@ -126,9 +126,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._command import ru
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, common_args
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, check_name
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -224,7 +224,7 @@ class Connection(ConnectionBase):
         way, about = self.get_option("way"), self._driver.about
         can_exec = about.can("exec", instance.instance_type)
         if way == "ssh" or (way == "auto" and not can_exec):
-            self._ssh = self._ssh_connection(ssh_endpoint(instance, self._driver, data))
+            self._ssh = self._ssh_connection(ssh_access(instance, self._driver, data))
         elif can_exec:
             self._execution = self._driver.execution()
         else:
@@ -233,26 +233,26 @@ class Connection(ConnectionBase):
                 " capability exec in its driver_info, or use way: ssh."
             )
 
-    def _ssh_connection(self, endpoint: SshEndpoint) -> t.Any:
+    def _ssh_connection(self, access: SshAccess) -> t.Any:
         """The connection plugin ssh, told where to."""
-        if not endpoint.host:
+        if not access.host:
             self._require_alive("")
             raise AnsibleConnectionFailure(f"The instance {self._name} has no address yet.")
         user = self.get_option("remote_user")
         # One master for each instance, not for each address: those are used again.
-        identity = f"{endpoint.alias} {endpoint.key_file} {endpoint.host} {endpoint.port} {user}"
+        identity = f"{access.alias} {access.key_file} {access.host} {access.port} {user}"
         ssh = connection_loader.get("ansible.builtin.ssh", self._play_context, **self._made_with)
         ssh.set_options(
             **self._given,
             direct={
-                "host": endpoint.host,
-                "port": endpoint.port,
+                "host": access.host,
+                "port": access.port,
                 "remote_user": user,
                 "private_key_file": None,
                 "password": None,
                 "host_key_checking": True,
                 "ssh_args": _MASTER,
-                "ssh_common_args": f"{common_args(endpoint)} {_ALIVE}",
+                "ssh_common_args": f"{common_args(access)} {_ALIVE}",
                 "ssh_extra_args": self.get_option("ssh_extra_args"),
                 "control_path": f"%(directory)s/{hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()}",
                 "timeout": self.get_option("timeout"),
@@ -260,7 +260,7 @@ class Connection(ConnectionBase):
             },
         )
         # What it learnt before it had its options.
-        ssh.host, ssh.port, ssh.user = endpoint.host, endpoint.port, user
+        ssh.host, ssh.port, ssh.user = access.host, access.port, user
         ssh._shell = self._shell
         return ssh
 

@@ -392,8 +392,8 @@ def table_of_hosts(value: t.Any) -> None:
 def seeded(given: t.Any) -> None:
     """User-data in any form: refused, or made a seed that has only bytes, and the same meaning in ASCII."""
     document = cloud_config.CloudConfig(given, "cloud_init")
-    wishes = seed.Wishes(cloud_init=document)
-    seed.check_wishes(wishes)
+    wishes = seed.SeedOptions(cloud_init=document)
+    seed.check_seed_options(wishes)
     seed.check_login(wishes)
     seed.goes_down(wishes)
     seed.given_host_keys(wishes)
@@ -408,7 +408,7 @@ def settings_of(given: t.Any) -> None:
     document = cloud_config.Settings(given, "meta_data")
     document.check()
     assert isinstance(document.mapping, dict)
-    seed.seed_files("web", "i-1", [], [], seed.Wishes(meta_data=document))
+    seed.seed_files("web", "i-1", [], [], seed.SeedOptions(meta_data=document))
 
 
 def place_of(options: t.Any) -> None:
@@ -658,7 +658,7 @@ def told_by_guest(value: t.Any) -> None:
 
 
 def hub_config() -> hub.Config:
-    return hub.Config("10.20.30.0/24", "minicloud", {"52:54:00:00:00:01": hub.Host("one", "10.20.30.64")})
+    return hub.Config("10.20.30.0/24", "minicloud", {"52:54:00:00:00:01": hub.Guest("one", "10.20.30.64")})
 
 
 def frame_of_guest(frame: bytes) -> None:
@@ -840,7 +840,7 @@ class LxdServer:
         for instances in ([self.box], [self.box, self.box]):
             looks = self.looks(value)
             looks.observe(instances)
-            looks.endpoint(self.box)
+            looks.ssh_address(self.box)
             looks.remains(self.box)
 
     def server(self, value: t.Any) -> None:

@@ -161,7 +161,7 @@ class Looks(abc.ABC):
         return ""
 
     @abc.abstractmethod
-    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
+    def ssh_address(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         """The address and port at which this host reaches the guest's ssh server; no address while none is known.
 
         seen -- what observe() has just told of it, where that is at hand

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, ssh_argv
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 _SECONDS = 30.0
@@ -21,9 +21,9 @@ _COMMAND = (
 )
 
 
-def set_clock(runtime: Runtime, endpoint: SshEndpoint) -> str:
+def set_clock(runtime: Runtime, access: SshAccess) -> str:
     """Set the clock of a guest by that of its machine. Why that could not be done, as a clause; empty where it was."""
-    argv = ssh_argv(endpoint, _COMMAND, _SECONDS)
+    argv = ssh_argv(access, _COMMAND, _SECONDS)
     argv[0] = runtime.program("ssh", "openssh-client", "to reach instances")
     try:
         done = runtime.run(argv, timeout=_SECONDS, limit=_OUTPUT)

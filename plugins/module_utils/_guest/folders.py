@@ -20,7 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MinicloudError,
     NoSpace,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, ssh_argv
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT, Runtime
 
 # More entries than this are no folder that anybody copies.
@@ -93,7 +93,7 @@ def list_folder(path: str) -> Listing:
 
 def copy_folder(
     runtime: Runtime,
-    endpoint: SshEndpoint,
+    access: SshAccess,
     source: str,
     target: str,
     listing: Listing,
@@ -111,9 +111,9 @@ def copy_folder(
     ours = [tar, "-c", "-f", "-", "-C", source, "--no-recursion", "--mode=ug-s", "--null", "-T", "-"]
     quoted = shlex.quote(target)
     flags = {"staged": "yes" if delete else "", "wants_empty": "yes" if delete and first else ""}
-    _ask(runtime, endpoint, _PREPARE.format(target=quoted, **flags), target)
+    _ask(runtime, access, _PREPARE.format(target=quoted, **flags), target)
     into = f"{quoted}/{_NEW}" if delete else quoted
-    theirs = ssh_argv(endpoint, f"exec tar -x -o -f - -C {into}", _CONNECT)
+    theirs = ssh_argv(access, f"exec tar -x -o -f - -C {into}", _CONNECT)
     script = f"({shlex.join(ours)}; echo {shlex.quote(_TAR_ENDED)}$? >&2) | {shlex.join(theirs)}"
     names = b"\0".join(listing.names) + b"\0" if listing.names else b""
     # A guest may say what it likes.
@@ -123,7 +123,7 @@ def copy_folder(
         raise _failed(source, target, (before + after.partition("\n")[2]).strip() or f"ssh ended with {done.rc}")
     if delete:
         replacing()
-        _ask(runtime, endpoint, _REPLACE.format(target=quoted), target)
+        _ask(runtime, access, _REPLACE.format(target=quoted), target)
 
 
 # A folder that this makes is the login user's; what is there already stays whose it is.
@@ -163,11 +163,11 @@ s 'ls -ld /proc/[0-9]*/cwd /proc/[0-9]*/root /proc/[0-9]*/fd/* 2>/dev/null' \
 """
 
 
-def users_of(runtime: Runtime, endpoint: SshEndpoint, target: str) -> list[str]:
+def users_of(runtime: Runtime, access: SshAccess, target: str) -> list[str]:
     """The numbers of some processes of a guest that have a folder, or something in it, open. CommandFailed."""
     script = _USERS.format(target=shlex.quote(target.replace("\\", "\\\\")))
     try:
-        said = _ask(runtime, endpoint, script, target)
+        said = _ask(runtime, access, script, target)
     except MinicloudError as exc:
         exc.hint = "Who in the guest uses it is not known; add force: true to take it away all the same."
         raise
@@ -175,14 +175,14 @@ def users_of(runtime: Runtime, endpoint: SshEndpoint, target: str) -> list[str]:
     return [word for word in said.split() if word.isdecimal()][:5]
 
 
-def is_missing(runtime: Runtime, endpoint: SshEndpoint, target: str) -> bool:
+def is_missing(runtime: Runtime, access: SshAccess, target: str) -> bool:
     """Whether a guest has no such folder, such as one that keeps it in memory and was restarted. CommandFailed."""
     script = f"[ -d {shlex.quote(target)} ] || echo missing"
-    return _ask(runtime, endpoint, script, target).strip() == "missing"
+    return _ask(runtime, access, script, target).strip() == "missing"
 
 
-def _ask(runtime: Runtime, endpoint: SshEndpoint, script: str, target: str) -> str:
-    argv = ssh_argv(endpoint, f"sh -c {shlex.quote(script)}", _CONNECT)
+def _ask(runtime: Runtime, access: SshAccess, script: str, target: str) -> str:
+    argv = ssh_argv(access, f"sh -c {shlex.quote(script)}", _CONNECT)
     done = runtime.run(argv, timeout=_SHORT, limit=1 << 20)
     if done.rc != 0:
         raise _failed("", target, done.err.strip() or f"ssh ended with status {done.rc}")

@@ -16,7 +16,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Com
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch, plain
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
     NEXT_CONNECTION,
-    SshEndpoint,
+    SshAccess,
     greeting_of,
     greets,
     login_command,
@@ -153,41 +153,41 @@ class _Session(t.NamedTuple):
 
 def wait_ready(
     runtime: Runtime,
-    endpoint: SshEndpoint,
+    access: SshAccess,
     deadline: Deadline,
     check_alive: t.Callable[[], None],
     console: ConsoleWatch | None,
     cloud_init_errors: str = "fail",
     locate: t.Callable[[], tuple[str, int]] | None = None,
 ) -> Readiness:
-    """Wait until the instance at ENDPOINT can be used.
+    """Wait until the instance at ACCESS can be used.
 
     check_alive -- raises if the instance's hypervisor process is gone; called between any two looks
-    console -- finds a boot that has failed for good, and the login user where the endpoint has none
+    console -- finds a boot that has failed for good, and the login user where the access has none
     cloud_init_errors -- fail, warn or ignore
-    locate -- tells the host and port of an endpoint that has no host yet; an empty host as long as nobody knows it
+    locate -- tells the host and port of an access that has no host yet; an empty host as long as nobody knows it
     Raises LaunchError with the stage (boot, address, ssh, cloud-init) and the evidence.
     """
-    return _Wait(runtime, endpoint, deadline, check_alive, console, locate).run(cloud_init_errors)
+    return _Wait(runtime, access, deadline, check_alive, console, locate).run(cloud_init_errors)
 
 
 class _Wait:
     def __init__(
         self,
         runtime: Runtime,
-        endpoint: SshEndpoint,
+        access: SshAccess,
         deadline: Deadline,
         check_alive: t.Callable[[], None],
         console: ConsoleWatch | None,
         locate: t.Callable[[], tuple[str, int]] | None = None,
     ) -> None:
         self.runtime = runtime
-        self.endpoint = endpoint
+        self.access = access
         self.deadline = deadline
         self.check_alive = check_alive
         self.console = console
         self.locate = locate
-        self.stage = "ssh" if endpoint.host else "address"
+        self.stage = "ssh" if access.host else "address"
         self.last_seen = ""
         self.no_answer()
         self.denied = 0
@@ -241,7 +241,7 @@ class _Wait:
         """
         elapsed = self.deadline.seconds - self.deadline.left()
         timeout = min(max(_BANNER_TIMEOUT, elapsed * 0.1), _LONGEST_BANNER_TIMEOUT, self.deadline.left())
-        return greeting_of(self.endpoint.host, self.endpoint.port, timeout, max(NEXT_CONNECTION, elapsed * 0.025))
+        return greeting_of(self.access.host, self.access.port, timeout, max(NEXT_CONNECTION, elapsed * 0.025))
 
     def look_at_instance(self) -> None:
         try:
@@ -263,30 +263,30 @@ class _Wait:
             )
 
     def know_address(self) -> bool:
-        """Whether it is known where to knock: from the endpoint, or because the instance has an address by now."""
-        if not self.endpoint.host and self.locate:
+        """Whether it is known where to knock: from the access, or because the instance has an address by now."""
+        if not self.access.host and self.locate:
             host, port = self.locate()
-            self.endpoint = self.endpoint._replace(host=host, port=port)
+            self.access = self.access._replace(host=host, port=port)
             if host:
                 self.stage = "ssh"
                 self.no_answer()
-        return bool(self.endpoint.host)
+        return bool(self.access.host)
 
     def no_answer(self) -> None:
         """Nobody answers: not yet, or not any more because the instance reboots."""
-        if not self.endpoint.host:
+        if not self.access.host:
             self.waiting_for = "the instance to have an address"
             self.hint = "See the console log: the guest has to ask for one by DHCP, unless network_config gives it one."
             return
-        self.waiting_for = f"an ssh server to answer on {self.endpoint.host} port {self.endpoint.port}"
+        self.waiting_for = f"an ssh server to answer on {self.access.host} port {self.access.port}"
         self.hint = "See the console log. A slow host may need a longer timeout."
 
     def know_user(self) -> bool:
-        """Whether the login user is known, from the endpoint or by now from the console."""
-        if self.endpoint.user:
+        """Whether the login user is known, from the access or by now from the console."""
+        if self.access.user:
             return True
         if self.console and self.console.login_user:
-            self.endpoint = self.endpoint._replace(user=self.console.login_user)
+            self.access = self.access._replace(user=self.console.login_user)
             return True
         self.waiting_for = "cloud-init to say on the console who the image's login user is"
         self.hint = "Name the login user in the option user."
@@ -308,7 +308,7 @@ class _Wait:
     def session(self) -> _Session:
         """One login that runs the script."""
         left = self.deadline.left()
-        argv = ssh_argv(self.endpoint, f"sh -s {max(1, int(min(_SESSION, left) * 2))}", min(_CONNECT_TIMEOUT, left))
+        argv = ssh_argv(self.access, f"sh -s {max(1, int(min(_SESSION, left) * 2))}", min(_CONNECT_TIMEOUT, left))
         argv[0] = self.runtime.program("ssh", "openssh-client", "to reach instances")
         timeout = max(1.0, min(_LONGEST_SESSION, left))
         try:
@@ -317,7 +317,7 @@ class _Wait:
             if exc.facts.get("exceeded") == "output":
                 raise self.error(
                     "ssh",
-                    f"the shell of {self.endpoint.user} says more than it was asked, without end",
+                    f"the shell of {self.access.user} says more than it was asked, without end",
                     plain(str(exc.facts.get("stdout", "")), 200),
                     "See what its start-up files (.bashrc, .profile, /etc/profile.d) write.",
                 ) from exc
@@ -348,13 +348,13 @@ class _Wait:
         self.last_seen = failure
         for words, what, remedy in _FINAL:
             if words.search(failure):
-                raise self.error("ssh", what.format(user=self.endpoint.user), failure, remedy)
+                raise self.error("ssh", what.format(user=self.access.user), failure, remedy)
         if session.shell:
             self.shellless += 1
             if self.shellless >= _SHELL_TRIES:
                 raise self.error(
                     "ssh",
-                    f"a login as {self.endpoint.user} works, and runs no command",
+                    f"a login as {self.access.user} works, and runs no command",
                     failure,
                     "Its shell must be one that runs commands, such as /bin/sh: see shell of that user in cloud_init,"
                     " or name another login user in the option user.",
@@ -367,7 +367,7 @@ class _Wait:
             return
         self.wrong_key_since = 0.0
         if "Permission denied" in failure:
-            self.waiting_for = f"a login as {self.endpoint.user} to work"
+            self.waiting_for = f"a login as {self.access.user} to work"
             self.hint = (
                 "The ssh server runs and refuses the key: either cloud-init has not run, or the login user is another "
                 "one. See the console log, and name the login user in the option user."
@@ -384,7 +384,7 @@ class _Wait:
         """Raise if whoever would give the key to the login user has done what it does, or is not there."""
         if not self.console:
             return
-        user, what = self.endpoint.user, f"the instance refuses the login as {self.endpoint.user}"
+        user, what = self.access.user, f"the instance refuses the login as {self.access.user}"
         elapsed = time.monotonic() - self.denied_since
         if self.console.cloud_init_finished and elapsed >= _REFUSED_FOR_GOOD:
             other = self.console.login_user
@@ -416,11 +416,11 @@ class _Wait:
             self.runtime.report.step("waiting for cloud-init to finish")
         self.waiting_for = "cloud-init to finish"
         self.hint = (
-            f"Give it more time with timeout, or look at /var/log/cloud-init-output.log: {login_command(self.endpoint)}"
+            f"Give it more time with timeout, or look at /var/log/cloud-init-output.log: {login_command(self.access)}"
         )
 
     def finished(self, session: _Session, cloud_init_errors: str) -> Readiness:
-        user = self.endpoint.user
+        user = self.access.user
         if session.verdict in ("none", "disabled"):
             return Readiness(user, session.verdict, [], {})
         errors, recoverable = _complaints(session.sections)

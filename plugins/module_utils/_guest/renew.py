@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, ssh_argv
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 # Seconds, and bytes of what the guest may say.
@@ -71,7 +71,7 @@ trap '' HUP
 """
 
 
-def ask_renewal(runtime: Runtime, endpoint: SshEndpoint, mac: str, address: str) -> str:
+def ask_renewal(runtime: Runtime, access: SshAccess, mac: str, address: str) -> str:
     """Have the guest ask for the address of one of its interfaces anew, about a second from now.
 
     address -- which it has now, and may lose. Returns who does it there, such as systemd-networkd; empty where nobody
@@ -79,7 +79,7 @@ def ask_renewal(runtime: Runtime, endpoint: SshEndpoint, mac: str, address: str)
     """
     words = shlex.join([mac.lower(), address])
     command = f'if [ "$(id -u)" = 0 ]; then exec sh -s {words}; else exec sudo -n sh -s {words}; fi'
-    argv = ssh_argv(endpoint, command, _CONNECT_TIMEOUT)
+    argv = ssh_argv(access, command, _CONNECT_TIMEOUT)
     argv[0] = runtime.program("ssh", "openssh-client", "to reach instances")
     try:
         done = runtime.run(argv, stdin=_GUEST_SCRIPT.encode(), timeout=_TIMEOUT, limit=_OUTPUT)

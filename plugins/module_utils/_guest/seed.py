@@ -61,7 +61,7 @@ class GivenHostKeys(t.NamedTuple):
     private: list[str]
 
 
-class Wishes(t.NamedTuple):
+class SeedOptions(t.NamedTuple):
     """The options of an instance that go into its seed."""
 
     user: str = ""
@@ -72,16 +72,16 @@ class Wishes(t.NamedTuple):
     meta_data: Settings = Settings()
 
 
-def check_wishes(wishes: Wishes) -> None:
+def check_seed_options(options: SeedOptions) -> None:
     """Raise InvalidOption for what cloud-init would not understand, or what would lock everybody out."""
-    for document in (wishes.cloud_init, wishes.vendor_data, wishes.network_config, wishes.meta_data):
+    for document in (options.cloud_init, options.vendor_data, options.network_config, options.meta_data):
         document.check()
     # It goes into one file with ours, so it has to be read.
-    dummy = wishes.meta_data.mapping
-    expected_login_user(wishes)
-    vendor = wishes.cloud_init.config.get("vendor_data")
+    dummy = options.meta_data.mapping
+    expected_login_user(options)
+    vendor = options.cloud_init.config.get("vendor_data")
     if isinstance(vendor, dict) and vendor.get("enabled", True) in (False, "false", "no", "off"):
-        if given_host_keys(wishes) is None or wishes.user or wishes.vendor_data:
+        if given_host_keys(options) is None or options.user or options.vendor_data:
             raise InvalidOption(
                 "cloud_init turns vendor data off",
                 "that is how the instance gets its host key, the name of its login user and vendor_data",
@@ -89,7 +89,7 @@ def check_wishes(wishes: Wishes) -> None:
             )
 
 
-def expected_login_user(wishes: Wishes) -> Login | None:
+def expected_login_user(options: SeedOptions) -> Login | None:
     """Whom one can log in as once cloud-init has run; None if user-data makes no user for that.
 
     It is the default user – named by the option user, else by user-data (user, system_info), else by the image – unless
@@ -97,39 +97,39 @@ def expected_login_user(wishes: Wishes) -> Login | None:
     keys of its own, else the first that could log in at all.
     Raises InvalidOption if the option and user-data name different default users.
     """
-    config = _config(wishes)
+    config = _config(options)
     named = config.get("user")
     named = named.get("name") if isinstance(named, dict) else named
     default_user = _inner(_inner(config, "system_info"), "default_user").get("name")
     default_user = named or default_user
-    if wishes.user and default_user and wishes.user != default_user:
+    if options.user and default_user and options.user != default_user:
         raise InvalidOption(
-            f"user is {wishes.user}, and cloud_init names the default user {default_user}",
+            f"user is {options.user}, and cloud_init names the default user {default_user}",
             hint="Give the same name in both, or leave one of them out.",
         )
     users = _listed_users(config.get("users", "default"))
     if named or any(user["name"] == "default" for user in users):
-        return Login(wishes.user or str(default_user or ""))
-    if wishes.user:
-        return Login(wishes.user, listed=True)
+        return Login(options.user or str(default_user or ""))
+    if options.user:
+        return Login(options.user, listed=True)
     able = [user for user in users if _can_log_in(user)]
     able.sort(key=lambda user: not any(user.get(key) for key in ("ssh_authorized_keys", "ssh_import_id")))
     return Login(able[0]["name"], listed=True) if able else None
 
 
-def check_login(wishes: Wishes) -> None:
+def check_login(options: SeedOptions) -> None:
     """Raise InvalidOption for user-data after which nobody can log in, as far as this host can tell.
 
     To be asked where that is to be waited for.
     """
-    login = expected_login_user(wishes)
+    login = expected_login_user(options)
     if login is None:
         raise InvalidOption(
             "cloud_init makes no user who could log in",
             "its users are none, or have no shell for that, and the default user is not among them",
             f"Add default to users, or a user with a shell, or name one in the option user.{_NOT_WAITED}",
         )
-    config = _config(wishes)
+    config = _config(options)
     who = login.user or "the default user"
     if not login.listed and not _is_true(config.get("allow_public_ssh_keys", True)):
         raise InvalidOption(
@@ -153,16 +153,16 @@ def check_login(wishes: Wishes) -> None:
             )
 
 
-def goes_down(wishes: Wishes) -> bool:
+def goes_down(options: SeedOptions) -> bool:
     """Whether user-data has the instance shut itself down once cloud-init has finished."""
-    return str(_inner(_config(wishes), "power_state").get("mode", "")).lower() in ("poweroff", "halt")
+    return str(_inner(_config(options), "power_state").get("mode", "")).lower() in ("poweroff", "halt")
 
 
-def given_host_keys(wishes: Wishes) -> GivenHostKeys | None:
+def given_host_keys(options: SeedOptions) -> GivenHostKeys | None:
     """The host keys that the user's own cloud-config brings, which are then the ones to pin; None if it brings none."""
     given: dict[str, t.Any] = {}
     unread: list[str] = []
-    for document in (wishes.vendor_data, wishes.cloud_init):
+    for document in (options.vendor_data, options.cloud_init):
         keys = document.config.get("ssh_keys")
         if isinstance(keys, dict):
             given.update(keys)
@@ -186,7 +186,7 @@ def seed_files(
     instance_id: str,
     login_keys: t.Sequence[str],
     host_keys: t.Sequence[HostKey],
-    wishes: Wishes,
+    options: SeedOptions,
     nics: t.Sequence[Nic] | None = None,
     named: bool = False,
 ) -> dict[str, bytes]:
@@ -198,15 +198,15 @@ def seed_files(
     named -- as of network_config
     The seed holds private host keys: keep what is made of it readable to its owner alone.
     """
-    check_wishes(wishes)
-    keys = _unique([*login_keys, *wishes.ssh_authorized_keys])
+    check_seed_options(options)
+    keys = _unique([*login_keys, *options.ssh_authorized_keys])
     files = {
-        "meta-data": _meta_data(name, instance_id, keys, wishes.meta_data),
-        "user-data": to_bytes(wishes.cloud_init.value),
-        "vendor-data": _vendor_data(keys, host_keys, wishes),
+        "meta-data": _meta_data(name, instance_id, keys, options.meta_data),
+        "user-data": to_bytes(options.cloud_init.value),
+        "vendor-data": _vendor_data(keys, host_keys, options),
     }
-    if wishes.network_config:
-        given = wishes.network_config.value
+    if options.network_config:
+        given = options.network_config.value
         text = given if isinstance(given, str) else to_json(given)
         files["network-config"] = text.encode()
     elif nics is not None:
@@ -267,33 +267,33 @@ def _unique(keys: t.Iterable[str]) -> list[str]:
     return list(dict.fromkeys(key.strip() for key in keys if key.strip()))
 
 
-def _vendor_data(keys: list[str], host_keys: t.Sequence[HostKey], wishes: Wishes) -> bytes:
+def _vendor_data(keys: list[str], host_keys: t.Sequence[HostKey], options: SeedOptions) -> bytes:
     """Ours first and the user's after it: of two cloud-configs in one message the later one's keys win."""
-    login = expected_login_user(wishes)
+    login = expected_login_user(options)
     ours: dict[str, t.Any] = {
         "growpart": {"mode": "auto", "devices": ["/"]},
         # The instance knows its own name without asking a name server, which sudo does at each call.
         "manage_etc_hosts": "localhost",
     }
-    if host_keys and given_host_keys(wishes) is None:
+    if host_keys and given_host_keys(options) is None:
         ours["ssh_deletekeys"] = True
         ours["ssh_keys"] = {}
         for key in host_keys:
             ours["ssh_keys"].update({f"{key.kind}_private": key.private, f"{key.kind}_public": key.public})
-    if wishes.user:
-        ours["system_info"] = {"default_user": {"name": wishes.user}}
+    if options.user:
+        ours["system_info"] = {"default_user": {"name": options.user}}
     if login and login.user == "root":
         ours["disable_root"] = False
     parts = [to_bytes(ours)]
     if login and login.listed and keys:
         parts.append(_authorize_script(login.user, keys))
-    if not wishes.vendor_data and len(parts) == 1:
+    if not options.vendor_data and len(parts) == 1:
         return parts[0]
     message = [_mime_part(part) for part in parts]
-    if wishes.vendor_data.form == MIME:
-        message.append(to_bytes(wishes.vendor_data.value))  # a message is a part already, whatever is in it
-    elif wishes.vendor_data:
-        message.append(_mime_part(to_bytes(wishes.vendor_data.value)))
+    if options.vendor_data.form == MIME:
+        message.append(to_bytes(options.vendor_data.value))  # a message is a part already, whatever is in it
+    elif options.vendor_data:
+        message.append(_mime_part(to_bytes(options.vendor_data.value)))
     head = f'Content-Type: multipart/mixed; boundary="{_BOUNDARY}"\nMIME-Version: 1.0\n'.encode()
     boundary = f"\n--{_BOUNDARY}".encode()
     return head + b"".join(boundary + b"\n" + part for part in message) + boundary + b"--\n"
@@ -329,9 +329,9 @@ exit 0
 """.encode()
 
 
-def _config(wishes: Wishes) -> dict[str, t.Any]:
+def _config(options: SeedOptions) -> dict[str, t.Any]:
     """The cloud-config of an instance, as far as this host can tell."""
-    return {**wishes.vendor_data.config, **wishes.cloud_init.config}
+    return {**options.vendor_data.config, **options.cloud_init.config}
 
 
 def _is_true(value: t.Any) -> bool:

@@ -25,7 +25,7 @@ NEXT_CONNECTION = 0.3
 _MORE_PATIENCE = 1.3
 
 
-class SshEndpoint(t.NamedTuple):
+class SshAccess(t.NamedTuple):
     """Where and how an instance is logged in to.
 
     user -- empty while it is not known; key_file, known_hosts -- paths; alias -- whose key in known_hosts is expected
@@ -50,13 +50,13 @@ def _options(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("-o", setting)]
 
 
-def _identity(endpoint: SshEndpoint) -> list[str]:
+def _identity(access: SshAccess) -> list[str]:
     """The options that make ssh use our key and accept the pinned host key and no other."""
     return _options(
-        f"IdentityFile={_quoted(endpoint.key_file)}",
+        f"IdentityFile={_quoted(access.key_file)}",
         "IdentitiesOnly=yes",
-        f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}",
-        f"HostKeyAlias={endpoint.alias}",
+        f"UserKnownHostsFile={_quoted(access.known_hosts)}",
+        f"HostKeyAlias={access.alias}",
         "StrictHostKeyChecking=yes",
         # Keys are pinned by alias, addresses are used again, and the file is ours to write.
         "CheckHostIP=no",
@@ -64,7 +64,7 @@ def _identity(endpoint: SshEndpoint) -> list[str]:
     )
 
 
-def ssh_argv(endpoint: SshEndpoint, command: str, timeout: float) -> list[str]:
+def ssh_argv(access: SshAccess, command: str, timeout: float) -> list[str]:
     """The command line that runs COMMAND (for the login shell) in the instance; nothing of the user's ssh setup counts.
 
     timeout -- seconds for the connection to come about; one that went dead is given up after 15 s
@@ -81,26 +81,26 @@ def ssh_argv(endpoint: SshEndpoint, command: str, timeout: float) -> list[str]:
         "ServerAliveInterval=5",
         "ServerAliveCountMax=3",
     )
-    where = ["-p", str(endpoint.port), "-l", endpoint.user, endpoint.host]
-    return ["ssh", "-F", "/dev/null", "-T", *_identity(endpoint), *strict, *where, command]
+    where = ["-p", str(access.port), "-l", access.user, access.host]
+    return ["ssh", "-F", "/dev/null", "-T", *_identity(access), *strict, *where, command]
 
 
-def login_command(endpoint: SshEndpoint) -> str:
+def login_command(access: SshAccess) -> str:
     """The line that a person pastes into a shell to log in."""
-    target = f"{endpoint.user}@{endpoint.host}" if endpoint.user else endpoint.host
+    target = f"{access.user}@{access.host}" if access.user else access.host
     # The address is pinned beside the alias, so that this line can be short.
     options = _options(
-        f"IdentityFile={_quoted(endpoint.key_file)}",
+        f"IdentityFile={_quoted(access.key_file)}",
         "IdentitiesOnly=yes",
-        f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}",
+        f"UserKnownHostsFile={_quoted(access.known_hosts)}",
         "StrictHostKeyChecking=yes",
     )
-    return shlex.join(["ssh", "-p", str(endpoint.port), *options, target])
+    return shlex.join(["ssh", "-p", str(access.port), *options, target])
 
 
-def common_args(endpoint: SshEndpoint) -> str:
+def common_args(access: SshAccess) -> str:
     """The value for ansible_ssh_common_args: ansible's ssh, scp and sftp then use our key and the pinned host key."""
-    return shlex.join(_identity(endpoint))
+    return shlex.join(_identity(access))
 
 
 def greets(greeting: str) -> bool:

@@ -68,7 +68,7 @@ class Served(t.NamedTuple):
     upstream: bool = True
 
 
-class KnownHost(t.NamedTuple):
+class Reservation(t.NamedTuple):
     """A host that keeps its address. address -- empty: it is not given one"""
 
     name: str
@@ -135,7 +135,7 @@ def config_text(served: Served) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def hosts_texts(domain: str, hosts: t.Sequence[KnownHost]) -> tuple[str, str]:
+def hosts_texts(domain: str, hosts: t.Sequence[Reservation]) -> tuple[str, str]:
     """What the server is told of its hosts: for DHCP and for DNS."""
     placed = [host for host in hosts if host.address]
     dhcp = "".join(f"{host.mac},{host.address},{host.name}\n" for host in placed)

@@ -59,7 +59,7 @@ _MOST_MACS, _MOST_QUESTIONS, _PATIENCE = 8192, 128, 8.0
 _LOOK_AGAIN = 10.0
 
 
-class Host(t.NamedTuple):
+class Guest(t.NamedTuple):
     """A guest interface that the hub knows: the guest's name, and the address that is kept for it."""
 
     name: str
@@ -69,28 +69,28 @@ class Host(t.NamedTuple):
 class Config:
     """What the hub serves.
 
-    gateway -- its own address; hosts -- by MAC; upstream -- whether it asks other name servers; mtu -- 0: the usual
+    gateway -- its own address; guests -- by MAC; upstream -- whether it asks other name servers; mtu -- 0: the usual
     """
 
     def __init__(
-        self, subnet: str, domain: str, hosts: t.Mapping[str, Host], upstream: bool = True, mtu: int = 0
+        self, subnet: str, domain: str, guests: t.Mapping[str, Guest], upstream: bool = True, mtu: int = 0
     ) -> None:
         network = ipaddress.IPv4Network(subnet)
         self.subnet = network
         self.gateway = str(network.network_address + 1)
         self.domain = domain.lower()
-        self.hosts = {mac.lower(): host for mac, host in hosts.items()}
+        self.guests = {mac.lower(): guest for mac, guest in guests.items()}
         self.upstream = upstream
         self.mtu = mtu
-        self.by_name = {host.name.lower(): host.address for host in self.hosts.values() if host.address}
-        self.by_address = {host.address: host.name for host in self.hosts.values() if host.address}
+        self.by_name = {guest.name.lower(): guest.address for guest in self.guests.values() if guest.address}
+        self.by_address = {guest.address: guest.name for guest in self.guests.values() if guest.address}
 
     def to_text(self) -> str:
         """As the file that the hub reads."""
         data = {
             "subnet": str(self.subnet),
             "domain": self.domain,
-            "hosts": {mac: list(host) for mac, host in sorted(self.hosts.items())},
+            "hosts": {mac: list(guest) for mac, guest in sorted(self.guests.items())},
             "upstream": self.upstream,
             "mtu": self.mtu,
         }
@@ -100,8 +100,8 @@ class Config:
     def from_text(cls, text: str) -> Config:
         """From that file. ValueError, KeyError or TypeError where it is none."""
         data = json.loads(text)
-        hosts = {mac: Host(*entry) for mac, entry in data["hosts"].items()}
-        return cls(data["subnet"], data["domain"], hosts, data["upstream"], data["mtu"])
+        guests = {mac: Guest(*entry) for mac, entry in data["hosts"].items()}
+        return cls(data["subnet"], data["domain"], guests, data["upstream"], data["mtu"])
 
 
 # Frames
@@ -214,12 +214,12 @@ def dhcp_answer(message: bytes, config: Config) -> Offer | None:
     xid, dummy, flags, client = struct.unpack_from("!IHH4s", message, 4)
     hardware = message[28:34]
     mac = ":".join(f"{byte:02x}" for byte in hardware)
-    host = config.hosts.get(mac)
+    guest = config.guests.get(mac)
     options = dhcp_options(message[240:])
     asked = options.get(53, b"")[:1]
-    if host is None or not host.address or not asked:
+    if guest is None or not guest.address or not asked:
         return None
-    gateway, address = socket.inet_aton(config.gateway), socket.inet_aton(host.address)
+    gateway, address = socket.inet_aton(config.gateway), socket.inet_aton(guest.address)
     given = address
     if asked[0] == _DISCOVER:
         kind = _OFFER
@@ -228,7 +228,7 @@ def dhcp_answer(message: bytes, config: Config) -> Offer | None:
             return None  # it took what another server offered
         kind = _ACK if options.get(50, client) == address else _NAK
     elif asked[0] == _RELEASE:
-        return Offer(b"", _RELEASE, mac, host.address)
+        return Offer(b"", _RELEASE, mac, guest.address)
     elif asked[0] == _INFORM:
         kind, given = _ACK, bytes(4)
     else:
@@ -243,7 +243,7 @@ def dhcp_answer(message: bytes, config: Config) -> Offer | None:
             reply += struct.pack("!BBI", 51, 4, LEASE_SECONDS)
         reply += b"\1\4" + config.subnet.netmask.packed + b"\x1c\4" + config.subnet.broadcast_address.packed
         reply += b"\6\4" + gateway
-        for number, text in ((15, config.domain), (12, host.name)):
+        for number, text in ((15, config.domain), (12, guest.name)):
             reply += bytes([number, len(text)]) + text.encode()
         if config.mtu:
             reply += struct.pack("!BBH", 26, 2, config.mtu)
@@ -252,7 +252,7 @@ def dhcp_answer(message: bytes, config: Config) -> Offer | None:
     target = socket.inet_ntoa(client) if kind == _ACK and client != bytes(4) else socket.inet_ntoa(given)
     if flags & 0x8000 or given == bytes(4) == client:
         hardware, target = _BROADCAST, "255.255.255.255"
-    return Offer(udp_frame(hardware, (config.gateway, 67), (target, 68), reply), kind, mac, host.address)
+    return Offer(udp_frame(hardware, (config.gateway, 67), (target, 68), reply), kind, mac, guest.address)
 
 
 # DNS
@@ -546,7 +546,7 @@ class Hub:
             return None
         if offer.kind in (_ACK, _RELEASE):
             if offer.kind == _ACK:
-                name = config.hosts[offer.mac].name
+                name = config.guests[offer.mac].name
                 self._leases[offer.mac] = (int(time.time()) + LEASE_SECONDS, offer.address, name)
             else:
                 self._leases.pop(offer.mac, None)

@@ -40,7 +40,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images import sim
 from ansible_collections.minicloud.local.plugins.module_utils._images.index import (
     MANIFEST,
     SIMPLESTREAMS,
-    Host,
+    ImageHost,
     Index,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import (
@@ -277,7 +277,7 @@ class ImageHosts:
             )
 
 
-def host_table(settings: t.Any = None, extra: t.Any = None) -> dict[str, Host]:
+def host_table(settings: t.Any = None, extra: t.Any = None) -> dict[str, ImageHost]:
     """All image hosts by name, from what is built in, the settings and the option. InvalidOption as described above."""
     merged: dict[str, dict[str, t.Any]] = {name: {"url": url} for name, url in BUILT_IN.items()}
     for where, given in ((f"the setting {SETTING}", settings), (SETTING, extra)):
@@ -311,7 +311,7 @@ def _check_host(where: str, name: t.Any, options: t.Any) -> None:
             raise InvalidOption(f"{what}.{key} is not a text", f"it is {value!r}")
 
 
-def _host(name: str, options: t.Mapping[str, t.Any]) -> Host:
+def _host(name: str, options: t.Mapping[str, t.Any]) -> ImageHost:
     what = f"{SETTING}.{name}"
     allow_http = _truth(f"{what}.allow_http", options.get("allow_http", False))
     kind = options.get("type", SIMPLESTREAMS)
@@ -322,7 +322,7 @@ def _host(name: str, options: t.Mapping[str, t.Any]) -> Host:
     urls = {}
     for key in ("url", "mirror"):
         urls[key] = _checked_url(f"{what}.{key}", options[key], allow_http) if options.get(key) else ""
-    return Host(
+    return ImageHost(
         name=name,
         url=urls["url"],
         type=kind,
@@ -376,7 +376,7 @@ def _host_and_name(reference: Reference | str) -> tuple[str, str]:
     return (host, name) if colon else ("", host)
 
 
-def _source(reference: Reference, host: Host, product: Product, build: Build, arch: str, kind: str) -> Source:
+def _source(reference: Reference, host: ImageHost, product: Product, build: Build, arch: str, kind: str) -> Source:
     file = build.needed(kind)
     metadata = build.metadata
     return Source(
@@ -402,7 +402,7 @@ def _source(reference: Reference, host: Host, product: Product, build: Build, ar
     )
 
 
-def _offer(host: Host, product: Product, build: Build, arch: str) -> Offer:
+def _offer(host: ImageHost, product: Product, build: Build, arch: str) -> Offer:
     file = build.needed()
     newest = build.serial == product.builds[0].serial
     return Offer(

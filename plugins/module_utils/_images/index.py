@@ -92,7 +92,7 @@ _STATE = RecordKind(
 )
 
 
-class Host(t.NamedTuple):
+class ImageHost(t.NamedTuple):
     """An image host.
 
     url -- the base of a simplestreams server, or the URL of a manifest
@@ -134,7 +134,7 @@ class Host(t.NamedTuple):
 class Index:
     """What one image host offers, from the cache where that is good enough."""
 
-    def __init__(self, host: Host, data: DataDirectory, runtime: Runtime) -> None:
+    def __init__(self, host: ImageHost, data: DataDirectory, runtime: Runtime) -> None:
         self.host = host
         self._data = data
         self._runtime = runtime
@@ -391,7 +391,7 @@ class _Parser(t.Protocol):
     def parse_products(self, content: t.Any, arch: str) -> list[Product]: ...
 
 
-def _parser(host: Host) -> _Parser:
+def _parser(host: ImageHost) -> _Parser:
     if host.type == MANIFEST:
         from ansible_collections.minicloud.local.plugins.module_utils._images import manifest
 
@@ -399,7 +399,7 @@ def _parser(host: Host) -> _Parser:
     return simplestreams
 
 
-def _identity(host: Host) -> list[str]:
+def _identity(host: ImageHost) -> list[str]:
     """What a cached index depends on: another url or keyring makes it another host's."""
     return [host.url, host.type, host.keyring]
 

@@ -36,13 +36,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     format_size,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import (
     look,
     remains,
     surroundings,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     AT_THE_END,
     RECONFIGURING,
@@ -102,14 +102,14 @@ class Applier:
         self.host_arch = host_arch
         self.scope = crew.wanted.scope
         self.power = Power(crew, runtime, data)
-        self.seed = seed_wishes(wish)
+        self.seed = seed_options(wish)
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
         if plan.after is None:
             return
         if "create" in plan.steps or plan.drift:
-            seed.check_wishes(self.seed)
+            seed.check_seed_options(self.seed)
             if "create" in plan.steps and "wait_ready" in plan.steps:
                 seed.check_login(self.seed)
         if "start" in plan.steps or "create" in plan.steps:
@@ -504,7 +504,7 @@ class Applier:
                 driver,
                 after,
                 changed,
-                lambda: ssh_endpoint(after, driver, self.data),
+                lambda: ssh_access(after, driver, self.data),
                 deadline,
                 self.wish.wait,
             )
@@ -576,9 +576,9 @@ def _stage(name: str) -> t.Iterator[None]:
         raise
 
 
-def seed_wishes(wish: Wish) -> seed.Wishes:
+def seed_options(wish: Wish) -> seed.SeedOptions:
     """The part of a wish that goes into the seed."""
-    return seed.Wishes(
+    return seed.SeedOptions(
         user=wish.user or "",
         ssh_authorized_keys=wish.ssh_authorized_keys or (),
         cloud_init=wish.cloud_init or CloudConfig(),

@@ -140,7 +140,7 @@ def _lead_ports(instance: Instance, runtime: Runtime, data: DataDirectory, patie
     crew = Crew(load(instance.owner, runtime, data))
     driver = crew.of(instance)
     for dummy in patience.pauses(first=0.5, longest=2.0):
-        if not driver.alive(instance) or driver.endpoint(instance)[0]:
+        if not driver.alive(instance) or driver.ssh_address(instance)[0]:
             break
     with crew.wanted.scope.lock(instance.name, Deadline(120), runtime.report):
         latest = crew.wanted.scope.read(instance.name)

@@ -38,7 +38,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Mount,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -295,8 +295,8 @@ class Mounter:
         if started and not instance.ready:
             raise NotSupported(f"{mount.source} is not copied yet", "nobody has waited for the guest", _LATER)
         listing = list_folder(mount.source)
-        endpoint = ssh_endpoint(instance, self.driver, self.data)
-        if listing.fingerprint == mount.copied and not (started and is_missing(self.runtime, endpoint, place)):
+        access = ssh_access(instance, self.driver, self.data)
+        if listing.fingerprint == mount.copied and not (started and is_missing(self.runtime, access, place)):
             return None
         if listing.skipped:
             self.runtime.report.warn(
@@ -312,7 +312,7 @@ class Mounter:
 
         copy_folder(
             self.runtime,
-            endpoint,
+            access,
             mount.source,
             place,
             listing,
@@ -329,8 +329,8 @@ class Mounter:
         part = _part(self.driver, instance)
         gone = [replace(each, target=instance.place_of(each)) for each in mounts if instance.place_of(each) in attached]
         for mount in gone if not force else ():
-            endpoint = ssh_endpoint(instance, self.driver, self.data)
-            users = users_of(self.runtime, endpoint, mount.target)
+            access = ssh_access(instance, self.driver, self.data)
+            users = users_of(self.runtime, access, mount.target)
             if users:
                 raise InUse(
                     f"{mount.target} of {instance.name} is in use",

@@ -27,8 +27,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._guest import known_hosts
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.ports import give_back
 from ansible_collections.minicloud.local.plugins.module_utils._model import SUSPENDED, Instance, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, seconds_of, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -214,13 +214,13 @@ class Power:
 
     def pin(self, instance: Instance) -> None:
         """Have ssh know the host key of an instance at the address that it has now."""
-        host, port = self.crew.of(instance).endpoint(instance)
+        host, port = self.crew.of(instance).ssh_address(instance)
         addresses = [known_hosts.host_pattern(host, port)] if host else []
         known_hosts.pin(self.data.known_hosts, instance.alias, addresses, instance.host_keys, self.scope.is_stale)
 
     def _locate(self, instance: Instance) -> tuple[str, int]:
         """Where the ssh server of a starting instance is, from the moment on that this is known."""
-        host, port = self.crew.of(instance).endpoint(instance)
+        host, port = self.crew.of(instance).ssh_address(instance)
         if host:
             self.pin(instance)
         return host, port
@@ -239,7 +239,7 @@ class Power:
         driver = self.crew.of(instance)
         readiness = wait_ready(
             self.runtime,
-            ssh_endpoint(instance, driver, self.data),
+            ssh_access(instance, driver, self.data),
             deadline,
             lambda: self._check_alive(instance, goes_down),
             ConsoleWatch(driver.console_log(instance), refresh=lambda: driver.acts.save_console(instance)),
@@ -266,8 +266,8 @@ class Power:
         if instance.instance_type != "vm":
             return
         self.runtime.report.step("set_clock")
-        endpoint = ssh_endpoint(instance, self.crew.of(instance), self.data)._replace(user=user)
-        why = set_clock(self.runtime, endpoint) if endpoint.host and user else "nobody can log in"
+        access = ssh_access(instance, self.crew.of(instance), self.data)._replace(user=user)
+        why = set_clock(self.runtime, access) if access.host and user else "nobody can log in"
         if why:
             self.runtime.report.warn(f"The clock of {instance.name} may be behind by the time of its pause: {why}.")
 

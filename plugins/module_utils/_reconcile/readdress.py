@@ -17,7 +17,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._guest.renew import ask_renewal
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, greeting_of
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, greeting_of
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
@@ -41,7 +41,7 @@ def readdress(
     driver: Driver,
     instance: Instance,
     changed: t.Sequence[tuple[Nic, str]],
-    locate: t.Callable[[], SshEndpoint],
+    locate: t.Callable[[], SshAccess],
     deadline: Deadline,
     wait: bool,
 ) -> None:
@@ -53,11 +53,11 @@ def readdress(
     for nic, old in changed:
         if old not in _addresses(driver, instance, nic):
             continue  # it has none yet, and asks for the new one anyway
-        endpoint = locate()
+        access = locate()
         told = ""
-        if instance.ready and endpoint.host and endpoint.user:
+        if instance.ready and access.host and access.user:
             runtime.report.step("ask_guest")
-            told = ask_renewal(runtime, endpoint, nic.mac, old)
+            told = ask_renewal(runtime, access, nic.mac, old)
         if not wait:
             continue
         taken = bool(told) and _taken(driver, instance, nic, _within(_TOLD, deadline))
@@ -70,10 +70,10 @@ def readdress(
                 " when it renews its lease, within minutes, or is restarted."
             )
             continue
-        endpoint = locate()
-        if instance.ready and endpoint.host == (nic.address or nic.lease):
+        access = locate()
+        if instance.ready and access.host == (nic.address or nic.lease):
             # It has the address before it has told its own programs.
-            greeting_of(endpoint.host, endpoint.port, _within(_ANSWER, deadline).left())
+            greeting_of(access.host, access.port, _within(_ANSWER, deadline).left())
 
 
 def _within(seconds: float, deadline: Deadline) -> Deadline:

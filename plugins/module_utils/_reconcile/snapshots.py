@@ -407,13 +407,13 @@ class _Task:
     def _sync(self, instance: Instance) -> bool:
         """Have a guest write out what it keeps in memory, as far as that can be; whether it said that it did."""
         from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import ssh_argv
-        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 
         if not instance.ready or instance.instance_type == "container":
             return False
-        endpoint = ssh_endpoint(instance, self.crew.of(instance), self.data)
+        access = ssh_access(instance, self.crew.of(instance), self.data)
         with contextlib.suppress(CommandFailed, OSError):
-            return self.runtime.run(ssh_argv(endpoint, "sync", 5), timeout=_SYNC, limit=1 << 16).rc == 0
+            return self.runtime.run(ssh_argv(access, "sync", 5), timeout=_SYNC, limit=1 << 16).rc == 0
         return False
 
     def _remove(self, instance: Instance, snapshot: Snapshot) -> Instance:

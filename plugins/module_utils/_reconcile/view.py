@@ -11,29 +11,29 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint, common_args, login_command
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, common_args, login_command
 from ansible_collections.minicloud.local.plugins.module_utils._model import DELETED, STOPPED, Instance, Observed
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.endpoint import ssh_endpoint
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
-def connection_vars(endpoint: SshEndpoint) -> dict[str, t.Any]:
+def connection_vars(access: SshAccess) -> dict[str, t.Any]:
     """The variables that make an instance an Ansible host. A user that is not known yet is left to the controller.
 
     The connection is among them: a play's own may be another, such as local, and its tasks would then run elsewhere.
     """
     variables = {
         "ansible_connection": "ssh",
-        "ansible_port": endpoint.port,
-        "ansible_ssh_common_args": common_args(endpoint),
+        "ansible_port": access.port,
+        "ansible_ssh_common_args": common_args(access),
     }
-    if endpoint.host:
-        variables["ansible_host"] = endpoint.host
+    if access.host:
+        variables["ansible_host"] = access.host
     # Ansible hands this path to ssh as it is; the arguments have it too, in a form that bears all characters.
-    if not set(endpoint.key_file) & set('%"\\'):
-        variables["ansible_ssh_private_key_file"] = endpoint.key_file
-    if endpoint.user:
-        variables["ansible_user"] = endpoint.user
+    if not set(access.key_file) & set('%"\\'):
+        variables["ansible_ssh_private_key_file"] = access.key_file
+    if access.user:
+        variables["ansible_user"] = access.user
     return variables
 
 
@@ -47,7 +47,7 @@ def _mounts(instance: Instance, observed: Observed, driver: Driver, data: DataDi
 
 def instance_view(instance: Instance, observed: Observed, driver: Driver, data: DataDirectory) -> dict[str, t.Any]:
     """The return value `instance` of the modules."""
-    endpoint = ssh_endpoint(instance, driver, data, observed)
+    access = ssh_access(instance, driver, data, observed)
     return {
         "name": instance.name,
         "state": observed.state,
@@ -79,12 +79,12 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "cloud": instance.cloud,
         "user": instance.user,
         "ssh": {
-            "host": endpoint.host,
-            "port": endpoint.port,
-            "user": endpoint.user,
-            "key_file": endpoint.key_file,
-            "known_hosts": endpoint.known_hosts,
-            "command": login_command(endpoint) if endpoint.host else "",
+            "host": access.host,
+            "port": access.port,
+            "user": access.user,
+            "key_file": access.key_file,
+            "known_hosts": access.known_hosts,
+            "command": login_command(access) if access.host else "",
         },
         "created": instance.created,
         "deleted": instance.deleted,
@@ -94,7 +94,7 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
             "errors": instance.cloud_init.get("errors", []),
         },
         "console_log": driver.console_log(instance),
-        "ansible_vars": connection_vars(endpoint),
+        "ansible_vars": connection_vars(access),
     }
 
 

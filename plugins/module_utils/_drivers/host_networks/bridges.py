@@ -466,7 +466,7 @@ class HostNetworks(Networks):
 
     def _texts(self, network: Network, members: t.Sequence[Member]) -> tuple[str, str, str]:
         known = [
-            dhcp.KnownHost(member.name, member.mac, next((each for each in member.addresses if ":" not in each), ""))
+            dhcp.Reservation(member.name, member.mac, next((each for each in member.addresses if ":" not in each), ""))
             for member in members
         ]
         return (dhcp.config_text(self._served(network)), *dhcp.hosts_texts(network.domain, known))

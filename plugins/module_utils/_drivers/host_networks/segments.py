@@ -203,7 +203,7 @@ class SegmentNetworks(Networks):
     @staticmethod
     def _config(network: Network, members: t.Sequence[Member]) -> str:
         known = {
-            member.mac: hub.Host(member.name, next((each for each in member.addresses if ":" not in each), ""))
+            member.mac: hub.Guest(member.name, next((each for each in member.addresses if ":" not in each), ""))
             for member in members
         }
         return hub.Config(network.subnet, network.domain, known, network.mode == "nat", network.mtu).to_text()

@@ -212,7 +212,7 @@ class LxdLooks(Looks):
     def alive(self, instance: Instance) -> bool:
         return _is_up(self.record(instance))
 
-    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
+    def ssh_address(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         latest = self.seen.get(instance.name)
         host, port = self._endpoint_from(instance, latest if latest and _is_ours(instance, latest) else None)
         # What runs may have another address still than the one that is kept for it.

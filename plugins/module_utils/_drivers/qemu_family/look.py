@@ -189,7 +189,7 @@ class FamilyLooks(Looks):
         # One that is still being made was never started.
         return f"its disk is there, {disk}" if instance.phase == "removing" and os.path.exists(disk) else ""
 
-    def endpoint(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
+    def ssh_address(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         if self.user_mode(instance):
             return self.forwarding_host, instance.ssh_port
         if seen is not None:

@@ -38,7 +38,7 @@ def _source(tmp_path):
 @pytest.fixture(name="copy")
 def _copy(monkeypatch, source, tmp_path):
     """Copies into a guest that is this host."""
-    monkeypatch.setattr(folders, "ssh_argv", lambda endpoint, command, timeout: ["sh", "-c", command])
+    monkeypatch.setattr(folders, "ssh_argv", lambda access, command, timeout: ["sh", "-c", command])
 
     def copy(target, delete=False, first=True, replacing=lambda: None):
         copy_folder(Runtime(run), None, str(source), str(target), list_folder(str(source)), delete, first, replacing)
@@ -117,7 +117,7 @@ def test_a_copy_that_was_cut_off_is_finished_by_the_next(copy, source, tmp_path)
 
 
 def test_a_file_that_vanishes_fails_the_copy_and_removes_nothing(monkeypatch, source, tmp_path):
-    monkeypatch.setattr(folders, "ssh_argv", lambda endpoint, command, timeout: ["sh", "-c", command])
+    monkeypatch.setattr(folders, "ssh_argv", lambda access, command, timeout: ["sh", "-c", command])
     listing = list_folder(str(source))
     (source / "-first").unlink()
     with pytest.raises(CommandFailed, match=r"was not copied.*first"):
@@ -134,9 +134,9 @@ def test_an_empty_folder_is_copied(copy, source, tmp_path):
 
 
 def test_what_a_guest_says_of_its_processes_is_not_trusted(monkeypatch):
-    monkeypatch.setattr(folders, "ssh_argv", lambda endpoint, command, timeout: ["seq", "-f", "%g x\x1b", "1", "100"])
+    monkeypatch.setattr(folders, "ssh_argv", lambda access, command, timeout: ["seq", "-f", "%g x\x1b", "1", "100"])
     assert users_of(Runtime(run), None, "/mnt") == ["1", "2", "3", "4", "5"]
-    monkeypatch.setattr(folders, "ssh_argv", lambda endpoint, command, timeout: ["false"])
+    monkeypatch.setattr(folders, "ssh_argv", lambda access, command, timeout: ["false"])
     with pytest.raises(CommandFailed, match="add force: true"):
         users_of(Runtime(run), None, "/mnt")
 

@@ -16,10 +16,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Com
 from ansible_collections.minicloud.local.plugins.module_utils._guest import ready
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import ConsoleWatch
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ready import Readiness, wait_ready
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Deadline, Runtime
 
-ENDPOINT = SshEndpoint("127.0.0.1", 2201, "debian", "/d/id", "/d/known_hosts", "minicloud-qemu-web")
+ACCESS = SshAccess("127.0.0.1", 2201, "debian", "/d/id", "/d/known_hosts", "minicloud-qemu-web")
 DENIED = Completed(255, "", "debian@127.0.0.1: Permission denied (publickey).\n")
 WRONG_KEY = Completed(255, "", "No ED25519 host key is known ...\nHost key verification failed.\n")
 LOST = Completed(255, "", "Connection closed by 127.0.0.1 port 2201\n")
@@ -99,9 +99,9 @@ def guest(clock: Clock, monkeypatch) -> Guest:
 
 def wait(guest: Guest, policy: str = "fail", seconds: float = 60, **kwargs: t.Any) -> Readiness:
     runtime = kwargs.pop("runtime", None) or Runtime(guest.run)
-    endpoint = kwargs.pop("endpoint", ENDPOINT)
+    access = kwargs.pop("access", ACCESS)
     console, locate = kwargs.pop("console", None), kwargs.pop("locate", None)
-    return wait_ready(runtime, endpoint, Deadline(seconds), guest.check_alive, console, policy, locate)
+    return wait_ready(runtime, access, Deadline(seconds), guest.check_alive, console, policy, locate)
 
 
 def watch(tmp_path: Path, text: str) -> ConsoleWatch:
@@ -132,7 +132,7 @@ def test_a_slow_guest_is_asked_less_often_and_given_more_time(guest: Guest) -> N
 
 def test_the_address_is_learned_while_waiting(guest: Guest) -> None:
     places = [("", 22), ("", 22), ("10.1.2.3", 2222)]
-    assert wait(guest, endpoint=ENDPOINT._replace(host=""), locate=lambda: places.pop(0)).status == "done"
+    assert wait(guest, access=ACCESS._replace(host=""), locate=lambda: places.pop(0)).status == "done"
     assert places == []  # and is not asked for again
     assert guest.looks == 1
     assert guest.argvs[0][guest.argvs[0].index("-p") + 1] == "2222"
@@ -141,9 +141,9 @@ def test_the_address_is_learned_while_waiting(guest: Guest) -> None:
 
 def test_an_instance_that_never_gets_an_address(guest: Guest, tmp_path: Path) -> None:
     console = watch(tmp_path, "systemd: Failed to start network service\n")
-    endpoint = ENDPOINT._replace(host="")
+    access = ACCESS._replace(host="")
     with pytest.raises(LaunchError, match="within 30 seconds: waited for the instance to have an address") as caught:
-        wait(guest, seconds=30, endpoint=endpoint, locate=lambda: ("", 22), console=console)
+        wait(guest, seconds=30, access=access, locate=lambda: ("", 22), console=console)
     assert caught.value.stage == "address"
     assert "the console says: systemd: Failed to start network service" in caught.value.why
     assert caught.value.facts["console"] == ["systemd: Failed to start network service"]
@@ -282,19 +282,19 @@ def test_cloud_init_takes_too_long(guest: Guest) -> None:
 
 def test_the_user_is_learned_from_the_console(guest: Guest, tmp_path: Path) -> None:
     text = "ci-info: +++Authorized keys from /home/alma/.ssh/authorized_keys for user alma+++\n"
-    readiness = wait(guest, endpoint=ENDPOINT._replace(user=""), console=watch(tmp_path, text))
+    readiness = wait(guest, access=ACCESS._replace(user=""), console=watch(tmp_path, text))
     assert readiness.user == "alma"
     assert "alma" in guest.argvs[0]
 
 
 def test_the_user_stays_unknown(guest: Guest, tmp_path: Path) -> None:
-    nobody = ENDPOINT._replace(user="")
+    nobody = ACCESS._replace(user="")
     with pytest.raises(LaunchError, match="who the image's login user is") as caught:
-        wait(guest, seconds=5, endpoint=nobody, console=watch(tmp_path, "nothing\n"))
+        wait(guest, seconds=5, access=nobody, console=watch(tmp_path, "nothing\n"))
     assert "option user" in caught.value.hint
     for console in (None, watch(tmp_path, "Cloud-init v. 22.4.2 finished at Sat, 21 Nov\n")):
         with pytest.raises(LaunchError, match="login user of the image is not known"):
-            wait(guest, endpoint=nobody, console=console)
+            wait(guest, access=nobody, console=console)
 
 
 def test_a_fresh_login_is_tried_where_cloud_init_was_waited_for_in_one(guest: Guest) -> None:
@@ -368,7 +368,7 @@ def test_an_image_without_cloud_init(guest: Guest, tmp_path: Path) -> None:
         wait(guest, seconds=900, console=watch(tmp_path, "Welcome!\n\nlocalhost login: "))
     assert guest.clock.now < 1120
     with pytest.raises(LaunchError, match=r"login user of the image is not known: .* no sign of cloud-init"):
-        wait(guest, seconds=900, endpoint=ENDPOINT._replace(user=""), console=watch(tmp_path, "localhost login: "))
+        wait(guest, seconds=900, access=ACCESS._replace(user=""), console=watch(tmp_path, "localhost login: "))
     assert guest.clock.now < 1240
 
 

@@ -11,10 +11,10 @@ import subprocess
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._guest import renew
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
-ENDPOINT = SshEndpoint("10.1.2.64", 22, "debian", "/keys/id", "/keys/known_hosts", "minicloud-qemu-web")
+ACCESS = SshAccess("10.1.2.64", 22, "debian", "/keys/id", "/keys/known_hosts", "minicloud-qemu-web")
 MAC = "52:54:00:00:00:01"
 
 
@@ -45,7 +45,7 @@ class Guest:
 
     def ask(self):
         os.mkfifo(self.told)
-        return renew.ask_renewal(Runtime(self.run), ENDPOINT, MAC, "10.1.2.64")
+        return renew.ask_renewal(Runtime(self.run), ACCESS, MAC, "10.1.2.64")
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import
 from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import (
     GivenHostKeys,
     Login,
-    Wishes,
+    SeedOptions,
     check_login,
-    check_wishes,
+    check_seed_options,
     expected_login_user,
     given_host_keys,
     goes_down,
@@ -44,9 +44,9 @@ def wishes_of(
     vendor_data: t.Any = None,
     network_config: t.Any = None,
     meta_data: t.Any = None,
-) -> Wishes:
-    """Wishes from options as users write them."""
-    return Wishes(
+) -> SeedOptions:
+    """SeedOptions from options as users write them."""
+    return SeedOptions(
         user,
         ssh_authorized_keys,
         CloudConfig(cloud_init, "cloud_init"),
@@ -199,9 +199,9 @@ def test_two_names_for_the_default_user() -> None:
 def test_vendor_data_turned_off() -> None:
     off = {"vendor_data": {"enabled": False}}
     with pytest.raises(InvalidOption, match="turns vendor data off"):
-        check_wishes(wishes_of(cloud_init=off))
-    check_wishes(wishes_of(cloud_init={**off, "ssh_keys": {"rsa_private": "x", "rsa_public": "y"}}))
-    check_wishes(wishes_of(cloud_init={"vendor_data": {"prefix": "x"}}))
+        check_seed_options(wishes_of(cloud_init=off))
+    check_seed_options(wishes_of(cloud_init={**off, "ssh_keys": {"rsa_private": "x", "rsa_public": "y"}}))
+    check_seed_options(wishes_of(cloud_init={"vendor_data": {"prefix": "x"}}))
 
 
 def test_what_is_wrong_is_named_by_its_option() -> None:
@@ -329,7 +329,7 @@ def test_whether_it_goes_down_by_itself():
 
 
 def test_meta_data_gets_another_host_name_unless_the_user_gave_one():
-    before = seed_files("web", "i-1", ["ssh-ed25519 AAAA"], [], Wishes())["meta-data"]
+    before = seed_files("web", "i-1", ["ssh-ed25519 AAAA"], [], SeedOptions())["meta-data"]
     after = renamed(before, "web", "www")
-    assert after == seed_files("www", "i-1", ["ssh-ed25519 AAAA"], [], Wishes())["meta-data"]
+    assert after == seed_files("www", "i-1", ["ssh-ed25519 AAAA"], [], SeedOptions())["meta-data"]
     assert renamed(after, "web", "other") == after

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._guest import ssh
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import (
-    SshEndpoint,
+    SshAccess,
     common_args,
     greeting_of,
     greets,
@@ -23,7 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import 
     ssh_argv,
 )
 
-ENDPOINT = SshEndpoint("127.0.0.1", 2201, "debian", "/d/keys/id", "/d/known_hosts", "minicloud-qemu-web")
+ACCESS = SshAccess("127.0.0.1", 2201, "debian", "/d/keys/id", "/d/known_hosts", "minicloud-qemu-web")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_nobody_there() -> None:
 
 
 def test_argv_is_strict_and_free_of_the_users_setup() -> None:
-    argv = ssh_argv(ENDPOINT, "true", 4.4)
+    argv = ssh_argv(ACCESS, "true", 4.4)
     options = [argv[i + 1] for i, word in enumerate(argv) if word == "-o"]
     assert argv[:3] == ["ssh", "-F", "/dev/null"]
     assert argv[-4:] == ["-l", "debian", "127.0.0.1", "true"]
@@ -153,19 +153,19 @@ def test_argv_is_strict_and_free_of_the_users_setup() -> None:
 
 
 def test_connect_timeout_is_never_zero() -> None:
-    assert "ConnectTimeout=1" in ssh_argv(ENDPOINT, "true", 0.0)  # 0 would mean: wait for ever
+    assert "ConnectTimeout=1" in ssh_argv(ACCESS, "true", 0.0)  # 0 would mean: wait for ever
 
 
 def test_paths_are_quoted_for_ssh() -> None:
-    odd = ENDPOINT._replace(key_file="/a b/50%/id", known_hosts='/q"q')
+    odd = ACCESS._replace(key_file="/a b/50%/id", known_hosts='/q"q')
     assert 'IdentityFile="/a b/50%%/id"' in ssh_argv(odd, "true", 1)
     assert 'UserKnownHostsFile="/q\\"q"' in ssh_argv(odd, "true", 1)
 
 
 def test_lines_for_people_and_ansible() -> None:
-    words = shlex.split(login_command(ENDPOINT))
+    words = shlex.split(login_command(ACCESS))
     assert words[:3] == ["ssh", "-p", "2201"]
     assert words[-1] == "debian@127.0.0.1"
-    assert "StrictHostKeyChecking=yes" in shlex.split(common_args(ENDPOINT))
-    assert "HostKeyAlias=minicloud-qemu-web" in shlex.split(common_args(ENDPOINT))
-    assert shlex.split(login_command(ENDPOINT._replace(user="")))[-1] == "127.0.0.1"
+    assert "StrictHostKeyChecking=yes" in shlex.split(common_args(ACCESS))
+    assert "HostKeyAlias=minicloud-qemu-web" in shlex.split(common_args(ACCESS))
+    assert shlex.split(login_command(ACCESS._replace(user="")))[-1] == "127.0.0.1"

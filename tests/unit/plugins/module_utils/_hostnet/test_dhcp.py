@@ -12,7 +12,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, InUse, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import dhcp, leases, ports
-from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp import KnownHost, Served, Server
+from ansible_collections.minicloud.local.plugins.module_utils._hostnet.dhcp import Reservation, Served, Server
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 SERVED = Served("mcb01234567", "10.20.30.1", "255.255.255.0", "10.20.30.64", "10.20.30.254", "minicloud")
@@ -40,7 +40,7 @@ def test_ipv6_and_mtu_are_told_where_there_are_such():
 
 
 def test_hosts_are_told_with_address_and_both_names():
-    hosts = [KnownHost("web", "52:54:00:00:00:01", "10.20.30.64"), KnownHost("bare", "52:54:00:00:00:02", "")]
+    hosts = [Reservation("web", "52:54:00:00:00:01", "10.20.30.64"), Reservation("bare", "52:54:00:00:00:02", "")]
     assert dhcp.hosts_texts("lab.internal", hosts) == (
         "52:54:00:00:00:01,10.20.30.64,web\n",
         "10.20.30.64 web.lab.internal web\n",

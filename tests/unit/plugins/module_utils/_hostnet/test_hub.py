@@ -27,9 +27,9 @@ def config(**changes):
         "subnet": "10.20.30.0/24",
         "domain": "minicloud",
         "hosts": {
-            ONE: hub.Host("One", "10.20.30.64"),
-            TWO: hub.Host("two", "10.20.30.65"),
-            THREE: hub.Host("three", ""),
+            ONE: hub.Guest("One", "10.20.30.64"),
+            TWO: hub.Guest("two", "10.20.30.65"),
+            THREE: hub.Guest("three", ""),
         },
     }
     return hub.Config(**{**values, **changes})
@@ -362,7 +362,7 @@ class TestHub:
         assert packet[1:5] == (GATEWAY, "10.20.30.64", 53, 4444)
         assert told(packet.payload) == (0, socket.inet_aton("10.20.30.65"))
         # An instance that was made later is known from then on.
-        (tmp_path / "new").write_text(config(hosts={TWO: hub.Host("two", "10.20.30.99")}).to_text())
+        (tmp_path / "new").write_text(config(guests={TWO: hub.Guest("two", "10.20.30.99")}).to_text())
         os.rename(tmp_path / "new", tmp_path / hub.CONFIG)
         assert told(hub.parse_packet(one.ask(question)).payload) == (0, socket.inet_aton("10.20.30.99"))
 

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images import trust
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts, host_table
-from ansible_collections.minicloud.local.plugins.module_utils._images.index import Host
+from ansible_collections.minicloud.local.plugins.module_utils._images.index import ImageHost
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference, parse_reference
 
 NOBLE = "com.ubuntu.cloud:server:24.04:amd64"
@@ -33,7 +33,7 @@ def test_built_in_hosts(monkeypatch):
     monkeypatch.setattr(trust, "UBUNTU_KEYRINGS", ())
     table = host_table()
     assert sorted(table) == ["daily", "images", "minimal", "release"]
-    assert table["release"] == Host("release", "https://cloud-images.ubuntu.com/releases/")
+    assert table["release"] == ImageHost("release", "https://cloud-images.ubuntu.com/releases/")
     assert all(host.url.startswith("https://") and not host.allow_http for host in table.values())
 
 
@@ -66,7 +66,7 @@ def test_option_counts_before_settings_and_both_before_what_is_built_in():
     assert table["release"].url == "https://cloud-images.ubuntu.com/releases/"
     assert table["release"].mirror == "https://nearer/"
     assert table["release"].user == "me"
-    assert table["ours"] == Host("ours", "https://ours/list.json", "manifest", allow_http=True)
+    assert table["ours"] == ImageHost("ours", "https://ours/list.json", "manifest", allow_http=True)
 
 
 @pytest.mark.parametrize(

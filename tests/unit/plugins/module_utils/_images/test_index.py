@@ -21,7 +21,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import index as index_module
 from ansible_collections.minicloud.local.plugins.module_utils._images.hosts import ImageHosts
-from ansible_collections.minicloud.local.plugins.module_utils._images.index import Host, Index
+from ansible_collections.minicloud.local.plugins.module_utils._images.index import ImageHost, Index
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
@@ -31,7 +31,7 @@ PRODUCTS = "/releases/streams/v1/com.ubuntu.cloud:released:download.json"
 
 @pytest.fixture
 def host(server):
-    return Host("release", f"{server.url}releases/", allow_http=True)
+    return ImageHost("release", f"{server.url}releases/", allow_http=True)
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_several_streams_of_one_server(server, data, runtime):
     }
     server.files["/images/streams/v1/index.json"] = json.dumps(index).encode()
     server.files["/images/streams/v1/more.json"] = json.dumps(more).encode()
-    host = Host("images", f"{server.url}images", allow_http=True)
+    host = ImageHost("images", f"{server.url}images", allow_http=True)
     keys = {product.key for product in Index(host, data, runtime).products("x86_64")}
     assert {"ours:1:amd64:cloud", "debian:trixie:amd64:cloud"} <= keys
 
@@ -353,7 +353,7 @@ def test_several_streams_of_one_server(server, data, runtime):
 def test_manifest(server, data, runtime):
     image = {"aliases": "debian", "os": "Debian", "items": {"x86_64": {"id": "a" * 64, "image_location": "d.qcow2"}}}
     server.files["/lists/all.json"] = json.dumps({"Debian": image}).encode()
-    host = Host("ours", f"{server.url}lists/all.json", "manifest", allow_http=True)
+    host = ImageHost("ours", f"{server.url}lists/all.json", "manifest", allow_http=True)
     index = Index(host, data, runtime)
     assert [product.os for product in index.products("x86_64")] == ["debian"]
     assert index.architectures() == ["x86_64"]
@@ -364,7 +364,7 @@ def test_manifest(server, data, runtime):
 
 
 def test_locations():
-    host = Host("images", "https://example.com/base/")
+    host = ImageHost("images", "https://example.com/base/")
     assert (
         host.locate("images/x/20251120_05:24/disk.qcow2")
         == "https://example.com/base/images/x/20251120_05:24/disk.qcow2"
@@ -409,12 +409,12 @@ def secure(server, certificate):
 
 def test_https(secure, certificate, data, runtime, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
-    assert Index(Host("release", f"{secure.url}releases/"), data, runtime).products("x86_64")
+    assert Index(ImageHost("release", f"{secure.url}releases/"), data, runtime).products("x86_64")
 
 
 def test_https_with_a_certificate_of_nobody(secure, data, runtime):
     with pytest.raises(Unreachable, match="certificate"):
-        Index(Host("release", f"{secure.url}releases/"), data, runtime).products("x86_64")
+        Index(ImageHost("release", f"{secure.url}releases/"), data, runtime).products("x86_64")
     assert cached(data) == []
 
 
@@ -422,7 +422,7 @@ def test_redirect_from_https_to_http(secure, server, certificate, data, runtime,
     monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
     secure.plan[INDEX] = [redirect(f"{server.url}releases/streams/v1/index.json")]
     with pytest.raises(ImageError, match="http:"):
-        Index(Host("release", f"{secure.url}releases/"), data, runtime).products("x86_64")
+        Index(ImageHost("release", f"{secure.url}releases/"), data, runtime).products("x86_64")
     assert server.requests == []
 
 
@@ -561,7 +561,7 @@ def test_host_without_signed_index(server, signer, host, data, runtime):
 
 
 def test_unsigned_cache_does_not_count_once_a_keyring_is_set(server, signed, signer, host, data, runtime, local):
-    daily = Host("daily", local["daily"]["url"], allow_http=True)
+    daily = ImageHost("daily", local["daily"]["url"], allow_http=True)
     Index(daily, data, runtime).products("x86_64")
     server.close()
     with pytest.raises(Unreachable):

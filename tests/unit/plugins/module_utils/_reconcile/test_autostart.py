@@ -150,11 +150,11 @@ def test_ports_wait_for_addresses_that_others_give(data: DataDirectory, monkeypa
     monkeypatch.setattr(autostart, "_start", lambda *dummy: None)
     monkeypatch.setattr(QemuDriver, "alive", lambda *dummy: True)
 
-    def endpoint(*dummy: t.Any) -> tuple[str, int]:
+    def access(*dummy: t.Any) -> tuple[str, int]:
         seen.append("asked")
         return next(addresses), 22
 
-    monkeypatch.setattr(QemuDriver, "endpoint", endpoint)
+    monkeypatch.setattr(QemuDriver, "ssh_address", access)
     monkeypatch.setattr(Power, "lead_ports", lambda dummy, instance: seen.append(instance.name))
     monkeypatch.setattr(Deadline, "pauses", lambda *dummy, **more: iter([0.0] * 9))
     assert autostart.start_all(Runtime(nothing), data) == {}

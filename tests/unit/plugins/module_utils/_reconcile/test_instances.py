@@ -529,7 +529,7 @@ class TestCheckMode:
             params = {**FULL, "allow_restart": True}
         predicted = world.run(check=True, **params)
         assert world.everything() == before
-        assert set(world.calls) <= {"observe", "require", "endpoint", "console_log", "alive"}
+        assert set(world.calls) <= {"observe", "require", "ssh_address", "console_log", "alive"}
         warnings = world.reporter.warnings
         real = world.run(**params)
         assert world.reporter.warnings == warnings

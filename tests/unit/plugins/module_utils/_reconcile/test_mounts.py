@@ -46,14 +46,14 @@ def _copies(monkeypatch):
     """What was copied: target, delete, first. A target named broken fails."""
     found = []
 
-    def copy(runtime, endpoint, source, target, listing, delete, first, replacing):
+    def copy(runtime, access, source, target, listing, delete, first, replacing):
         found.append((target, delete, first))
         replacing()
         if target.endswith("broken"):
             raise CommandFailed("it broke")
 
     monkeypatch.setattr(mounts, "copy_folder", copy)
-    monkeypatch.setattr(mounts, "is_missing", lambda runtime, endpoint, target: False)
+    monkeypatch.setattr(mounts, "is_missing", lambda runtime, access, target: False)
     return found
 
 

@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Nic, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import readdress
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
@@ -30,8 +30,8 @@ class World:
         self.steps.append(name)
         self.has = NEW if name in self.at else self.has
 
-    def ask(self, dummy, endpoint, mac, address):
-        assert (endpoint.host, mac, address) == (OLD, MAC, OLD)
+    def ask(self, dummy, access, mac, address):
+        assert (access.host, mac, address) == (OLD, MAC, OLD)
         self._step("asked")
         return self.by_ssh
 
@@ -53,7 +53,7 @@ class World:
         return self.steps
 
     def locate(self):
-        return SshEndpoint(self.has, 22, "debian", "", "", "")
+        return SshAccess(self.has, 22, "debian", "", "", "")
 
     @property
     def warnings(self):

@@ -296,7 +296,7 @@ class FakeDriver(Driver, Acts):
             os.unlink(self._machine(instance))
             self.runtime.report.step("ended")
 
-    def endpoint(self, instance, seen=None):
+    def ssh_address(self, instance, seen=None):
         return "127.0.0.1", instance.ssh_port
 
     def alive(self, instance):
@@ -431,7 +431,7 @@ class World:
         monkeypatch.setattr(keys, "make_host_key", self._host_key)
         monkeypatch.setattr(ready, "wait_ready", self._wait_ready)
         self.clocks = []  # those who had their clock set
-        monkeypatch.setattr(clock, "set_clock", lambda runtime, endpoint: self.clocks.append(endpoint.alias) or "")
+        monkeypatch.setattr(clock, "set_clock", lambda runtime, access: self.clocks.append(access.alias) or "")
         # Its machines stop when they are told, or never.
         monkeypatch.setattr(power, "_SHUTDOWN", 0.0)
         monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cuts here, and hundreds of writes
@@ -455,13 +455,13 @@ class World:
         write_file(os.path.join(directory, "host_key"), b"")
         return keys.HostKey("PRIVATE", f"ssh-ed25519 HOSTKEY {name}")
 
-    def _wait_ready(self, runtime, endpoint, deadline, check_alive, console, cloud_init_errors, locate):
+    def _wait_ready(self, runtime, access, deadline, check_alive, console, cloud_init_errors, locate):
         self.in_guest()
         check_alive()
         failure: BaseException | None = self.guest_fails
         if failure is not None:
             raise failure
-        return ready.Readiness(endpoint.user, "done", [], {})
+        return ready.Readiness(access.user, "done", [], {})
 
     def image(self, name):
         return Image(

@@ -845,7 +845,7 @@ class TestOnAnotherHost:
         assert [source.get("fdgroup") for source in domain.root().iterfind("devices/disk/source")] == [None, None]
         assert domain.root().findtext("seclabel/label") == "+1000:+1001"
         assert f"hostfwd=tcp:198.51.100.7:{instance.ssh_port}-:22" in domain.xml
-        assert there.endpoint(instance) == ("elsewhere.test", instance.ssh_port)
+        assert there.ssh_address(instance) == ("elsewhere.test", instance.ssh_port)
         (seen,) = there.observe([instance])
         assert (seen.state, seen.addresses, seen.severed) == ("running", ("elsewhere.test",), False)
 

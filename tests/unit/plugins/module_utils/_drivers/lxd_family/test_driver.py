@@ -587,7 +587,7 @@ class TestObserve:
         assert driver.alive(made)
 
     def test_an_address_that_is_kept_is_known_at_once(self, driver, made):
-        assert driver.endpoint(made) == ("10.1.2.3", 22)
+        assert driver.ssh_address(made) == ("10.1.2.3", 22)
 
     def test_what_runs_is_reached_where_it_is(self, driver, lxd, made):
         """One that was given another address while it runs has the old one until it asks for the new one."""
@@ -599,7 +599,7 @@ class TestObserve:
         made.nics = [Nic("default", MAC, address="10.1.2.9")]
         made.ports = [parse_port("127.0.0.1:8080:80")]
         driver.acts.reconfigure(made)
-        assert driver.endpoint(made) == ("10.1.2.3", 22)
+        assert driver.ssh_address(made) == ("10.1.2.3", 22)
         port = lxd.objects["instances"]["web"]["devices"]["port-tcp-127.0.0.1-8080"]
         assert port["connect"] == "tcp:127.0.0.1:80"
         lxd.objects["instances"]["web"]["status"] = "Stopped"
@@ -607,7 +607,7 @@ class TestObserve:
         port = lxd.objects["instances"]["web"]["devices"]["port-tcp-127.0.0.1-8080"]
         assert port["connect"] == "tcp:10.1.2.9:80"
         entry["address"] = "10.1.2.9"
-        assert driver.endpoint(made) == ("10.1.2.9", 22)
+        assert driver.ssh_address(made) == ("10.1.2.9", 22)
 
     def test_what_is_beside_this_host_is_not_reached(self, driver, lxd, made, data):
         network = Network("lan", "lxd", "lxd", "", mode="bridged", parent="eth7", bridge_type="macvtap", phase="ready")
@@ -618,15 +618,15 @@ class TestObserve:
         )
         made.nics = [Nic("lan", MAC)]
         assert driver.observe([made])[0].addresses == ("192.0.2.9",)
-        assert driver.endpoint(made) == ("", 22)
+        assert driver.ssh_address(made) == ("", 22)
 
     def test_another_is_learned_while_it_runs(self, driver, lxd, made):
         made.nics = [Nic("default", MAC)]
         driver.acts.start(made)
-        assert driver.endpoint(made) == ("", 22)
+        assert driver.ssh_address(made) == ("", 22)
         entry = {"family": "inet", "scope": "global", "address": "10.1.2.77"}
         lxd.objects["instances"]["web"]["state"] = {"network": {"eth0": {"hwaddr": MAC, "addresses": [entry]}}}
-        assert driver.endpoint(made) == ("10.1.2.77", 22)
+        assert driver.ssh_address(made) == ("10.1.2.77", 22)
 
 
 class TestRemote:
@@ -639,10 +639,10 @@ class TestRemote:
         assert 20000 <= web.ssh_port < 32768
         assert 20000 <= web.ports[0].host_port < 32768
         assert web.chosen_ports == [web.ports[0].host_port]
-        assert driver.endpoint(web) == ("10.9.0.2", web.ssh_port)  # which is pinned before the start
+        assert driver.ssh_address(web) == ("10.9.0.2", web.ssh_port)  # which is pinned before the start
         driver.acts.start(web)
         assert lxd.objects["instances"]["web"]["devices"]["ssh"]["listen"] == f"tcp:10.9.0.2:{web.ssh_port}"
-        assert make_driver(endpoint="https://10.9.0.1:8443").endpoint(web) == ("10.9.0.2", web.ssh_port)
+        assert make_driver(endpoint="https://10.9.0.1:8443").ssh_address(web) == ("10.9.0.2", web.ssh_port)
         kept = web.ssh_port
         driver.acts.choose_ports(web)
         assert web.ssh_port == kept
@@ -665,7 +665,7 @@ class TestRemote:
             driver.acts.start(web)
         assert refused.value.facts["port"] == web.ssh_port
         driver.acts.start(web)
-        assert driver.endpoint(web) == ("10.9.0.1", web.ssh_port)
+        assert driver.ssh_address(web) == ("10.9.0.1", web.ssh_port)
 
     def test_records_lead_back(self, make_driver):
         local, remote = make_driver(), make_driver(endpoint="https://10.9.0.1:8443", project="lab")

@@ -237,7 +237,7 @@ class TestAlive:
         assert [(each.addresses, each.by_mac) for each in seen] == [
             (own, {mac: own}) for own, mac in zip(addresses, macs)
         ]
-        assert [driver.endpoint(*each) for each in zip(many, seen)] == [(own, 22) for (own,) in addresses]
+        assert [driver.ssh_address(*each) for each in zip(many, seen)] == [(own, 22) for (own,) in addresses]
         assert read == [(driver.scope.networks.directory("lan"),), ()]
 
 
@@ -442,7 +442,7 @@ class TestRunning:
         assert lab == f"dgram,id=net1,local.type=unix,local.path={port},remote.type=unix,remote.path={hub}"
         macs = [word.partition("mac=")[2] for word in line if word.startswith("virtio-net")]
         assert macs == [nic.mac for nic in driver.interfaces(instance)] and macs[1] == "52:54:00:00:00:01"
-        assert driver.endpoint(instance) == ("127.0.0.1", 40022)
+        assert driver.ssh_address(instance) == ("127.0.0.1", 40022)
         assert driver.acts.forwards(instance) == []
 
     def test_its_hub_runs_as_long_as_it_does(self, driver, instance, ordinary, told_version):

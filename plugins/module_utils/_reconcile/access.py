@@ -11,17 +11,15 @@ from __future__ import annotations
 import os
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY, SshEndpoint
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import LOGIN_KEY, SshAccess
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
-def ssh_endpoint(
-    instance: Instance, driver: Driver, data: DataDirectory, observed: Observed | None = None
-) -> SshEndpoint:
+def ssh_access(instance: Instance, driver: Driver, data: DataDirectory, observed: Observed | None = None) -> SshAccess:
     """How this host reaches the instance by ssh."""
-    host, port = driver.endpoint(instance, observed)
-    return SshEndpoint(
+    host, port = driver.ssh_address(instance, observed)
+    return SshAccess(
         host=host,
         port=port,
         user=instance.user,
