@@ -490,6 +490,7 @@ class Instance:
     snapshot -- the uuid of the snapshot that it goes on from; empty before the first
     snapshot_count -- the number in the last of its snapshots' default names, which are never given twice
     restoring -- the uuid of the snapshot that its disk is still to be brought back to; empty otherwise
+    restoring_cold -- whether the memory that was saved with that is left out
     handles -- the drivers that have had it, each with what it needs to find what it made of it outside its directory
     unknown -- fields of its record that a newer version has written
     """
@@ -531,6 +532,7 @@ class Instance:
     snapshot: str = ""
     snapshot_count: int = 0
     restoring: str = ""
+    restoring_cold: bool = False
     handles: dict[str, dict[str, str]] = field(default_factory=dict)
     unknown: dict[str, t.Any] = field(default_factory=dict)
 

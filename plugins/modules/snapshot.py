@@ -15,7 +15,8 @@ author:
 description:
   - Takes snapshots of an instance, brings it back to one, and names, comments and removes them.
   - A snapshot keeps the disk as it is, and with it the number of processors, the size of the memory and of the disk,
-    the network interfaces and the forwarded ports of that moment.
+    the network interfaces, the mounts and the forwarded ports of that moment. Of an instance that runs it can keep the
+    memory too, so that it goes on from there.
   - Snapshots of an instance are a tree. Each goes on from the one that the instance was at when it was taken. Any of
     them can be brought back and removed at any time, and the others stay as they are.
   - Removing the instance removes its snapshots.
@@ -43,8 +44,9 @@ options:
     description:
       - V(present) is there. One that is there already is not taken again.
       - V(absent) is gone. Snapshots that were taken after it stay as they are.
-      - V(restored) brings the instance back to it. One that runs is stopped first. Afterwards it runs if it did when
-        the snapshot was taken, and else is stopped. The snapshot stays, and so do all others.
+      - V(restored) brings the instance back to it. Afterwards it runs if it did when the snapshot was taken, is
+        suspended if it was, and else is stopped. The snapshot stays, and so do all others.
+      - An instance that runs is stopped for that. Where O(safeguard) keeps it with its memory it is ended at once.
     type: str
     choices: [present, absent, restored]
     default: present
@@ -62,6 +64,9 @@ options:
       - Without its memory, an instance that is brought back boots from the disk, as after a power cut. Before the
         snapshot is taken its file systems are written out as far as it lets us; RV(snapshot.file_systems) tells.
       - With V(yes), what cannot be is an error.
+      - With O(state=restored), V(no) leaves out the memory that was saved with the snapshot, and the instance boots
+        from the disk. Only the driver that saved it can go on from it, with the same hypervisor and processor; else
+        that is an error, before anything is changed.
     type: str
     choices: [auto, 'yes', 'no']
     default: auto
@@ -129,6 +134,19 @@ EXAMPLES = r"""
     safeguard: false
     force: true
 
+- name: Take a snapshot of an instance that runs, with its memory or not at all
+  minicloud.local.snapshot:
+    instance: web
+    name: warmed-up
+    memory: 'yes'
+
+- name: Bring it back to what was on its disk then, and boot from that
+  minicloud.local.snapshot:
+    instance: web
+    name: warmed-up
+    state: restored
+    memory: 'no'
+
 - name: Rename a snapshot
   minicloud.local.snapshot:
     instance: web
@@ -146,12 +164,12 @@ RETURN = r"""
 actions:
   description:
     - The steps that were taken, or in check mode would be.
-    - V(remove_leftovers), V(take), V(delete), V(rename), V(set_comment), V(stop), V(safeguard), V(restore), V(start),
-      V(wait_ready).
+    - V(remove_leftovers), V(take), V(delete), V(rename), V(set_comment), V(safeguard), V(stop), V(drop_memory),
+      V(restore), V(start), V(wait_ready).
   type: list
   elements: str
   returned: success
-  sample: [stop, safeguard, restore]
+  sample: [safeguard, stop, restore]
 snapshot:
   description: The snapshot as it is now, or in check mode would be; none when it is gone.
   type: dict
@@ -204,14 +222,14 @@ snapshot:
       returned: always
       sample: "2026-05-04T10:20:30Z"
     state:
-      description: What the instance was when it was taken, V(running) or V(stopped).
+      description: What the instance was when it was taken, V(running), V(stopped) or V(suspended).
       type: str
       returned: always
       sample: stopped
     file_systems:
       description:
-        - How the file systems were. V(stopped) of an instance that was; V(frozen) while it was frozen; V(synced) where
-          they were written out right before; V(crash) where they are as after a power cut.
+        - How the file systems were. V(stopped) or V(suspended) of an instance that was; V(frozen) while it was frozen;
+          V(synced) where they were written out right before; V(crash) where they are as after a power cut.
         - Empty in check mode.
       type: str
       returned: always

@@ -99,14 +99,14 @@ snapshots:
       returned: always
       sample: "2026-05-04T10:20:30Z"
     state:
-      description: What the instance was when it was taken, V(running) or V(stopped).
+      description: What the instance was when it was taken, V(running), V(stopped) or V(suspended).
       type: str
       returned: always
       sample: stopped
     file_systems:
       description:
-        - How the file systems were. V(stopped) of an instance that was; V(frozen) while it was frozen; V(synced) where
-          they were written out right before; V(crash) where they are as after a power cut.
+        - How the file systems were. V(stopped) or V(suspended) of an instance that was; V(frozen) while it was frozen;
+          V(synced) where they were written out right before; V(crash) where they are as after a power cut.
         - Empty in check mode.
       type: str
       returned: always

@@ -115,6 +115,13 @@ class Snapshots(Part):
         with_memory -- whether its memory, and with it what it is doing, is to be kept too
         """
 
+    def why_not_resumed(self, instance: Instance, snapshot: Snapshot) -> str:
+        """Why an instance cannot go on from the memory that was saved with a snapshot, as a clause; empty where it can.
+
+        Only a look. instance -- its record as it will be; it has no owner
+        """
+        return ""
+
     @abc.abstractmethod
     def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
         """Keep the state of an instance, which goes on as it was (running, stopped, suspended).

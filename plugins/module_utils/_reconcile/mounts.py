@@ -342,6 +342,37 @@ class Mounter:
                 part.detach(instance, mount, force)
 
 
+@contextlib.contextmanager
+def set_aside(
+    instance: Instance, driver: Driver, runtime: Runtime, data: DataDirectory, comes_back: bool = True
+) -> t.Iterator[None]:
+    """Have no mount keep a running instance from being saved: those that would are taken off, and put back.
+
+    comes_back -- whether the instance runs on at the end; else they are only put back where saving it fails
+    InUse where the guest uses one; nothing has changed then.
+    """
+    part = _part(driver, instance)
+    attached = _attached(instance, driver) if part and part.blocks_saving else {}
+    if part is None or not attached:
+        yield
+        return
+    mounts = [each for each in instance.mounts if instance.place_of(each) in attached]
+    runtime.report.step("set_mounts_aside")
+    Mounter(driver, runtime, data, lambda record: record).take_away(instance, mounts, force=False)
+    saved = False
+    try:
+        yield
+        saved = True
+    finally:
+        if comes_back or not saved:
+            runtime.report.step("put_mounts_back")
+            for mount in mounts:
+                try:
+                    part.attach(instance, replace(mount, target=instance.place_of(mount)))
+                except MinicloudError as exc:
+                    runtime.report.warn(f"{mount.source} is not mounted in {instance.name} any more: {exc}")
+
+
 def changed_mounts(before: Instance, after: Instance) -> tuple[list[Mount], list[Mount]]:
     """The mounts that go from one record to the next, and those that come; one that is to be otherwise is in both."""
     asked = ("source", "target", "type", "uid_map", "gid_map", "read_only")

@@ -73,7 +73,10 @@ class Power:
             raise HypervisorError(
                 f"{instance.name} cannot be suspended", why, "Put that right, or stop it: state: stopped."
             )
-        part.suspend(instance)
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import set_aside
+
+        with set_aside(instance, driver, self.runtime, self.data, comes_back=False):
+            part.suspend(instance)
         instance = self._store(replace(instance, ready=False, stopping="", resumed=False, suspended=timestamp()))
         if instance.ports and not instance.user_mode:
             Attachment(driver, self.runtime, self.data).disconnect(instance)
@@ -124,6 +127,9 @@ class Power:
 
         One that is suspended goes on under its owner.
         """
+        if instance.restoring:
+            self._check_nobody_runs(instance)
+            instance = self.bring_back(instance)
         driver = self.crew.of(instance)
         goes_on = driver.suspension() is not None and self._is_suspended(driver, instance)
         if not goes_on:
@@ -135,8 +141,6 @@ class Power:
                 part.drop(instance)
         if instance.renamed_from:
             instance = self.follow_name(instance)
-        if instance.restoring:
-            instance = self.bring_back(instance)
         instance = replace(instance, suspended="", resumed=goes_on)
         attachment = Attachment(driver, self.runtime, self.data)
         # What is frozen has its ports still.
@@ -161,8 +165,12 @@ class Power:
         return driver.observe([replace(instance, phase="ready")])[0].state == SUSPENDED
 
     def bring_back(self, instance: Instance) -> Instance:
-        """Bring the disk of a stopped instance back to the snapshot that its record names, whoever has begun that."""
-        part = self.crew.of(instance).snapshots()
+        """Bring the disk of a stopped instance back to the snapshot that its record names, whoever has begun that.
+
+        With memory that was saved with it, the instance is suspended then.
+        """
+        driver = self.crew.of(instance)
+        part = driver.snapshots()
         found = [each for each in self.scope.snapshots(instance.name).all()[0] if each.uuid == instance.restoring]
         if part is None or not found:
             raise InUse(
@@ -170,10 +178,19 @@ class Power:
                 f"it was to be brought back to the snapshot {instance.restoring}, which is not there any more",
                 "Bring it back to another one, with state: restored of minicloud.local.snapshot.",
             )
+        snapshot = found[0]
+        if snapshot.memory:
+            why = "" if instance.restoring_cold else part.why_not_resumed(replace(instance, owner=""), snapshot)
+            if why:
+                self.runtime.report.warn(f"{instance.name} does not go on from where {snapshot.name} was taken: {why}.")
+            snapshot = replace(snapshot, memory=0) if why or instance.restoring_cold else snapshot
         self.runtime.report.step("bring_back")
-        part.restore(instance, found[0])
+        part.restore(instance, snapshot)
         self.runtime.report.step("brought_back")
-        return self._store(replace(instance, restoring="", snapshot=found[0].uuid))
+        instance = replace(instance, restoring="", restoring_cold=False, snapshot=snapshot.uuid)
+        if snapshot.memory:
+            instance = replace(instance, owner=driver.name, suspended=timestamp())
+        return self._store(instance)
 
     def _choose_ports(
         self, driver: Driver, instance: Instance, held: t.Sequence[PortForward] | None = None

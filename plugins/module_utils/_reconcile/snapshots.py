@@ -37,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DELETED,
     RUNNING,
     STOPPED,
+    SUSPENDED,
     UP,
     Instance,
     Nic,
@@ -122,9 +123,12 @@ def parse_snapshot_wish(params: t.Mapping[str, t.Any]) -> SnapshotWish:
 
 
 def make_snapshot_plan(
-    wish: SnapshotWish, instance: Instance, state: str, snapshots: t.Sequence[Snapshot]
+    wish: SnapshotWish, instance: Instance, state: str, snapshots: t.Sequence[Snapshot], live: bool = False
 ) -> SnapshotPlan:
-    """The way from what is (an instance, its state, its snapshots) to what is wished. Pure. NotFound, InUse."""
+    """The way from what is (an instance, its state, its snapshots) to what is wished. Pure. NotFound, InUse.
+
+    live -- whether a snapshot with memory can be taken of the instance as it is
+    """
     whole = {key_of(each.name): each for each in snapshots if each.phase == "ready"}
     found, renamed = whole.get(key_of(wish.name)), whole.get(key_of(wish.new_name))
     plan = SnapshotPlan(["remove_leftovers"] if len(whole) < len(snapshots) else [])
@@ -141,7 +145,7 @@ def make_snapshot_plan(
         raise NotFound(f"{instance.name} has no snapshot {wish.name}", hint=f"It has: {known}.")
     plan.target = found
     if wish.state == RESTORED:
-        plan.steps += _steps_back(wish, instance, state, t.cast(Snapshot, found))
+        plan.steps += _steps_back(wish, instance, state, t.cast(Snapshot, found), live)
     elif found is None:
         plan.steps.append("take")
     else:
@@ -150,16 +154,22 @@ def make_snapshot_plan(
     return plan
 
 
-def _steps_back(wish: SnapshotWish, instance: Instance, state: str, found: Snapshot) -> list[str]:
-    if state not in (*UP, STOPPED):
+def _steps_back(wish: SnapshotWish, instance: Instance, state: str, found: Snapshot, live: bool) -> list[str]:
+    if state not in (*UP, STOPPED, SUSPENDED):
         raise InUse(
             f"{instance.name} cannot be brought back to {found.name}",
             f"it is {state}",
             "Have it run or stop it first, with minicloud.local.instance.",
         )
-    steps = ["stop"] if state in UP else []
     # A run that was ended has taken one before it began.
-    steps += ["safeguard"] if wish.safeguard and instance.restoring != found.uuid else []
+    guard = ["safeguard"] if wish.safeguard and instance.restoring != found.uuid else []
+    if state == SUSPENDED:
+        steps = [*guard, "drop_memory"]
+    elif state in UP:
+        # With its memory kept, nothing is lost where it does not shut down.
+        steps = [*guard, "stop"] if live else ["stop", *guard]
+    else:
+        steps = guard
     steps.append("restore")
     if found.state == RUNNING:
         steps += ["start", *(["wait_ready"] if wish.wait else [])]
@@ -206,7 +216,7 @@ class _Task:
             return SnapshotOutcome(False, [], None, {"snapshots": []}, {"snapshots": []})
         instance, state = self._look()
         snapshots = self._snapshots()
-        plan = make_snapshot_plan(self.wish, instance, state, snapshots)
+        plan = make_snapshot_plan(self.wish, instance, state, snapshots, self._is_live(instance, state))
         before = _comparable(instance, state, snapshots)
         if not plan.steps:
             view = self._view(plan.target, snapshots, instance)
@@ -219,12 +229,13 @@ class _Task:
         with self.scope.lock(self.wish.instance, deadline, self.runtime.report):
             # Another run may have been faster.
             instance, state = self._look()
-            plan = make_snapshot_plan(self.wish, instance, state, self._snapshots())
+            plan = make_snapshot_plan(self.wish, instance, state, self._snapshots(), self._is_live(instance, state))
             if plan.steps:
                 self._check(plan, instance, state)
             instance, target = self._apply(plan, instance, state, deadline)
         if "wait_ready" in plan.steps:
             instance = self._power().wait_ready(instance, deadline, "warn")
+            self._mount(instance)
         snapshots = self._snapshots()
         instance, state = self._look()
         after = _comparable(instance, state, snapshots)
@@ -274,9 +285,10 @@ class _Task:
                 "Recover it first, with state: present of minicloud.local.instance.",
                 state=state,
             )
-        if "take" in plan.steps:
+        if "take" in plan.steps or ("safeguard" in plan.steps and plan.steps.index("safeguard") == 0):
             self._with_memory(instance, state)
         if "restore" in plan.steps:
+            self._check_memory(t.cast(Snapshot, plan.target), instance)
             after = self._restored(instance, t.cast(Snapshot, plan.target))
             from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 
@@ -288,22 +300,46 @@ class _Task:
                 held = self.crew.of(instance).acts.forwards(instance) if state in UP else []
                 driver.acts.choose_ports(replace(after), held)
 
+    def _is_live(self, instance: Instance, state: str) -> bool:
+        """Whether an instance that is to be brought back can be kept first with its memory."""
+        return self.wish.state == RESTORED and state in UP and not self._part(instance).why_not(instance, True)
+
     def _with_memory(self, instance: Instance, state: str) -> bool:
         """Whether a snapshot that is taken now gets the memory too. InUse, NotSupported, InvalidOption."""
         part = self._part(instance)
         what = f"no snapshot of {instance.name} can be taken"
-        if self.wish.memory != "no" and state in UP:
+        # Before an instance is brought back it is kept as it is.
+        memory = "auto" if self.wish.state == RESTORED else self.wish.memory
+        if memory != "no" and state in (*UP, SUSPENDED):
             reason = part.why_not(instance, True)
             if not reason:
                 return True
-            if self.wish.memory == "yes":
+            if memory == "yes":
                 raise NotSupported(f"{what} with its memory", reason, "Use memory: no, or auto.")
-        elif self.wish.memory == "yes":
+        elif memory == "yes":
             raise InvalidOption(f"{what} with its memory", f"it is {state}", "Use memory: auto, or have it run.")
         reason = part.why_not(instance, False)
         if reason:
             raise InUse(what, reason, "Stop it first, with state: stopped of minicloud.local.instance.", state=state)
         return False
+
+    def _check_memory(self, snapshot: Snapshot, instance: Instance) -> None:
+        """Raise where what was saved of the memory is wanted and cannot be had."""
+        what = f"{instance.name} cannot go on from where {snapshot.name} was taken"
+        if not snapshot.memory and self.wish.memory == "yes":
+            raise InvalidOption(what, "its memory was not saved with it", "Use memory: no, or auto.")
+        if snapshot.memory and self.wish.memory != "no":
+            after = self._restored(replace(instance, owner=""), snapshot)
+            part = t.cast(Snapshots, self.crew.starter(after).snapshots())
+            why = part.why_not_resumed(after, snapshot)
+            if why:
+                raise NotSupported(
+                    what,
+                    why,
+                    "To have its disk alone, from which it boots, add memory: no. A snapshot of another driver can be"
+                    f" gone on from with driver: {snapshot.driver}.",
+                    memory=snapshot.memory,
+                )
 
     def _restored(self, instance: Instance, snapshot: Snapshot) -> Instance:
         """The record of an instance that is brought back to a snapshot, until its disk is."""
@@ -313,7 +349,8 @@ class _Task:
             raise RecordError(f"the snapshot {snapshot.name} cannot be gone back to", str(exc)) from exc
         values = {name: getattr(then, name) for name in _BROUGHT_BACK}
         values["nics"] = self._interfaces(instance, then) if self.wish.force else then.nics
-        return replace(instance, restoring=snapshot.uuid, ready=False, **values)
+        cold = self.wish.memory == "no"
+        return replace(instance, restoring=snapshot.uuid, restoring_cold=cold, ready=False, **values)
 
     def _interfaces(self, instance: Instance, then: Instance) -> list[Nic]:
         """The interfaces of that moment, unless one of their networks is gone: then those that it has."""
@@ -339,40 +376,60 @@ class _Task:
             if step != "wait_ready":  # which comes when the lock is free again
                 self.runtime.report.step(step)
             if step == "remove_leftovers":
-                for each in self._snapshots():
-                    if each.phase != "ready":
-                        instance = self._remove(instance, each)
+                instance, state = self._remove_leftovers(instance, state)
             elif step == "take":
-                instance, target = self._take(
-                    self._brought_back(instance, state), state, self.wish.name, self.wish.comment or ""
-                )
+                instance, state = self._brought_back(instance, state)
+                instance, target = self._take(instance, state, self.wish.name, self.wish.comment or "")
             elif step == "delete":
-                instance = self._remove(self._brought_back(instance, state), t.cast(Snapshot, target))
+                instance, state = self._brought_back(instance, state)
+                instance = self._remove(instance, t.cast(Snapshot, target))
                 target = None
             elif step in ("rename", "set_comment"):
                 target = self._described(t.cast(Snapshot, target))
             elif step == "stop":
-                instance = self._power().stop(instance, deadline, self.wish.force)
+                kept = plan.steps.index("stop") > 0 and plan.steps[plan.steps.index("stop") - 1] == "safeguard"
+                instance = self._power().stop(instance, deadline, self.wish.force or kept)
+                state = STOPPED
+            elif step == "drop_memory":
+                instance = self._power().drop_memory(instance)
                 state = STOPPED
             elif step == "safeguard":
                 comment = f"Before {t.cast(Snapshot, target).name} was restored"
-                instance, dummy = self._take(self._brought_back(instance, state), state, "", comment)
+                instance, state = self._brought_back(instance, state)
+                instance, dummy = self._take(instance, state, "", comment)
             elif step == "restore":
                 instance = self._restore(instance, t.cast(Snapshot, target))
+                state = SUSPENDED if instance.suspended else STOPPED
             elif step == "start":
                 instance = self._power().start(instance)
         if state == STOPPED and "start" not in plan.steps and {"take", "restore", "delete"}.intersection(plan.steps):
             self._make_quick(instance)
         return instance, target
 
-    def _brought_back(self, instance: Instance, state: str) -> Instance:
+    def _remove_leftovers(self, instance: Instance, state: str) -> tuple[Instance, str]:
+        """Take away what runs have left that were ended; an instance that ran goes on where one had it not."""
+        for each in self._snapshots():
+            if each.phase == "ready":
+                continue
+            instance = self._remove(instance, each)
+            # A run that was to suspend it would have noted that.
+            if each.state == RUNNING and state == SUSPENDED and not instance.suspended:
+                instance = self._power().start(instance)
+        # One that was halted runs on.
+        seen = as_recorded(instance, self.crew.of(instance).observe([instance])[0])
+        return instance, seen.state
+
+    def _brought_back(self, instance: Instance, state: str) -> tuple[Instance, str]:
         """An instance whose disk is what its record says: what a run had begun that was ended is seen to its end."""
-        return t.cast(Instance, self._power().bring_back(instance)) if instance.restoring else instance
+        if not instance.restoring:
+            return instance, state
+        instance = self._power().bring_back(instance)
+        return instance, SUSPENDED if instance.suspended else state
 
     def _take(self, instance: Instance, state: str, name: str, comment: str) -> tuple[Instance, Snapshot]:
         name = name or next_name(instance, self._snapshots())
-        with_memory = state in UP and self._with_memory(instance, state)
-        synced = state == RUNNING and not with_memory and self._sync(instance)
+        with_memory = state in (*UP, SUSPENDED) and self._with_memory(instance, state)
+        synced = state == RUNNING and self._sync(instance)
         instance = self._store(replace(instance, snapshot_count=max(instance.snapshot_count, _number_of(name))))
         snapshot = Snapshot(
             name=name,
@@ -388,7 +445,8 @@ class _Task:
         self.runtime.report.step("snapshot_record")
         instance = self._store(replace(instance, snapshot=snapshot.uuid))
         try:
-            taken = self._part(instance).take(instance, snapshot, with_memory)
+            with self._saveable(instance, with_memory and state in UP):
+                taken = self._part(instance).take(instance, snapshot, with_memory)
         except MinicloudError:
             with contextlib.suppress(MinicloudError):
                 self._remove(instance, snapshot)
@@ -397,12 +455,31 @@ class _Task:
         self.runtime.report.step("taken")
         snapshot = replace(snapshot, phase="ready", memory=taken.memory, quiet=quiet)
         self.records.write(snapshot)
-        if state in UP and not instance.booted:
+        if state in UP and not instance.booted and not taken.memory:
             self.runtime.report.warn(
                 f"{instance.name} has not finished its first boot: what is brought back to {name} may go through it"
                 " again."
             )
         return instance, snapshot
+
+    def _saveable(self, instance: Instance, with_memory: bool) -> contextlib.AbstractContextManager[None]:
+        """What has to be so for a running instance to be saved with its memory; InUse where that cannot be had."""
+        if not with_memory or not instance.mounts:
+            return contextlib.nullcontext()
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import set_aside
+
+        return set_aside(instance, self.crew.of(instance), self.runtime, self.data)
+
+    def _mount(self, instance: Instance) -> None:
+        """Make the mounts of an instance that was brought back and runs."""
+        if not instance.mounts:
+            return
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import Mounter
+
+        with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
+            latest = self.scope.read(instance.name)
+            if latest and latest.uuid == instance.uuid and self.crew.of(latest).alive(latest):
+                Mounter(self.crew.of(latest), self.runtime, self.data, self._store).make(latest, "", True)
 
     def _sync(self, instance: Instance) -> bool:
         """Have a guest write out what it keeps in memory, as far as that can be; whether it said that it did."""
@@ -528,7 +605,8 @@ class _Task:
             instance = replace(instance, snapshot=new.uuid)
         if "restore" in plan.steps and target is not None:
             instance = replace(self._restored(instance, target), snapshot=target.uuid)
-            state = RUNNING if "start" in plan.steps else STOPPED
+            goes_on = target.memory and self.wish.memory != "no"
+            state = RUNNING if "start" in plan.steps else target.state if goes_on else STOPPED
         view = snapshot_view(target, left, instance, {}) if target else None
         return SnapshotOutcome(True, plan.steps, view, before, _comparable(instance, state, left))
 

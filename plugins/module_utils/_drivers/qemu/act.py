@@ -16,7 +16,7 @@ import socket
 import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import recorder
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import live, recorder
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, MEMORY, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
     Origin,
@@ -139,7 +139,7 @@ class QemuActs(FamilyActs):
         handles = [lock]
         try:
             saved = saved_origin(self.look, instance)
-            for name in (_PID, _LOG, MONITOR):
+            for name in (_PID, _LOG, MONITOR, live.HALTED):
                 remove_path(os.path.join(directory, name))
             disk = self.prepare_disk(instance)
             if saved is None:
@@ -155,7 +155,7 @@ class QemuActs(FamilyActs):
     def _resume_saved(self, instance: Instance) -> None:
         """Have a machine run on that QEMU has just loaded, or is about to."""
         try:
-            with self._monitor(instance) as qmp:
+            with self.monitor(instance) as qmp:
                 self._go_on(instance, qmp)
         except OSError as exc:
             said = self.log(instance)
@@ -377,18 +377,18 @@ class QemuActs(FamilyActs):
     def forwards(self, instance: Instance) -> list[PortForward]:
         if not self.look.user_mode(instance):
             return self.network_forwards(instance)
-        with self._monitor(instance) as qmp:
+        with self.monitor(instance) as qmp:
             return usernet.forwards(qmp.monitor, instance)
 
     def forward_ports(self, instance: Instance, before: t.Sequence[PortForward]) -> None:
         if not self.look.user_mode(instance):
             self.forward_by_network(instance)
             return
-        with self._monitor(instance) as qmp:
+        with self.monitor(instance) as qmp:
             usernet.change_forwards(qmp.monitor, "net0", instance, before)
 
     def set_link(self, instance: Instance, mac: str, up: bool) -> bool:
-        with self._monitor(instance) as qmp:
+        with self.monitor(instance) as qmp:
             for device in qmp.execute("query-rx-filter"):
                 if device["main-mac"].lower() == mac.lower():
                     qmp.execute("set_link", name=device["name"], up=up)
@@ -396,7 +396,7 @@ class QemuActs(FamilyActs):
         return False
 
     def resume(self, instance: Instance) -> None:
-        with self._monitor(instance) as qmp:
+        with self.monitor(instance) as qmp:
             self._go_on(instance, qmp)
             self.runtime.report.step("resumed")
             # What could not be written is tried again now.
@@ -414,9 +414,11 @@ class QemuActs(FamilyActs):
         if status == "inmigrate":
             await_loaded(qmp)
             self.runtime.report.step("loaded")
+        live.finish(self.look, instance, qmp)
         # From now on the disk is no longer as it was when the memory was saved.
         drop(self.look, instance)
         qmp.execute("system_wakeup" if status == "suspended" else "cont")
+        live.forget(self.look, instance)
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         if force:
@@ -424,7 +426,7 @@ class QemuActs(FamilyActs):
             self.end(instance)
             return
         with contextlib.suppress(ConnectionError, FileNotFoundError):  # it has just ended by itself
-            with self._monitor(instance) as qmp:
+            with self.monitor(instance) as qmp:
                 while not deadline.expired():
                     # One that is paused hears nothing.
                     if qmp.status() in PAUSES:
@@ -455,7 +457,8 @@ class QemuActs(FamilyActs):
         return identity_for(str(self.options.get("run_as") or ""))
 
     @contextlib.contextmanager
-    def _monitor(self, instance: Instance) -> t.Iterator[Qmp]:
+    def monitor(self, instance: Instance) -> t.Iterator[Qmp]:
+        """The monitor of an instance that is up. OSError where nothing answers, HypervisorError where that is slow."""
         try:
             with Qmp(self.look.path(instance, MONITOR)) as qmp:
                 yield qmp

@@ -38,8 +38,7 @@ class QemuDriver(QemuLooks, Driver):
         return FamilyExport(self)
 
     def snapshots(self) -> Snapshots:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.snapshots import (
-            FamilySnapshots,
-        )
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.snapshots import QemuSnapshots
 
-        return FamilySnapshots(self)
+        return QemuSnapshots(self, QemuActs(self))

@@ -19,6 +19,10 @@ import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MEMORY, SAVED, QemuLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import (
+    sync_directory,
+    sync_file,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
@@ -141,23 +145,37 @@ def save(qmp: Qmp, path: str, doing: str) -> int:
     file is left.
     """
     temporary = f"{path}.new"
+    size = save_unsynced(qmp, temporary, doing)
+    put_in_place(temporary, path, doing)
+    return size
+
+
+def save_unsynced(qmp: Qmp, path: str, doing: str) -> int:
+    """The same as save(), into a file that a power cut may still take: put_in_place() is to follow."""
     try:
         with explained(doing):
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             qmp.hand_over("saved-memory", handle)
             qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BANDWIDTH})
             qmp.execute("migrate", uri="fd:saved-memory")
-            _await_saved(qmp, temporary, doing)
-            with explained(doing):
-                os.fsync(handle)
-                size = os.fstat(handle).st_size
+            _await_saved(qmp, path, doing)
+            return os.fstat(handle).st_size
         finally:
             os.close(handle)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_path(path)
+        raise
+
+
+def put_in_place(temporary: str, path: str, doing: str) -> None:
+    """Have a file that save_unsynced() wrote be whole on the disk, as PATH. NoSpace: no file is left."""
+    try:
         with explained(doing):
+            sync_file(temporary)
             os.rename(temporary, path)
             sync_directory(os.path.dirname(path))
-        return size
     except BaseException:
         with contextlib.suppress(OSError):
             remove_path(temporary)
@@ -201,18 +219,14 @@ def loading(argv: t.Sequence[str], machine: str, handle: int) -> list[str]:
     return [*found, "-incoming", f"fd:{handle}"]
 
 
-def sync_directory(path: str) -> None:
-    """Have what was renamed or unlinked in a directory outlive a power cut."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def saved_origin(look: QemuLooks, instance: Instance) -> Origin | None:
     """The machine that an instance's saved memory is of; None where nothing is saved."""
-    found = read_record(look.path(instance, SAVED), _KIND, "Drop what is saved: the same task with force: true")
+    return read_origin(look.path(instance, SAVED), "Drop what is saved: the same task with force: true")
+
+
+def read_origin(path: str, remedy: str) -> Origin | None:
+    """The machine that memory was saved of, as noted in a file; None where that is not there. RecordError."""
+    found = read_record(path, _KIND, remedy)
     if found is None:
         return None
     return Origin(found["machine"], found["version"], found["processor"], tuple(found["shape"]))
@@ -220,8 +234,12 @@ def saved_origin(look: QemuLooks, instance: Instance) -> Origin | None:
 
 def note(look: QemuLooks, instance: Instance, origin: Origin, size: int) -> None:
     """Have an instance be suspended. origin -- the machine that its saved memory is of; size -- of that, bytes"""
-    found = {**origin._asdict(), "shape": list(origin.shape), "memory": size}
-    write_record(look.path(instance, SAVED), _KIND, found)
+    write_origin(look.path(instance, SAVED), origin, size)
+
+
+def write_origin(path: str, origin: Origin, size: int) -> None:
+    """Note in a file which machine some memory was saved of. size -- of that, bytes"""
+    write_record(path, _KIND, {**origin._asdict(), "shape": list(origin.shape), "memory": size})
 
 
 def drop(look: QemuLooks, instance: Instance) -> None:

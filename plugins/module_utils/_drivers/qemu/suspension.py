@@ -16,6 +16,7 @@ import contextlib
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import live
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MEMORY, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
     drop,
@@ -73,6 +74,7 @@ class QemuSuspension(Suspension):
 
     def _save(self, instance: Instance, qmp: Qmp, doing: str) -> None:
         status, report = qmp.status(), self.acts.runtime.report
+        live.finish(self.look, instance, qmp)
         if status == "postmigrate":
             if saved_origin(self.look, instance) is not None:
                 return  # a run that was killed has done it, but for the end
@@ -89,6 +91,7 @@ class QemuSuspension(Suspension):
             drop(self.look, instance)
             with contextlib.suppress(MinicloudError, OSError):
                 qmp.execute("cont")
+                live.forget(self.look, instance)
             raise
         report.step("saved")
 

@@ -30,6 +30,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import LAYE
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import UUID_OR_NONE
 from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path
 
+# What is kept of a snapshot, each in a file UUID.KIND: its layer, the variables of its UEFI, its memory, and what the
+# machine was like that this was saved of.
+KEPT = ("qcow2", "nvram", "memory", "machine")
 # What the lowest layers are backed by: the image of the instance.
 IMAGE = ""
 # A disk that is to take the place of the present one, and so a file that tells whether it has.
@@ -121,7 +124,11 @@ class Layers:
             return base_of(self.instance)
         if layer in (DISK, NEW_DISK):
             return os.path.join(self.top, layer)
-        return os.path.join(self.directory, f"{layer}.qcow2")
+        return self.kept(layer, "qcow2")
+
+    def kept(self, layer: str, kind: str) -> str:
+        """The file of what is kept of a snapshot: one of KEPT."""
+        return os.path.join(self.directory, f"{layer}.{kind}")
 
     def chain(self, layer: str, stack: Stack | None = None) -> list[Layer]:
         """A layer, or DISK, as programs are told it: with all that is below it, down to the image."""
@@ -172,7 +179,7 @@ class Layers:
             remove_path(self.path(NEW_DISK))
             for name in self._files():
                 layer, dummy, kind = name.partition(".")
-                if kind.endswith("new") or (kind in ("qcow2", "nvram") and layer not in stack.backing):
+                if kind.endswith("new") or (kind in KEPT and layer not in stack.backing):
                     remove_path(os.path.join(self.directory, name))
         return stack
 
@@ -187,11 +194,12 @@ class Layers:
         with explained(f"the disk of {self.instance.name} could not be given its new layers"):
             act()
             for directory in (self.top, self.directory):
-                _sync_directory(directory)
+                sync_directory(directory)
         self.write(after)
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
+    """Have what was renamed or unlinked in a directory outlive a power cut."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -66,10 +66,18 @@ class Qmp:
 
     def hand_over(self, name: str, handle: int) -> None:
         """Give QEMU an open file, which it knows by a name then."""
-        request = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+        self._hand_over("getfd", {"fdname": name}, handle)
+
+    def add_to_set(self, name: str, handle: int) -> str:
+        """Give QEMU an open file for a block device, which opens it by the path that is returned. name -- of its set"""
+        found = self._hand_over("add-fd", {"opaque": name}, handle)
+        return f"/dev/fdset/{int(found['fdset-id'])}"
+
+    def _hand_over(self, command: str, arguments: t.Mapping[str, t.Any], handle: int) -> t.Any:
+        request = json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
         self._stream.flush()
         socket.send_fds(self._socket, [request], [handle])
-        self._answer("getfd")
+        return self._answer(command)
 
     def execute(self, command: str, **arguments: t.Any) -> t.Any:
         """The command's answer. HypervisorError with QEMU's own words if it refuses."""

@@ -59,6 +59,11 @@ class FamilySnapshots(Snapshots):
             return f"it is {state}, and the driver {self.look.name} takes snapshots of stopped instances only"
         return "it is stopped, and has no memory to be kept" if with_memory else ""
 
+    def why_not_resumed(self, instance: Instance, snapshot: Snapshot) -> str:
+        if snapshot.driver != self.look.name:
+            return f"it was saved by the driver {snapshot.driver}, and {self.look.name} cannot load it"
+        return ""
+
     def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
         layers = Layers(self.look, instance)
         stack = layers.recover()
@@ -71,21 +76,27 @@ class FamilySnapshots(Snapshots):
 
     def _put_above(self, layers: Layers, stack: Stack, layer: str, size: int, keeps: bool) -> None:
         """Put an empty disk above a layer. keeps -- whether the present disk becomes that layer; else it goes"""
-        disk, new = layers.path(DISK), layers.path(NEW_DISK)
+        new = layers.path(NEW_DISK)
         self._tool(layers.instance).overlay(new, layers.path(layer), size)
         sync_file(new)
         self.runtime.report.step("overlay")
 
+        backing = {**stack.backing, layer: stack.disk} if keeps else stack.backing
+        after = stack._replace(disk=layer, backing=backing)
+        layers.change(stack, after, NEW_DISK, self._replacing(layers, layer, keeps))
+
+    def _replacing(self, layers: Layers, layer: str, keeps: bool) -> t.Callable[[], None]:
+        """What has the new disk take the place of the present one. keeps -- whether that becomes a layer"""
+
         def act() -> None:
             if keeps:
                 # So there is a disk at each moment.
-                os.link(disk, layers.path(layer))
+                os.link(layers.path(DISK), layers.path(layer))
                 self.runtime.report.step("linked")
-            os.rename(new, disk)
+            os.rename(layers.path(NEW_DISK), layers.path(DISK))
             self.runtime.report.step("replaced")
 
-        backing = {**stack.backing, layer: stack.disk} if keeps else stack.backing
-        layers.change(stack, stack._replace(disk=layer, backing=backing), NEW_DISK, act)
+        return act
 
     def restore(self, instance: Instance, snapshot: Snapshot) -> None:
         layers = Layers(self.look, instance)
@@ -98,7 +109,7 @@ class FamilySnapshots(Snapshots):
             )
         size = int(self._tool(instance).info(layers.chain(snapshot.uuid, stack))["virtual-size"])
         self._put_above(layers, stack, snapshot.uuid, max(size, instance.disk), keeps=False)
-        kept = self._kept_nvram(instance, snapshot)
+        kept = layers.kept(snapshot.uuid, "nvram")
         if os.path.exists(kept):
             copy_sparse(kept, self.look.path(instance, NVRAM))
 
@@ -106,7 +117,8 @@ class FamilySnapshots(Snapshots):
         layers = Layers(self.look, instance)
         stack = layers.recover()
         with explained(f"what was kept with {snapshot.name} could not be removed"):
-            remove_path(self._kept_nvram(instance, snapshot))
+            for kind in ("machine", "memory", "nvram"):
+                remove_path(layers.kept(snapshot.uuid, kind))
         if snapshot.uuid in stack.backing and snapshot.uuid not in stack.hidden:
             stack = stack._replace(hidden=(*stack.hidden, snapshot.uuid))
             layers.write(stack)
@@ -149,14 +161,19 @@ class FamilySnapshots(Snapshots):
 
     def _tidy(self, layers: Layers, stack: Stack) -> Stack:
         """Have layers go that no snapshot needs any more, as far as nothing that runs reads them."""
+        gone = stack
+        while True:  # one that goes may have been the last to need another
+            unused = next((layer for layer in gone.hidden if not gone.users(layer)), None)
+            if unused is None:
+                break
+            gone = gone.without(unused)
+        if gone is not stack:
+            stack = gone
+            layers.write(stack)
+            layers.recover()
         in_use = set(stack.below(stack.disk)) if self.look.alive(layers.instance) else set()
         for layer in stack.hidden:
             users = stack.users(layer)
-            if not users:
-                stack = stack.without(layer)
-                layers.write(stack)
-                layers.recover()
-                return self._tidy(layers, stack)
             if len(users) == 1 and layer not in in_use:
                 return self._tidy(layers, self._merge(layers, stack, layer, users[0]))
         return stack
@@ -176,14 +193,11 @@ class FamilySnapshots(Snapshots):
     def _tool(self, instance: Instance) -> QemuImg:
         return QemuImg(self.runtime, f"the disk of {instance.name}")
 
-    def _kept_nvram(self, instance: Instance, snapshot: Snapshot) -> str:
-        return self.look.path(instance, os.path.join("snapshots", f"{snapshot.uuid}.nvram"))
-
     def _keep_nvram(self, instance: Instance, snapshot: Snapshot) -> None:
         nvram = self.look.path(instance, NVRAM)
         if os.path.exists(nvram):
             fetch_nvram(nvram, self.look.path(instance, NVRAM_COPY))
-            copy_sparse(nvram, self._kept_nvram(instance, snapshot))
+            copy_sparse(nvram, Layers(self.look, instance).kept(snapshot.uuid, "nvram"))
 
 
 def prepare_layers(look: FamilyLooks, instance: Instance) -> None:

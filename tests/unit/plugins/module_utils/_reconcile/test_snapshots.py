@@ -7,7 +7,13 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, NotFound
-from ansible_collections.minicloud.local.plugins.module_utils._model import RUNNING, STOPPED, SUSPENDED, Instance
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DELETED,
+    RUNNING,
+    STOPPED,
+    SUSPENDED,
+    Instance,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshots import (
     SnapshotWish,
     make_snapshot_plan,
@@ -59,8 +65,15 @@ def test_the_way_back():
     begun = Instance("web", "u", "qemu", "qemu", "", "x86_64", 1, 1, 1, restoring=a.uuid)
     plan = make_snapshot_plan(SnapshotWish("web", "a", "restored"), begun, STOPPED, [a])
     assert plan.steps == ["restore"]
+    assert steps([a], SUSPENDED, name="a", state="restored") == ["safeguard", "drop_memory", "restore"]
     with pytest.raises(InUse):
-        steps([a], SUSPENDED, name="a", state="restored")
+        steps([a], DELETED, name="a", state="restored")
+
+
+def test_one_that_can_be_kept_as_it_runs_is_and_then_need_not_shut_down():
+    plan = make_snapshot_plan(SnapshotWish("web", "a", "restored"), WEB, RUNNING, [snapshot("a")], live=True)
+    assert plan.steps == ["safeguard", "stop", "restore"]
+    assert steps([snapshot("a")], RUNNING, name="a", state="restored") == ["stop", "safeguard", "restore"]
 
 
 def test_what_cannot_be():
