@@ -33,6 +33,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     layers_of,
     qemu_img,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.consoles import bound_log
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
@@ -282,6 +283,9 @@ class LibvirtActs(FamilyActs):
             if taken:
                 raise taken from exc
             raise
+        if self.look.host.here:
+            # As it does where virtlogd is told not to (stdio_handler in qemu.conf).
+            bound_log(self.runtime, instance.name, self.scope.directory(instance.name))
 
     def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
         files = {

@@ -13,10 +13,9 @@ import fcntl
 import os
 import signal
 import socket
-import sys
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import live, recorder
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import live
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import LOCK, MEMORY, MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.saved_state import (
     Origin,
@@ -34,8 +33,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     Wiring,
     qemu_img,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.consoles import recorded_pipe
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
-    CONSOLE,
     NVRAM,
     SEED,
 )
@@ -47,8 +46,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MissingRequirement,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
-from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
-from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -58,7 +55,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
-from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 _PID, _LOG = "qemu.pid", "qemu.log"
 
@@ -73,10 +70,6 @@ _USER = "minicloud"
 _SPARE_IDS = range(60578, 61184)
 
 _LAUNCHER = 'umask 077 && echo $$ > qemu.pid && exec "$@" < /dev/null >> qemu.log 2>&1'
-
-# What keeps the console of a guest, and runs for as long as its QEMU does.
-_RECORDER = "recorder.py"
-_DETACHED = 'exec "$@" < /dev/null > /dev/null 2>&1'
 
 
 if t.TYPE_CHECKING:
@@ -232,7 +225,7 @@ class QemuActs(FamilyActs):
             for name, path, flags in files:
                 fds[name] = os.open(path, flags | os.O_CLOEXEC, 0o600)
                 handles.append(fds[name])
-            fds["console"] = self._recorded_console(instance, directory)
+            fds["console"] = recorded_pipe(self.runtime, instance.name, directory, _LOG)
             handles.append(fds["console"])
             # QEMU gets the socket listening: whoever connects from now on waits for QEMU, or learns that it is gone.
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -258,29 +251,6 @@ class QemuActs(FamilyActs):
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
         this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
         self.runtime.report.step("spawned")
-
-    def _recorded_console(self, instance: Instance, directory: str) -> int:
-        """A pipe to write the console to; a process that ends with it keeps what is written, and not without end."""
-        program = systemd.program_of(recorder)
-        path = os.path.join(directory, _RECORDER)
-        if _content(path) != program:
-            write_file(path, program)
-        # Private from the first moment on.
-        console = os.path.join(directory, CONSOLE)
-        os.close(os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        reader, writer = os.pipe()
-        try:
-            argv = ["setsid", "--fork", "sh", "-c", _DETACHED, "sh", sys.executable, "-I", "-S", _RECORDER]
-            argv += [str(reader), CONSOLE, f"{CONSOLE}{EARLIER}", _LOG]
-            what = f"the console of {instance.name} could not be recorded"
-            title = f"Console of the instance {instance.name} of minicloud.local"
-            this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=[reader])
-        except BaseException:
-            os.close(writer)
-            raise
-        finally:
-            os.close(reader)
-        return writer
 
     def _connect(
         self, instance: Instance, directory: str, handles: list[int]
@@ -494,14 +464,6 @@ class QemuActs(FamilyActs):
             if not self.look.alive(instance):
                 return True
         return False
-
-
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except OSError:
-        return b""
 
 
 def _setpriv(runtime: Runtime) -> str:

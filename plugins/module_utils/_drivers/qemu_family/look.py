@@ -42,7 +42,6 @@ UNPLUGGED = "unplugged"
 
 # The size at which the console of a running instance is cut.
 _CONSOLE_LIMIT = 16 << 20
-_CONSOLE_KEPT = 1 << 20
 
 
 class FamilyLooks(Looks):
@@ -204,12 +203,8 @@ class FamilyLooks(Looks):
     def tidy(self, instance: Instance) -> None:
         path = self.console_log(instance)
         with contextlib.suppress(OSError):
-            size = os.path.getsize(path)
-            if size > _CONSOLE_LIMIT:
-                from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
+            if os.path.getsize(path) > _CONSOLE_LIMIT:
+                from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import recorder
+                from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
 
-                with open(path, "rb") as stream:
-                    stream.seek(max(0, size - _CONSOLE_KEPT))
-                    write_file(f"{path}.1", stream.read())
-                # Whoever writes it appends, and goes on at the new end.
-                os.truncate(path, 0)
+                recorder.begin_anew(path, f"{path}{EARLIER}", recorder.LIMIT)

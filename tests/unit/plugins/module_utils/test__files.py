@@ -169,10 +169,10 @@ class TestSafeWay:
             require_safe_way(f"{path}/minicloud")
 
     def test_looking_is_cheap(self, place):
-        begun = time.perf_counter()
+        begun = time.process_time()
         for dummy in range(1000):
             require_safe_way(f"{place}/a/b")
-        assert time.perf_counter() - begun < 1
+        assert time.process_time() - begun < 1
 
 
 class TestDataDirectory:

@@ -20,11 +20,18 @@ import time
 import typing as t
 
 # The collection is found on PYTHONPATH.
+from ansible_collections.minicloud.local.plugins.module_utils._arguments import MOUNT
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.links import tap_name
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import reconcile_instance
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mount_task import reconcile_mount
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshot_listing import list_snapshots
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshots import (
+    parse_snapshot_wish,
+    reconcile_snapshot,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -33,18 +40,43 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 NAME = ""
 
 CHANGE = {"allow_restart": True, "force": True}
-# What is cut off at any moment: the state before (empty: nothing is there), and what the run is asked for.
-OPERATIONS: dict[str, tuple[str, dict[str, t.Any]]] = {
-    "create": ("", {}),
-    "create stopped": ("", {"state": "stopped"}),
-    "start": ("stopped", {}),
-    "stop": ("running", {"state": "stopped", "force": True}),
-    "restart": ("running", {"state": "restarted", "force": True}),
-    "resize": ("running", {"memory": "160M", "cpus": 2, "disk": "6G", **CHANGE}),
-    "ports": ("running", {"ports": ["22"], "tags": {"role": "test"}, **CHANGE}),
-    "network": ("running", {"networks": [{"name": "default", "mac": "52:54:00:77:00:01"}], **CHANGE}),
-    "absent": ("running", {"state": "absent"}),
+
+
+class Operation(t.NamedTuple):
+    """What is cut off at any moment.
+
+    before -- the state of the instance (empty: nothing is there); wish -- what the run is asked for, of a noun
+    snapshot -- whether the instance has one before
+    """
+
+    before: str
+    wish: dict[str, t.Any]
+    noun: str = "instance"
+    snapshot: bool = False
+
+
+OPERATIONS: dict[str, Operation] = {
+    "create": Operation("", {}),
+    "create stopped": Operation("", {"state": "stopped"}),
+    "start": Operation("stopped", {}),
+    "stop": Operation("running", {"state": "stopped", "force": True}),
+    "restart": Operation("running", {"state": "restarted", "force": True}),
+    "resize": Operation("running", {"memory": "160M", "cpus": 2, "disk": "6G", **CHANGE}),
+    "ports": Operation("running", {"ports": ["22"], "tags": {"role": "test"}, **CHANGE}),
+    "network": Operation("running", {"networks": [{"name": "default", "mac": "52:54:00:77:00:01"}], **CHANGE}),
+    "suspend": Operation("running", {"state": "suspended"}),
+    "resume": Operation("suspended", {}),
+    "snapshot": Operation("stopped", {"state": "present"}, "snapshot"),
+    "restore": Operation("stopped", {"state": "restored"}, "snapshot", snapshot=True),
+    "delete snapshot": Operation("stopped", {"state": "absent"}, "snapshot", snapshot=True),
+    "mount": Operation("running", {"state": "mounted"}, "mount"),
+    "absent": Operation("running", {"state": "absent"}),
 }
+# Those that were never cut off at every step by what is always done.
+STEPWISE = ("suspend", "resume", "snapshot", "restore", "delete snapshot", "mount")
+# Servers, with their clients.
+CLIENTS = {"lxd": "lxc", "incus": "incus"}
+SNAPSHOT = "before"
 
 
 class Fault(Exception):
@@ -71,7 +103,8 @@ class Test:
         self.data = DataDirectory(data_dir)
         self.image = image
         self.driver = driver
-        self.processes = containers if driver == "lxd" else processes
+        self.client = CLIENTS.get(driver, "")
+        self.processes = self.containers if self.client else processes
         # The taps that the instance has ever had, and the files of the data directory that outlive instances.
         self.taps: set[str] = set()
         self.files: set[str] = set()
@@ -82,19 +115,74 @@ class Test:
             "image": self.image,
             "memory": "128M",
             "user": "debian",
-            "instance_type": "container" if self.driver == "lxd" else "vm",
+            "instance_type": "container" if self.client else "vm",
             "wait": False,
             "timeout": 600,
             **wish,
         }
         return reconcile_instance(parse_wish(params), Runtime(run, Killer(at)), self.data, self.driver)
 
-    def child(self, at: int, seconds: float | None = None, **wish: t.Any) -> bool:
-        """Reconcile in a child that is killed at a step or after some seconds; whether it got to the end."""
+    def act(self, operation: Operation, at: int = 0) -> t.Any:
+        """Do what an operation is; at -- the number of the step at which the process ends, 0: it does not."""
+        runtime = Runtime(run, Killer(at))
+        if operation.noun == "snapshot":
+            wish = parse_snapshot_wish({"instance": NAME, "name": SNAPSHOT, **operation.wish})
+            return reconcile_snapshot(wish, runtime, self.data, self.driver)
+        if operation.noun == "mount":
+            options = {"instance": NAME, "source": self.folder, "target": "/mnt/shared", "force": False}
+            options |= {"type": "auto" if self.client else "copy"}
+            options |= {"driver": self.driver, "driver_options": None, **operation.wish}
+            params = {key: about.get("default") for key, about in MOUNT.items()} | options
+            return reconcile_mount(params, runtime, self.data, False)[0]
+        return self.reconcile(at, **operation.wish)
+
+    def prepare(self, operation: Operation) -> None:
+        """Have the instance be as the operation finds it."""
+        if not operation.before:
+            return
+        # What is in its guest is changed there, by a login.
+        self.reconcile(state="running", wait=operation.noun == "mount", **CHANGE)
+        if operation.before != "running":
+            self.reconcile(state=operation.before, **CHANGE)
+        self.note_taps()
+        if operation.snapshot:
+            self.act(OPERATIONS["snapshot"])
+
+    def finish(self, operation: Operation) -> None:
+        """What was cut off is done by who asks for it again, once; and nothing of it keeps the instance from going."""
+        if operation.noun == "instance":
+            self.converge(**{**operation.wish, "state": "running"})
+            return
+        self.act(operation)
+        if operation.wish["state"] != "restored":  # which brings it back each time
+            again = self.act(operation)
+            check(not again.changed, f"another run had something to do: {again.actions}")
+        if operation.noun == "snapshot":
+            listed = [each["name"] for each in list_snapshots(Runtime(run), self.data, [self.driver], None, [NAME])]
+            wanted = [] if operation.wish["state"] == "absent" else [SNAPSHOT]
+            check([name for name in listed if name == SNAPSHOT] == wanted, f"its snapshots are {listed}")
+        self.converge()
+
+    @property
+    def folder(self) -> str:
+        """A folder of the host, beside the data directory."""
+        path = f"{self.data.path}-crash-folder"
+        os.makedirs(path, exist_ok=True)
+        with open(os.path.join(path, "file"), "w", encoding="utf-8") as stream:
+            stream.write("of the host")
+        return path
+
+    def containers(self) -> int:
+        """How many containers of the instance's name the server has, whatever they do."""
+        found = json.loads(run([self.client, "query", "/1.0/instances?recursion=1&project=minicloud"]).out)
+        return sum(each["name"] == NAME for each in found)
+
+    def child(self, operation: Operation, at: int, seconds: float | None = None) -> bool:
+        """An operation in a child that is killed at a step or after some seconds; whether it got to the end."""
         pid = os.fork()
         if pid == 0:
             try:
-                self.reconcile(at, **wish)
+                self.act(operation, at)
             except BaseException as exc:
                 print(f"the child failed: {exc!r}", flush=True)
                 os._exit(3)
@@ -141,9 +229,9 @@ class Test:
             check(not os.path.exists(f"/run/minicloud/{network.interface}"), "files of the network are left over")
             listed = run(["nft", "list", "tables"]).out
             check(network.interface not in listed, "firewall rules of the network are left over")
-            if self.driver == "lxd":
-                listed = run(["lxc", "query", "/1.0/network-acls?project=default"]).out
-                check(network.interface not in listed, "the rules that LXD has of the network are left over")
+            if self.client:
+                listed = run([self.client, "query", "/1.0/network-acls?project=default"]).out
+                check(network.interface not in listed, "the rules that the server has of the network are left over")
         check(servers(self.data.path) == 0, "a dnsmasq is left over")
 
     def note_taps(self) -> None:
@@ -177,7 +265,7 @@ class Test:
         while True:
             if wish.get("state", "running") != "running" or "memory" in wish or "cpus" in wish:
                 self.reconcile()
-            ended = self.child(at, **wish)
+            ended = self.child(Operation("", wish), at)
             if wish.get("state") == "absent":
                 self.keep_what_is_left()
             self.converge(**{**wish, "state": "present" if wish.get("state") == "present" else "running"})
@@ -186,6 +274,16 @@ class Test:
             at += 1
         check(at > 3, f"{what} has hardly any step")
         print(f"{what}: {at - 1} steps", flush=True)
+
+    def through(self, name: str) -> None:
+        """Cut an operation off at every step that it has."""
+        at, ended = 0, False
+        while not ended:
+            at += 1
+            self.prepare(OPERATIONS[name])
+            ended = self.child(OPERATIONS[name], at)
+            self.finish(OPERATIONS[name])
+        print(f"{name}: {at - 1} steps", flush=True)
 
 
 class Campaign:
@@ -197,7 +295,7 @@ class Campaign:
         self.chance = random.Random(seed)
         self.seed = seed
         # How long a run of each operation may go on before it is killed: learned from those that came to their end.
-        self.patience = dict.fromkeys(OPERATIONS, 1.0 if test.driver == "lxd" else 0.3)
+        self.patience = dict.fromkeys(OPERATIONS, 1.0 if test.client else 0.3)
         self.cut = collections.Counter[str]()
         self.faults: list[str] = []
 
@@ -216,18 +314,16 @@ class Campaign:
 
     def one(self, name: str) -> None:
         """Prepare, kill, converge, look at what is left."""
-        before, wish = OPERATIONS[name]
+        operation = OPERATIONS[name]
         seconds = self.chance.uniform(0.0, self.patience[name])
         try:
-            if before:
-                self.test.reconcile(state=before, **CHANGE)
-                self.test.note_taps()
-            ended = self.test.child(0, seconds, **wish)
+            self.test.prepare(operation)
+            ended = self.test.child(operation, 0, seconds)
             self.patience[name] = seconds if ended else self.patience[name] * 1.1
             self.cut[name] += not ended
-            if wish.get("state") == "absent":
+            if operation.noun == "instance" and operation.wish.get("state") == "absent":
                 self.test.keep_what_is_left()
-            self.test.converge(**{**wish, "state": "running"})
+            self.test.finish(operation)
         except (Fault, MinicloudError) as exc:
             self.faults.append(f"{name} killed after {seconds:.3f} s: {exc}")
             print(f"FAULT: {self.faults[-1]}", flush=True)
@@ -271,13 +367,6 @@ def domains() -> list[str]:
     return run(["virsh", "-c", "qemu:///system", "list", "--all", "--name"]).out.split()
 
 
-def containers() -> int:
-    """How many containers of the instance's name LXD has, whatever they do."""
-    argv = ["lxc", "query", "/1.0/instances?recursion=1&project=minicloud"]
-    found = json.loads(run(argv).out)
-    return sum(each["name"] == NAME for each in found)
-
-
 def check(holds: bool, what: str) -> None:
     if not holds:
         raise Fault(what)
@@ -289,9 +378,10 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("image", help="of a small guest")
     parser.add_argument("driver")
-    parser.add_argument("--kills", type=int, default=12, help="at any moment (12)")
+    parser.add_argument("--kills", type=int, default=len(OPERATIONS), help="at any moment (one of each operation)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="default: by chance")
     parser.add_argument("--only-kills", action="store_true", help="leave out the kills at every step")
+    parser.add_argument("--every-step", action="store_true", help="kill at every step of all, which takes minutes")
     args = parser.parse_args()
     NAME = f"crash-{args.driver}"
     test = Test(args.data_dir, args.image, args.driver)
@@ -300,6 +390,8 @@ def main() -> None:
         test.files = test.files_now()
         if not args.only_kills:
             at_every_step(test)
+        for name in STEPWISE if args.every_step else ():
+            test.through(name)
         Campaign(test, args.kills, args.seed).run()
         test.converge(wait=True)
     except Fault as exc:
@@ -311,7 +403,7 @@ def at_every_step(test: Test) -> None:
     """Kill at each step of what has the most of them."""
     test.at_every_step("launch")
     test.at_every_step("removal", state="absent")
-    if test.driver == "lxd":
+    if test.client:
         test.at_every_step("change while it runs", cpus=2, disk="6G", tags={"role": "test"}, ports=["22"])
     else:
         test.at_every_step("restart for more memory", state="present", memory="160M", **CHANGE)

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
+import time
 import typing as t
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import recorder
+from ansible_collections.minicloud.local.plugins.module_utils._command import run
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import consoles, recorder
 from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 
 def recorded(directory: Path, pieces: t.Iterable[bytes], limit: int) -> None:
@@ -118,7 +122,17 @@ def test_it_follows_no_link(tmp_path: Path) -> None:
 def test_the_program_runs_by_itself_and_ends_with_the_last_writer(tmp_path: Path) -> None:
     (tmp_path / "recorder.py").write_bytes(systemd.program_of(recorder))
     reader, writer = os.pipe()
-    argv = [sys.executable, "-I", "-S", "recorder.py", str(reader), "console.log", "console.log.0", "qemu.log"]
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        "recorder.py",
+        recorder.RECORD,
+        str(reader),
+        "console.log",
+        "console.log.0",
+        "qemu.log",
+    ]
     with subprocess.Popen(argv, cwd=tmp_path, pass_fds=[reader]) as process:
         os.close(reader)
         os.write(writer, b"a line\n")
@@ -127,3 +141,86 @@ def test_the_program_runs_by_itself_and_ends_with_the_last_writer(tmp_path: Path
         os.close(writer)
         assert process.wait(20) == 0
     assert (tmp_path / "console.log").read_bytes() == b"a line\n"
+
+
+@pytest.fixture
+def qemu(tmp_path: Path) -> t.Iterator[subprocess.Popen[bytes]]:
+    """A process with the name of QEMU that appends to the console log what it reads, as QEMU does by itself."""
+    program = "import os, sys\nwhile data := os.read(0, 65536): os.write(1, data)"
+    with (tmp_path / "console.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["qemu-of-the-test", "-c", program], executable=sys.executable, stdin=subprocess.PIPE, stdout=log
+        )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_log_that_qemu_writes_itself_is_begun_anew(tmp_path: Path) -> None:
+    path, earlier = tmp_path / "console.log", tmp_path / "console.log.0"
+    with path.open("ab", buffering=0) as stream:
+        stream.write(b"0123456789")
+        recorder.begin_anew(str(path), str(earlier), 10)
+        assert not earlier.exists()
+        stream.write(b"abc")
+        (tmp_path / "console.log.0.tmp").write_bytes(b"of one that was killed")
+        recorder.begin_anew(str(path), str(earlier), 10)
+        stream.write(b"later")
+    assert (earlier.read_bytes(), path.read_bytes()) == (b"3456789abc", b"later")
+    assert sorted(os.listdir(tmp_path)) == ["console.log", "console.log.0"]
+
+
+def test_where_there_is_no_room_it_is_emptied_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, earlier = tmp_path / "console.log", tmp_path / "console.log.0"
+    path.write_bytes(b"0123456789")
+    monkeypatch.setattr(os, "write", no_room)
+    recorder.begin_anew(str(path), str(earlier), 5)
+    assert path.read_bytes() == b""
+    assert os.listdir(tmp_path) == ["console.log"]
+    path.unlink()
+    path.symlink_to(earlier)
+    earlier.write_bytes(b"0123456789")
+    recorder.begin_anew(str(path), str(tmp_path / "other"), 5)
+    assert earlier.read_bytes() == b"0123456789"
+
+
+def test_the_log_is_bounded_until_qemu_ends(tmp_path: Path, qemu: subprocess.Popen[bytes]) -> None:
+    assert consoles.bound_log(Runtime(run), "web", str(tmp_path))
+    assert qemu.stdin
+    for dummy in range(3):
+        qemu.stdin.write(b"x" * (2 * recorder.LIMIT))
+    qemu.stdin.write(b"the end")
+    qemu.stdin.flush()
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in tmp_path.glob("console.log*"))
+
+    end = time.monotonic() + 30
+    while size() > 2 * recorder.LIMIT or not (tmp_path / "console.log.0").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    both = (tmp_path / "console.log.0").read_bytes() + (tmp_path / "console.log").read_bytes()
+    assert both.endswith(b"xthe end")
+    qemu.kill()
+    qemu.wait()
+    place = f"{tmp_path}".encode()
+    while any(os.path.samefile(f"/proc/{pid}/cwd", place) for pid in recorders()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def recorders() -> list[str]:
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if b"recorder.py\0cut" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.stat(f"/proc/{pid}/cwd")
+                found.append(pid)
+    return found
+
+
+def test_what_somebody_else_writes_is_theirs(tmp_path: Path) -> None:
+    assert not consoles.bound_log(Runtime(run), "web", str(tmp_path))
+    with (tmp_path / "console.log").open("ab"):  # as virtlogd does
+        assert not consoles.bound_log(Runtime(run), "web", str(tmp_path))
+    assert not (tmp_path / "recorder.py").exists()

@@ -10,11 +10,15 @@ A program of its own, one beside each QEMU: whoever is root in a guest could fil
 pipe, and ends with the last process that writes to it. The log that is full goes on under another name, in the place of
 the one before it, so that the last LIMIT bytes are always there. QEMU's own log, which QEMU writes itself, is cut too.
 
+Where QEMU writes the console log itself, as under a libvirt with stdio_handler = "file", the program looks at that log
+often, and ends with QEMU.
+
 Runs with Python alone, and imports as little as it can: there are as many of it as there are instances.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -24,6 +28,11 @@ LIMIT = 2 << 20
 # Seconds: a guest writes byte by byte, and what comes in such a time is written at once; and from look to look at the
 # log that QEMU writes itself.
 _BATCH, _LOOK = 0.02, 30.0
+# From look to look at a console log that QEMU writes itself.
+_OFTEN = 1.0
+
+# What the program does, as its first argument.
+RECORD, CUT = "record", "cut"
 
 
 class Log:
@@ -83,10 +92,60 @@ def record(reader: int, log: Log, other: str) -> None:
             looked = time.monotonic()
 
 
+def begin_anew(path: str, earlier: str, limit: int) -> None:
+    """Empty a log, which others append to, if it has more than LIMIT bytes; the last of these become EARLIER."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        size = os.fstat(handle).st_size
+        if size <= limit:
+            return
+        # Where there is no room, it is all the more to be cut.
+        with contextlib.suppress(OSError):
+            keep(earlier, os.pread(handle, limit, size - limit))
+        os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def keep(path: str, content: bytes) -> None:
+    """Write a file anew, whole or not at all."""
+    new = f"{path}.tmp"
+    if os.path.lexists(new):
+        os.unlink(new)  # of one that was killed
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while content:
+            content = content[os.write(handle, content) :]
+        os.replace(new, path)
+    except OSError:
+        os.unlink(new)
+        raise
+    finally:
+        os.close(handle)
+
+
+def bound(writer: int, path: str, earlier: str, limit: int) -> None:
+    """Keep the log PATH from growing until the process ends that writes it. WRITER -- a handle of it (pidfd)"""
+    poll = select.poll()
+    poll.register(writer, select.POLLIN)
+    while not poll.poll(_OFTEN * 1000):
+        begin_anew(path, earlier, limit)
+    begin_anew(path, earlier, limit)
+
+
 def main() -> None:
-    """Arguments: the pipe, open; the log; its earlier part; the other log. Paths are relative to the directory."""
-    reader, path, earlier, other = int(sys.argv[1]), *sys.argv[2:5]
-    record(reader, Log(path, earlier, LIMIT), other)
+    """Arguments: RECORD, the pipe, open, the log, its earlier part, the other log; or CUT, the process, log and part.
+
+    Paths are relative to the directory.
+    """
+    handle, path, earlier = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    if sys.argv[1] == RECORD:
+        record(handle, Log(path, earlier, LIMIT), sys.argv[5])
+    else:
+        bound(handle, path, earlier, LIMIT)
 
 
 if __name__ == "__main__":

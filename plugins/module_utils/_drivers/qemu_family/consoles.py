@@ -1,0 +1,105 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Having the console of a guest kept while it runs, and bounded: by recorder.py, which runs beside its QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import recorder
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import CONSOLE
+from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
+
+_RECORDER = "recorder.py"
+_DETACHED = 'exec "$@" < /dev/null > /dev/null 2>&1'
+
+
+def recorded_pipe(runtime: Runtime, name: str, directory: str, other: str) -> int:
+    """A pipe to write the console to; a process that ends with it keeps what is written, and not without end.
+
+    other -- the name of a log that others write, which is kept from growing, too
+    """
+    # Private from the first moment on.
+    console = os.path.join(directory, CONSOLE)
+    os.close(os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    reader, writer = os.pipe()
+    try:
+        _start(runtime, name, directory, recorder.RECORD, reader, other)
+    except BaseException:
+        os.close(writer)
+        raise
+    finally:
+        os.close(reader)
+    return writer
+
+
+def bound_log(runtime: Runtime, name: str, directory: str) -> bool:
+    """Where QEMU itself writes the console log of a running instance, have that cut while it runs; whether it does."""
+    handle = _writer_of(os.path.join(directory, CONSOLE))
+    if handle is None:
+        return False
+    try:
+        _start(runtime, name, directory, recorder.CUT, handle)
+    finally:
+        os.close(handle)
+    return True
+
+
+def _start(runtime: Runtime, name: str, directory: str, what: str, handle: int, *others: str) -> None:
+    program = systemd.program_of(recorder)
+    path = os.path.join(directory, _RECORDER)
+    if _content(path) != program:
+        write_file(path, program)
+    argv = ["setsid", "--fork", "sh", "-c", _DETACHED, "sh", sys.executable, "-I", "-S", _RECORDER]
+    argv += [what, str(handle), CONSOLE, f"{CONSOLE}{EARLIER}", *others]
+    failed = f"the console of {name} could not be recorded"
+    title = f"Console of the instance {name} of minicloud.local"
+    this_host().start_background(runtime, argv, failed, title, cwd=directory, pass_fds=[handle])
+
+
+def _content(path: str) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        return stream.read()
+    return b""
+
+
+def _writer_of(path: str) -> int | None:
+    """A handle of the QEMU that has a file open; None where there is none, or none that this user may look at."""
+    with contextlib.suppress(OSError):
+        log = os.stat(path)
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if b"qemu" in _content(f"/proc/{pid}/cmdline").partition(b"\0")[0] and _has_open(pid, log):
+                return _handle_of(int(pid), log)
+    return None
+
+
+def _has_open(pid: str, file: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), file):
+                    return True
+    return False
+
+
+def _handle_of(pid: int, file: os.stat_result) -> int | None:
+    opened: t.Callable[[int], int] | None = getattr(os, "pidfd_open", None)  # of Linux
+    if opened is None:
+        return None
+    handle = opened(pid)
+    # Another process can have had the number by then.
+    if _has_open(str(pid), file):
+        return handle
+    os.close(handle)
+    return None
