@@ -96,8 +96,8 @@ class _Command:
             )
         except BaseException:
             for pair in pipes.values():
-                for handle in pair:
-                    os.close(handle)
+                for descriptor in pair:
+                    os.close(descriptor)
             raise
         self.selector = selectors.DefaultSelector()
         for name, (reader, writer) in pipes.items():
@@ -223,36 +223,38 @@ def _find(name: str, env: t.Mapping[str, str]) -> str:
 
 def _pipe() -> tuple[int, int]:
     """A pipe whose ends do not have the numbers of standard streams."""
-    handles = os.pipe()
-    if min(handles) > 2:
-        return handles
+    descriptors = os.pipe()
+    if min(descriptors) > 2:
+        return descriptors
     try:
-        reader, writer = (fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3) for handle in handles)
+        reader, writer = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3) for descriptor in descriptors)
     finally:
-        for handle in handles:
-            os.close(handle)
+        for descriptor in descriptors:
+            os.close(descriptor)
     return reader, writer
 
 
 def _file_actions(theirs: t.Mapping[int, int], pass_fds: t.Sequence[int]) -> list[tuple[t.Any, ...]]:
     """What is done to file descriptors in the new process: it gets these standard streams and those, and no others."""
     actions: list[tuple[t.Any, ...]] = []
-    opened = _open_handles()
+    opened = _open_descriptors()
     keep = set(pass_fds)
-    actions += [(os.POSIX_SPAWN_CLOSE, handle) for handle in opened if handle > 2 and handle not in keep]
+    actions += [
+        (os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in opened if descriptor > 2 and descriptor not in keep
+    ]
     if 0 not in theirs:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    actions += [(os.POSIX_SPAWN_DUP2, handle, number) for number, handle in sorted(theirs.items())]
+    actions += [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in sorted(theirs.items())]
     if pass_fds:
         # A copy is open in the new program; one onto the same number is not, in some C libraries.
         between = max([*opened, *keep, *theirs.values()]) + 1
-        for handle in pass_fds:
-            actions += [(os.POSIX_SPAWN_DUP2, handle, between), (os.POSIX_SPAWN_DUP2, between, handle)]
+        for descriptor in pass_fds:
+            actions += [(os.POSIX_SPAWN_DUP2, descriptor, between), (os.POSIX_SPAWN_DUP2, between, descriptor)]
         actions.append((os.POSIX_SPAWN_CLOSE, between))
     return actions
 
 
-def _open_handles() -> list[int]:
+def _open_descriptors() -> list[int]:
     """The file descriptors of this process that a new program would find open."""
     try:
         names = os.listdir("/dev/fd")

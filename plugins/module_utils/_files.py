@@ -136,24 +136,24 @@ def read_file(path: str, limit: int) -> bytes:
     limit -- bytes that it may have at most. A link is not followed, and nothing is waited for.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.ENXIO):
             _require_regular(os.lstat(path), limit, path)
         raise
     try:
-        found = os.fstat(handle)
+        found = os.fstat(descriptor)
         _require_regular(found, limit, path)
-        content = os.read(handle, found.st_size + 1)
+        content = os.read(descriptor, found.st_size + 1)
         # Most are read at once. One that grows meanwhile is read as far as it may.
         while len(content) <= limit:
-            more = os.read(handle, 1 << 16)
+            more = os.read(descriptor, 1 << 16)
             if not more:
                 break
             content += more
         return content[:limit]
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 class NotAFile(OSError):
@@ -176,13 +176,13 @@ def is_locked(path: str, kind: int) -> bool:
     Nobody does where there is no such file. OSError where it cannot be opened.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(handle)
+        os.close(descriptor)
     return False

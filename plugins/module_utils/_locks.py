@@ -23,10 +23,10 @@ def open_lock(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def try_lock(handle: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Whether an exclusive lock on an open file could be had at once. OSError where it can have none."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -38,49 +38,49 @@ def held(path: str, name: str, deadline: Deadline, report: Reporter | None) -> t
 
     name -- what it locks, for messages
     """
-    handle = _acquire(path, name, deadline, report)
+    descriptor = _acquire(path, name, deadline, report)
     try:
         yield
     finally:
         # Unlinked while held: whoever waits on this file finds that the name leads elsewhere and starts again.
         with contextlib.suppress(OSError):
             os.unlink(path)
-        os.close(handle)
+        os.close(descriptor)
 
 
 def _acquire(path: str, name: str, deadline: Deadline, report: Reporter | None) -> int:
     told = False
     while True:
         with explained(f"the lock {path} could not be opened"):
-            handle = open_lock(path)
+            descriptor = open_lock(path)
         try:
-            taken = try_lock(handle)
+            taken = try_lock(descriptor)
             if not taken and report and not told:
-                report.step(f"waiting for the lock on {name}, which process {_holder(handle)} holds")
+                report.step(f"waiting for the lock on {name}, which process {_holder(descriptor)} holds")
                 told = True
-            if not taken and not any(try_lock(handle) for dummy in deadline.pauses(longest=0.25)):
+            if not taken and not any(try_lock(descriptor) for dummy in deadline.pauses(longest=0.25)):
                 raise Busy(
                     f"the lock on {name} was not free within {deadline.seconds:g} seconds",
-                    f"process {_holder(handle)} holds it",
+                    f"process {_holder(descriptor)} holds it",
                     "Wait for that run to end, or end it, and run this again.",
                 )
-            if _leads_to(path, handle):
+            if _leads_to(path, descriptor):
                 with contextlib.suppress(OSError):  # only for the messages of others; a full disk must not matter
-                    os.truncate(handle, 0)
-                    os.pwrite(handle, str(os.getpid()).encode(), 0)
-                return handle
+                    os.truncate(descriptor, 0)
+                    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                return descriptor
         except BaseException:
-            os.close(handle)
+            os.close(descriptor)
             raise
-        os.close(handle)
+        os.close(descriptor)
 
 
-def _leads_to(path: str, handle: int) -> bool:
+def _leads_to(path: str, descriptor: int) -> bool:
     try:
-        return os.stat(path).st_ino == os.fstat(handle).st_ino
+        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
 
 
-def _holder(handle: int) -> str:
-    return os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"

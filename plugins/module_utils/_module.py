@@ -83,14 +83,14 @@ class ActivityReporter(Reporter):
         except OSError:
             pass
         try:
-            handle = os.open(
+            descriptor = os.open(
                 self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
             )
             try:
                 # What a guest said need not be text.
-                os.write(handle, line.encode(errors="backslashreplace"))
+                os.write(descriptor, line.encode(errors="backslashreplace"))
             finally:
-                os.close(handle)
+                os.close(descriptor)
         except OSError:
             # Only a convenience: what matters is in the module's result.
             pass

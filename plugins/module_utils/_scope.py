@@ -330,11 +330,11 @@ class Records(t.Generic[Record]):
         """Give an object's directory another name, which lasts. The record in it has to say so already."""
         with explained(f"{self.directory(name)} could not be renamed"):
             os.rename(self.directory(name), self.directory(new_name))
-            handle = os.open(self._top, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._top, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.fsync(handle)
+                os.fsync(descriptor)
             finally:
-                os.close(handle)
+                os.close(descriptor)
 
     def remove(self, name: str) -> None:
         """Remove an object's directory, the record last: until then it tells the next run what is left to do."""

@@ -68,13 +68,13 @@ def replacing(path: str, mode: int = 0o600) -> t.Iterator[t.BinaryIO]:
 
     If the block fails nothing is left. If the process is killed in it, remove_leftovers() finds what is.
     """
-    handle, temporary = _new_file(path)
+    descriptor, temporary = _new_file(path)
     try:
-        with open(handle, "wb") as stream:
-            os.fchmod(handle, mode)
+        with open(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
             yield stream
             stream.flush()
-            os.fsync(handle)
+            os.fsync(descriptor)
             os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -91,19 +91,19 @@ def _new_file(path: str) -> tuple[int, str]:
     """A file beside another, under a name that nobody knows before, locked for as long as its writer lives."""
     while True:
         temporary = f"{path}.{os.urandom(8).hex()}.tmp"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_nlink:
-                return handle, temporary
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, temporary
         except BlockingIOError:
             pass  # remove_leftovers() has it, and takes it away
         except OSError:
-            return handle, temporary  # a file system without locks: there leftovers stay
+            return descriptor, temporary  # a file system without locks: there leftovers stay
         except BaseException:
-            os.close(handle)
+            os.close(descriptor)
             raise
-        os.close(handle)
+        os.close(descriptor)
 
 
 def remove_leftovers(directory: str, name: str = "") -> None:
@@ -121,15 +121,15 @@ def remove_leftovers(directory: str, name: str = "") -> None:
 
 def _remove_abandoned(path: str, writer: int) -> None:
     """writer -- the id of the process that wrote it, where the name tells it"""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(handle)
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or (writer and time.time() - found.st_mtime < _OLD and _lives(writer)):
             return
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def _lives(pid: int) -> bool:

@@ -92,10 +92,10 @@ def pinned_keys(runtime: Runtime, directory: str, public: t.Sequence[str], priva
 def locked(path: str, seconds: float = 60) -> t.Iterator[None]:
     """Hold the lock file PATH. Who has it needs it for a moment: Busy if that takes longer than some seconds."""
     with explained(f"the lock {path} could not be taken"):
-        handle = open_lock(path)
+        descriptor = open_lock(path)
     try:
         with explained(f"the lock {path} could not be taken"):
-            if not any(try_lock(handle) for dummy in Deadline(seconds).pauses(longest=0.25)):
+            if not any(try_lock(descriptor) for dummy in Deadline(seconds).pauses(longest=0.25)):
                 raise Busy(
                     f"the lock {path} was not free within {seconds:g} seconds",
                     "another process holds it, or has stopped with it",
@@ -103,7 +103,7 @@ def locked(path: str, seconds: float = 60) -> t.Iterator[None]:
                 )
         yield
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def _ssh_keygen(runtime: Runtime) -> str:

@@ -347,15 +347,15 @@ class Bridged:
     def _ip(self) -> str:
         return self.runtime.program("ip", "iproute2", "to make networks")
 
-    def _run(self, commands: t.Sequence[str], handles: t.Sequence[int] = ()) -> None:
+    def _run(self, commands: t.Sequence[str], descriptors: t.Sequence[int] = ()) -> None:
         text = "".join(f"{command}\n" for command in commands)
         argv = [self._ip(), "-batch", "-"]
-        self.runtime.check(argv, "the network could not be changed", stdin=text.encode(), pass_fds=handles)
+        self.runtime.check(argv, "the network could not be changed", stdin=text.encode(), pass_fds=descriptors)
 
     def _tried(self, commands: t.Sequence[str], watch: Watch) -> str:
         """Carry out some commands of ip, at one go; what failed, as a clause."""
         try:
-            self._run(commands, (watch.handle,))
+            self._run(commands, (watch.descriptor,))
         except MinicloudError as exc:
             return exc.why.splitlines()[0] if exc.why else exc.what
         return ""

@@ -161,12 +161,12 @@ def _identity() -> _Identity:
     return _Identity("root", "root", 0)
 
 
-def _end(handle: int) -> bool:
-    """End the process of a handle; False where it survives that."""
+def _end(descriptor: int) -> bool:
+    """End the process of a descriptor; False where it survives that."""
     for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, number)
-        if select.select([handle], [], [], seconds)[0]:
+            signal.pidfd_send_signal(descriptor, number)
+        if select.select([descriptor], [], [], seconds)[0]:
             return True
     return False
 
@@ -191,17 +191,17 @@ def _search(meant: _Meant) -> int:
 
 @contextlib.contextmanager
 def _held(pid: int, meant: _Meant) -> t.Iterator[tuple[int, int] | None]:
-    """A process with a handle that is of this one and never of another with its id; None where it is not meant."""
-    handle = -1
+    """A process with a descriptor that is of this one and never of another with its id; None where it is not meant."""
+    descriptor = -1
     with contextlib.suppress(OSError):
-        handle = os.pidfd_open(pid) if pid > 0 else -1
+        descriptor = os.pidfd_open(pid) if pid > 0 else -1
     try:
-        # It is the one if it has not ended since the handle was there.
-        there = handle >= 0 and meant(_arguments(pid)) and not select.select([handle], [], [], 0)[0]
-        yield (pid, handle) if there else None
+        # It is the one if it has not ended since the descriptor was there.
+        there = descriptor >= 0 and meant(_arguments(pid)) and not select.select([descriptor], [], [], 0)[0]
+        yield (pid, descriptor) if there else None
     finally:
-        if handle >= 0:
-            os.close(handle)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def end_orphan(interface: str) -> bool:
@@ -230,7 +230,7 @@ class Server:
 
     @contextlib.contextmanager
     def _process(self, search: bool = False) -> t.Iterator[tuple[int, int] | None]:
-        """The process that is the server, and a handle that is of this process and never of another with its id.
+        """The process that is the server, and a descriptor that is of this process and never of another with its id.
 
         search -- look for it also where the file with its id is lost
         """

@@ -34,16 +34,16 @@ _WATCH = (
 class Watch(t.NamedTuple):
     """What whoever makes the change has of its guard.
 
-    handle -- to be passed on to commands: what they do is not undone before they have ended
+    descriptor -- to be passed on to commands: what they do is not undone before they have ended
     """
 
-    handle: int
+    descriptor: int
 
     def keep(self) -> None:
         """The change is good."""
         # A guard that has lost its patience has undone it already, and reads no more: what follows will notice.
         with contextlib.suppress(BrokenPipeError):
-            os.write(self.handle, b"keep\n")
+            os.write(self.descriptor, b"keep\n")
 
 
 class Guard:
@@ -100,6 +100,6 @@ class Guard:
     def _locked(self) -> int:
         """The lock, taken: whoever inherits it has it until it ends."""
         with explained(f"the lock {self._lock} could not be opened"):
-            handle = open_lock(self._lock)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        return handle
+            descriptor = open_lock(self._lock)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor

@@ -406,13 +406,13 @@ class Hub:
         """Serve for ever."""
         inbox = self.inbox.fileno()
         while True:
-            for handle, dummy in self.poll.poll(1.0 if self.pending else -1):
-                if handle == inbox:
+            for descriptor, dummy in self.poll.poll(1.0 if self.pending else -1):
+                if descriptor == inbox:
                     self._receive()
-                elif handle in self.blocked:
-                    self._unblock(handle)
+                elif descriptor in self.blocked:
+                    self._unblock(descriptor)
                 else:
-                    self._relay(handle)
+                    self._relay(descriptor)
             self._forget_late()
 
     def _receive(self) -> None:
@@ -480,23 +480,23 @@ class Hub:
                 break
         self._drop(port)
 
-    def _unblock(self, handle: int) -> None:
-        port = self.blocked[handle]
+    def _unblock(self, descriptor: int) -> None:
+        port = self.blocked[descriptor]
         while port.waiting and port.out is not None:
             try:
                 port.out.send(port.waiting[0])
             except BlockingIOError:
                 return
             except OSError:
-                self.blocked.pop(handle)
-                self.poll.unregister(handle)
+                self.blocked.pop(descriptor)
+                self.poll.unregister(descriptor)
                 port.waiting.clear()
                 if not port.connect():
                     self._drop(port)
                 return
             port.waiting.popleft()
-        self.blocked.pop(handle)
-        self.poll.unregister(handle)
+        self.blocked.pop(descriptor)
+        self.poll.unregister(descriptor)
 
     def _drop(self, port: _Port) -> None:
         if port.out is not None and port.out.fileno() in self.blocked:
@@ -598,9 +598,9 @@ class Hub:
             return True
         return False
 
-    def _relay(self, handle: int) -> None:
+    def _relay(self, descriptor: int) -> None:
         """Hand the answer of a name server to the guest that has asked."""
-        pending = self.pending.get(handle)
+        pending = self.pending.get(descriptor)
         port = self.macs.get(pending.mac) if pending else None
         if pending is None:
             return
@@ -609,18 +609,18 @@ class Hub:
             limit = (self.config.mtu if self.config and self.config.mtu else 1500) - 28
             if port is not None and self.config is not None and 12 <= len(answer) <= limit:
                 self._send(port, udp_frame(pending.mac, (self.config.gateway, 53), pending.target, answer))
-        self._close(handle)
+        self._close(descriptor)
 
-    def _close(self, handle: int) -> None:
-        pending = self.pending.pop(handle)
-        self.poll.unregister(handle)
+    def _close(self, descriptor: int) -> None:
+        pending = self.pending.pop(descriptor)
+        self.poll.unregister(descriptor)
         pending.out.close()
 
     def _forget_late(self) -> None:
         if self.pending:
             now = time.monotonic()
-            for handle in [handle for handle, each in self.pending.items() if each.until < now]:
-                self._close(handle)
+            for descriptor in [descriptor for descriptor, each in self.pending.items() if each.until < now]:
+                self._close(descriptor)
 
 
 def _anybody() -> bool:
@@ -636,12 +636,12 @@ def _anybody() -> bool:
 
 def _end_with_the_last() -> None:
     """Wait until no guest is left, and end this process."""
-    handle = os.open(MEMBERS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(MEMBERS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     while True:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         if not _anybody():
             break
-        fcntl.flock(handle, fcntl.LOCK_UN)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         time.sleep(_LOOK_AGAIN)
     # A run that starts a guest now waits for the lock. It gets it when this process ends, and then starts a new hub.
     for name in (SOCKET, PID):

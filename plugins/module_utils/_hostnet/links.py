@@ -190,7 +190,7 @@ def tap_name(interface: str, mac: str) -> str:
 def open_tap(name: str) -> int:
     """Make a tap and return the file that is its other end: with the last one that has it open the tap is gone."""
     try:
-        handle = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise MissingRequirement(
             "no interface for a guest can be made on this host",
@@ -199,9 +199,9 @@ def open_tap(name: str) -> int:
         ) from exc
     try:
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
-        fcntl.ioctl(handle, _TUNSETIFF, request)
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
     except OSError as exc:
-        os.close(handle)
+        os.close(descriptor)
         if exc.errno == errno.EBUSY:
             raise InUse(
                 f"the interface {name} is in use", "another process has it", "Stop the instance first."
@@ -209,7 +209,7 @@ def open_tap(name: str) -> int:
         raise HypervisorError(
             f"the interface {name} could not be made", exc.strerror or str(exc), "Run as root."
         ) from exc
-    return handle
+    return descriptor
 
 
 def open_macvtap(runtime: Runtime, name: str, parent: str, mac: str) -> int:

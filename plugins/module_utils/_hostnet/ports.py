@@ -69,9 +69,9 @@ def holder(port: int, protocol: str = "tcp") -> str:
         return ""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            for handle in os.listdir(f"/proc/{pid}/fd"):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{handle}") in inodes:
+                    if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
                         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                             return f"{stream.read().strip()} (process {pid})"
     return ""

@@ -192,10 +192,10 @@ class RootAcquisition(Acquisition):
         with explained(f"the image {self._reference} could not be moved"):
             os.rename(origin, target)
             os.chmod(target, 0o600)
-            handle = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-            with contextlib.closing(os.fdopen(handle, "rb")):
+            descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+            with contextlib.closing(os.fdopen(descriptor, "rb")):
                 # The record that comes after this promises that it is there, also after a power cut.
-                os.fsync(handle)
+                os.fsync(descriptor)
         self._check_stamp(source, stamp)
         return image, self._vault.place(ready, image, self._force, **digests)
 

@@ -153,12 +153,12 @@ def _failed(name: str, why: str) -> ImageError:
 
 def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
     """Make part of a file zeros; what is a hole in it stays one."""
-    handle = stream.fileno()
-    end = min(end, os.fstat(handle).st_size)
+    descriptor = stream.fileno()
+    end = min(end, os.fstat(descriptor).st_size)
     while start < end:
         try:
-            start = os.lseek(handle, start, os.SEEK_DATA)
-            stop = min(end, os.lseek(handle, start, os.SEEK_HOLE))
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+            stop = min(end, os.lseek(descriptor, start, os.SEEK_HOLE))
         except OSError as exc:
             if exc.errno != errno.ENXIO:
                 raise
@@ -166,8 +166,8 @@ def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
         while start < stop:
             size = min(stop - start, len(_BLANK))
             # What is zero already need not be written.
-            if os.pread(handle, size, start).strip(b"\0"):
-                os.pwrite(handle, _BLANK[:size], start)
+            if os.pread(descriptor, size, start).strip(b"\0"):
+                os.pwrite(descriptor, _BLANK[:size], start)
             start += size
 
 

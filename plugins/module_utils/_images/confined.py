@@ -169,11 +169,11 @@ def run(
     global _obstacle
     program = os.path.realpath(program)
     with contextlib.ExitStack() as stack:
-        handles = [_opened(file, stack) for file in files]
+        descriptors = [_opened(file, stack) for file in files]
         if not _obstacle:
-            argv = [*_bounds(runtime, seconds, writes), *_enclosure(runtime, program, files, handles)]
+            argv = [*_bounds(runtime, seconds, writes), *_enclosure(runtime, program, files, descriptors)]
             argv += arguments([f"{_DISK}{number}" for number in range(len(files))])
-            done = _run(runtime, argv, stdin, handles, seconds)
+            done = _run(runtime, argv, stdin, descriptors, seconds)
             before, mark, after = done.err.partition(f"{_ENCLOSED}\n")
             if mark:
                 _obstacle = ""
@@ -188,18 +188,22 @@ def run(
                 # It could be done a moment ago: this is no reason to go without.
                 raise ImageError("a disk was not read", f"it could not be enclosed: {before.strip()[-500:]}")
             _obstacle = before.strip() or f"unshare ended with status {done.rc}"
-        argv = [*_bounds(runtime, seconds, writes), program, *arguments([f"/dev/fd/{handle}" for handle in handles])]
-        return _run(runtime, argv, stdin, handles, seconds)
+        argv = [
+            *_bounds(runtime, seconds, writes),
+            program,
+            *arguments([f"/dev/fd/{each}" for each in descriptors]),
+        ]
+        return _run(runtime, argv, stdin, descriptors, seconds)
 
 
 def _opened(file: File, stack: contextlib.ExitStack) -> int:
     with explained(f"{file.path} could not be opened"):
         flags = os.O_RDWR if file.writable else os.O_RDONLY
-        handle = os.open(file.path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    stack.callback(os.close, handle)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        descriptor = os.open(file.path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise ImageError(f"{file.path} was not read", "it is not a regular file", "Give the path of a file.")
-    return handle
+    return descriptor
 
 
 def _bounds(runtime: Runtime, seconds: float, writes: int) -> list[str]:
@@ -213,7 +217,7 @@ def _bounds(runtime: Runtime, seconds: float, writes: int) -> list[str]:
     ]
 
 
-def _enclosure(runtime: Runtime, program: str, files: t.Sequence[File], handles: t.Sequence[int]) -> list[str]:
+def _enclosure(runtime: Runtime, program: str, files: t.Sequence[File], descriptors: t.Sequence[int]) -> list[str]:
     """The command that the program's own arguments follow."""
     purpose = "to enclose programs that read disks"
     argv = [runtime.program("unshare", "util-linux", purpose)]
@@ -229,8 +233,8 @@ def _enclosure(runtime: Runtime, program: str, files: t.Sequence[File], handles:
         options += [f"--bounding-set={kept}", f"--inh-caps={kept}", f"--ambient-caps={kept}"]
     setpriv = os.path.realpath(runtime.program("setpriv", "util-linux", purpose))
     argv += ["--", "sh", "-c", _SCRIPT, "sh", setpriv, *options, "--", program, str(len(files))]
-    for file, handle in zip(files, handles):
-        argv += [os.path.realpath(file.path), str(handle), "rw" if file.writable else "ro"]
+    for file, descriptor in zip(files, descriptors):
+        argv += [os.path.realpath(file.path), str(descriptor), "rw" if file.writable else "ro"]
     return argv
 
 
@@ -245,10 +249,10 @@ def _nobody() -> tuple[int, int]:
 
 
 def _run(
-    runtime: Runtime, argv: t.Sequence[str], stdin: bytes | None, handles: t.Sequence[int], seconds: float
+    runtime: Runtime, argv: t.Sequence[str], stdin: bytes | None, descriptors: t.Sequence[int], seconds: float
 ) -> Completed:
     try:
-        done = runtime.run(argv, stdin=stdin, pass_fds=handles, timeout=seconds, limit=_LONGEST_ANSWER)
+        done = runtime.run(argv, stdin=stdin, pass_fds=descriptors, timeout=seconds, limit=_LONGEST_ANSWER)
         if done.rc not in _OUT_OF_TIME:
             return done
         said = ""

@@ -298,12 +298,12 @@ def prepare(runtime: Runtime, source: str, target: str, name: str, movable: bool
             _convert(tool, layer, target, size)
     with explained(f"{target} could not be written"):
         os.chmod(target, 0o600)
-        handle = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
         try:
             # The record that comes after this promises that the disk is there, also after a power cut.
-            os.fsync(handle)
+            os.fsync(descriptor)
         finally:
-            os.close(handle)
+            os.close(descriptor)
     # Guests are based on this file, so it is checked itself: the source may have been written to until now.
     made = inspect(target, name)
     if made.format != "qcow2" or not made.ready or made.virtual_size < size:

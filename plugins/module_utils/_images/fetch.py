@@ -195,8 +195,8 @@ class Download:
             self._recall()
             known = (etag, last_modified)
             with explained(f"{self.path} could not be written"):
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with open(handle, "r+b", buffering=0) as stream:
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "r+b", buffering=0) as stream:
                 stream.seek(0, os.SEEK_END)
                 whole = _persistently(
                     lambda: self._attempt(stream, *known),

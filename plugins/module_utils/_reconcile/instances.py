@@ -192,11 +192,11 @@ class _Task:
         for part in filter(None, map(PARTS.get, self.plan.steps)):
             require_capability(driver.name, part, f"state: {self.wish.state}")
         autostart = self.wish.autostart is not None or bool(self.current and self.current.autostart)
-        self.keeper: t.Any = _autostart() if autostart or self.wish.state == ABSENT else None
+        self.autostart: t.Any = _autostart() if autostart or self.wish.state == ABSENT else None
         self.repairs = (
-            self.keeper is not None
+            self.autostart is not None
             and not self.plan.changes
-            and not self.keeper.is_in_place(self.current, self.runtime, self.data)
+            and not self.autostart.is_in_place(self.current, self.runtime, self.data)
         )
 
     @property
@@ -224,8 +224,8 @@ class _Task:
         self.applier.check_host(self.plan)
 
     def _changing(self) -> t.ContextManager[None]:
-        if self.keeper:
-            return t.cast("t.ContextManager[None]", self.keeper.kept_unit(self.runtime, self.data))
+        if self.autostart:
+            return t.cast("t.ContextManager[None]", self.autostart.kept_unit(self.runtime, self.data))
         return contextlib.nullcontext()
 
     def predict(self) -> None:
@@ -248,7 +248,7 @@ class _Task:
         # Another run that has changed the instance sees to it, too, before it gives the lock back.
         scope = self.crew.wanted.scope
         with scope.lock(self.wish.name, report=self.runtime.report):
-            self.repairs = not self.keeper.is_in_place(scope.read(self.wish.name), self.runtime, self.data)
+            self.repairs = not self.autostart.is_in_place(scope.read(self.wish.name), self.runtime, self.data)
             if self.repairs:
                 with self._changing():
                     pass
@@ -258,8 +258,8 @@ class _Task:
         current, observed = self.current, self.observed
         if current and observed and observed.state == RUNNING and not check_mode:
             self.crew.of(current).tidy(current)
-        if self.keeper:
-            self.keeper.warn_of_obstacle(current, self.runtime, self.data)
+        if self.autostart:
+            self.autostart.warn_of_obstacle(current, self.runtime, self.data)
         steps = [*self.plan.steps, "repair_autostart"] if self.repairs else self.plan.steps
         view = instance_view(current, observed, self.crew.of(current), self.data) if current and observed else None
         after = comparable(current, observed.state if observed else ABSENT)

@@ -229,26 +229,26 @@ def reconcile_network_of(
     driver: Driver, wish: NetworkWish, runtime: Runtime, data: DataDirectory, check_mode: bool
 ) -> NetworkOutcome:
     """See reconcile_network()."""
-    keeper = _Keeper(wish, driver, data)
-    current, plan = keeper.look()
+    task = _Task(wish, driver, data)
+    current, plan = task.look()
     before = comparable(current)
-    units = _autostart() if _concerns_start(wish, current) else None
-    repair = units is not None and not plan.steps and not units.is_in_place(current, runtime, data)
+    autostart = _autostart() if _concerns_start(wish, current) else None
+    repair = autostart is not None and not plan.steps and not autostart.is_in_place(current, runtime, data)
     if plan.steps or repair:
         runtime.begin_changes()
         if check_mode:
-            plan = keeper.foresee(plan)
+            plan = task.foresee(plan)
         else:
-            with units.kept_unit(runtime, data) if units else contextlib.nullcontext():
-                plan = keeper.carry_out()
-    if units:
-        units.warn_of_obstacle(plan.after, runtime, data)
+            with autostart.kept_unit(runtime, data) if autostart else contextlib.nullcontext():
+                plan = task.carry_out()
+    if autostart:
+        autostart.warn_of_obstacle(plan.after, runtime, data)
     steps = [*plan.steps, "repair_autostart"] if repair else plan.steps
     view = None
     if plan.after:
-        instances = keeper.scope.instances()[0]
-        drift = [] if plan.steps else keeper.drift
-        view = network_view(plan.after, users_of(plan.after, instances), drift, keeper.problems(plan.after, check_mode))
+        instances = task.scope.instances()[0]
+        drift = [] if plan.steps else task.drift
+        view = network_view(plan.after, users_of(plan.after, instances), drift, task.problems(plan.after, check_mode))
         for text in view["problems"]:
             runtime.report.warn(f"network {plan.after.name}: {text}")
     return NetworkOutcome(bool(steps), steps, view, before, comparable(plan.after))
@@ -266,7 +266,7 @@ def _autostart() -> t.Any:
     return autostart
 
 
-class _Keeper:
+class _Task:
     """Looks at one network and carries out plans for it."""
 
     def __init__(self, wish: NetworkWish, driver: Driver, data: DataDirectory) -> None:

@@ -152,7 +152,7 @@ class SegmentNetworks(Networks):
     # For the drivers of guests
 
     def join(self, network: Network) -> int:
-        """Have the hub run for a guest that is about to start, and return the handle that keeps it running.
+        """Have the hub run for a guest that is about to start, and return the descriptor that keeps it running.
 
         Whoever starts the guest hands it on to the guest's hypervisor: with the last one that is closed the hub ends.
         """
@@ -180,7 +180,7 @@ class SegmentNetworks(Networks):
         """Whether a guest that runs is on the network."""
         if is_locked(self._path(network, hub.MEMBERS), fcntl.LOCK_EX):
             return True
-        # One that another program has started has no handle of ours, but it has its socket.
+        # One that another program has started has no descriptor of ours, but it has its socket.
         with contextlib.suppress(OSError):
             directory = self.scope.networks.directory(network.name)
             for name in os.listdir(directory):
@@ -210,12 +210,12 @@ class SegmentNetworks(Networks):
 
     def _ensure(self, network: Network) -> None:
         """Have the hub run."""
-        handles = []
+        descriptors = []
         with explained(f"the hub of the network {network.name} could not be started"):
-            handles.append(open_lock(self._path(network, HUB_LOCK)))
+            descriptors.append(open_lock(self._path(network, HUB_LOCK)))
             try:
                 try:
-                    fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return  # it runs, or somebody else starts it
                 for name in (hub.SOCKET, hub.PID):
@@ -225,17 +225,17 @@ class SegmentNetworks(Networks):
                 with inbox, short_path(self._path(network, hub.SOCKET)) as address:
                     inbox.bind(address)
                     os.chmod(address, 0o600)
-                    handles.append(os.dup(inbox.fileno()))
-                self._spawn(network, handles)
+                    descriptors.append(os.dup(inbox.fileno()))
+                self._spawn(network, descriptors)
             finally:
-                for handle in handles:
-                    os.close(handle)
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
-    def _spawn(self, network: Network, handles: list[int]) -> None:
+    def _spawn(self, network: Network, descriptors: list[int]) -> None:
         setsid = self.runtime.program("setsid", "util-linux", "to run the hub of a network in the background")
         if not self._read(network, hub.PROGRAM):
             write_file(self._path(network, hub.PROGRAM), systemd.program_of(hub))
-        argv = [setsid, "--fork", "sh", "-c", _LAUNCHER, "sh", sys.executable, "-I", hub.PROGRAM, str(handles[1])]
+        argv = [setsid, "--fork", "sh", "-c", _LAUNCHER, "sh", sys.executable, "-I", hub.PROGRAM, str(descriptors[1])]
         self.runtime.report.step("hub")
         this_host().start_background(
             self.runtime,
@@ -243,7 +243,7 @@ class SegmentNetworks(Networks):
             f"the hub of the network {network.name} could not be started",
             f"Network {network.name} of minicloud.local",
             cwd=self.scope.networks.directory(network.name),
-            pass_fds=handles,
+            pass_fds=descriptors,
         )
         self.runtime.report.step("hub_started")
 
@@ -254,13 +254,13 @@ class SegmentNetworks(Networks):
                 return
             # The lock is held, so the process that wrote this file is the one that holds it, or is about to.
             with contextlib.suppress(OSError, ValueError):
-                handle = os.pidfd_open(int(self._read(network, hub.PID)))
+                descriptor = os.pidfd_open(int(self._read(network, hub.PID)))
                 try:
                     if self.runs(network):
-                        signal.pidfd_send_signal(handle, signal.SIGKILL)
-                        select.select([handle], [], [], 5)
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                        select.select([descriptor], [], [], 5)
                 finally:
-                    os.close(handle)
+                    os.close(descriptor)
         raise HypervisorError(f"the hub of the network {network.name} could not be ended", "it survives even SIGKILL")
 
 

@@ -299,15 +299,15 @@ class LibvirtActs(FamilyActs):
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
             0o600,
         )
-        handles = [console]
+        descriptors = [console]
         try:
             if os.geteuid() != 0 and self.look.joins_networks():
-                # The hub sees by the sockets when the guest ends, for libvirt hands on no handle of ours.
-                self.join(instance, handles)
+                # The hub sees by the sockets when the guest ends, for libvirt hands on no descriptor of ours.
+                self.join(instance, descriptors)
             with explained(f"the files of {instance.name} could not be opened"):
                 for group, (path, flags) in files.items() if self.placement.hands_over_files else ():
-                    handles.append(os.open(path, flags | os.O_CLOEXEC))
-                    domain.FDAssociate(group, [handles[-1]], 0)
+                    descriptors.append(os.open(path, flags | os.O_CLOEXEC))
+                    domain.FDAssociate(group, [descriptors[-1]], 0)
             self.runtime.report.step("spawn")
             # Memory that somebody else has saved is of a disk that may have changed since.
             flags = 0 if instance.resumed else self.library.VIR_DOMAIN_START_FORCE_BOOT
@@ -323,8 +323,8 @@ class LibvirtActs(FamilyActs):
                 self.domains.destroy(domain)
                 domain.createWithFlags(flags)
         finally:
-            for handle in handles:
-                os.close(handle)
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _note_nvram(self, instance: Instance, domain: t.Any) -> None:
         """Note where libvirt keeps its copy of the UEFI variables, for whoever starts the instance next."""

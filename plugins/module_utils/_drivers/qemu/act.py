@@ -129,7 +129,7 @@ class QemuActs(FamilyActs):
     def start(self, instance: Instance) -> None:
         directory = self.scope.directory(instance.name)
         lock = self._take_run_lock(instance)
-        handles = [lock]
+        descriptors = [lock]
         try:
             saved = saved_origin(self.look, instance)
             for name in (_PID, _LOG, MONITOR, live.HALTED):
@@ -137,10 +137,10 @@ class QemuActs(FamilyActs):
             disk = self.prepare_disk(instance)
             if saved is None:
                 self.rotate_console(instance)
-            self._spawn(instance, directory, disk, handles, saved)
+            self._spawn(instance, directory, disk, descriptors, saved)
         finally:
-            for handle in handles:
-                os.close(handle)
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._await_monitor(instance)
         if saved is not None:
             self._resume_saved(instance)
@@ -197,7 +197,7 @@ class QemuActs(FamilyActs):
         return qemu_machine.choose_accelerator(this_host(), wanted, arch, identity.uid, identity.groups)
 
     def _spawn(
-        self, instance: Instance, directory: str, disk: t.Sequence[str], handles: list[int], saved: Origin | None
+        self, instance: Instance, directory: str, disk: t.Sequence[str], descriptors: list[int], saved: Origin | None
     ) -> None:
         """disk -- the files that it consists of"""
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import (
@@ -224,9 +224,9 @@ class QemuActs(FamilyActs):
         with explained(f"the files of {instance.name} could not be opened"):
             for name, path, flags in files:
                 fds[name] = os.open(path, flags | os.O_CLOEXEC, 0o600)
-                handles.append(fds[name])
+                descriptors.append(fds[name])
             fds["console"] = recorded_pipe(self.runtime, instance.name, directory, _LOG)
-            handles.append(fds["console"])
+            descriptors.append(fds["console"])
             # QEMU gets the socket listening: whoever connects from now on waits for QEMU, or learns that it is gone.
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             monitor = os.path.join(directory, MONITOR)
@@ -235,38 +235,38 @@ class QemuActs(FamilyActs):
                 os.chmod(monitor, 0o600)
                 listener.listen(8)
                 monitor_fd = os.dup(listener.fileno())
-                handles.append(monitor_fd)
-        nics, backends, isolated = self._connect(instance, directory, handles)
+                descriptors.append(monitor_fd)
+        nics, backends, isolated = self._connect(instance, directory, descriptors)
         arguments = qemu_machine.command_line(instance, accelerator, fds, monitor_fd, nics, backends, isolated)
         if saved is not None:
             why = why_not_loaded(saved, self._origin(instance, arguments, saved.machine))
             if why:
                 raise HypervisorError(f"{instance.name} cannot be resumed", why, DROPPING)
             with explained(f"the memory of {instance.name} could not be opened"):
-                handles.append(os.open(os.path.join(directory, MEMORY), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-            arguments = loading(arguments, saved.machine, handles[-1])
+                descriptors.append(os.open(os.path.join(directory, MEMORY), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            arguments = loading(arguments, saved.machine, descriptors[-1])
         argv = ["setsid", "--fork", "sh", "-c", _LAUNCHER, "sh", *identity.prefix(self.runtime, instance), program]
         argv += arguments
         self.runtime.report.step("spawn")
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
-        this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=handles)
+        this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=descriptors)
         self.runtime.report.step("spawned")
 
     def _connect(
-        self, instance: Instance, directory: str, handles: list[int]
+        self, instance: Instance, directory: str, descriptors: list[int]
     ) -> tuple[t.Sequence[Nic], dict[str, str], bool]:
         """See command_line: nics, backends, isolated."""
         if os.geteuid() == 0:
             return (
                 instance.nics,
-                {mac: f"tap,fd={tap}" for mac, tap in self._open_taps(instance, handles).items()},
+                {mac: f"tap,fd={tap}" for mac, tap in self._open_taps(instance, descriptors).items()},
                 False,
             )
         wiring = self.wiring(instance)
         if wiring.sockets:
             wiring = self._with_datagrams(instance, wiring)
         if wiring.sockets:
-            self.join(instance, handles)
+            self.join(instance, descriptors)
         backends = {}
         for mac, paths in wiring.sockets.items():
             # Relative, for a socket's path is short: QEMU works in the instance's directory.
@@ -288,7 +288,7 @@ class QemuActs(FamilyActs):
             instance, f"without root that takes QEMU 7.2 or newer, and this is {qemu_machine.version(told)}"
         )
 
-    def _open_taps(self, instance: Instance, handles: list[int]) -> dict[str, int]:
+    def _open_taps(self, instance: Instance, descriptors: list[int]) -> dict[str, int]:
         """An open tap for each interface that is on a network of this host, by MAC. They end with QEMU."""
         taps: dict[str, int] = {}
         commands = []
@@ -298,10 +298,10 @@ class QemuActs(FamilyActs):
             name = links.tap_name(network.interface, nic.mac)
             if network.bridge_type == "macvtap":
                 taps[nic.mac] = links.open_macvtap(self.runtime, name, network.interface, nic.mac)
-                handles.append(taps[nic.mac])
+                descriptors.append(taps[nic.mac])
                 continue
             taps[nic.mac] = links.open_tap(name)
-            handles.append(taps[nic.mac])
+            descriptors.append(taps[nic.mac])
             mtu = f" mtu {network.mtu}" if network.mtu else ""
             commands.append(f"link set dev {name} master {network.interface} addrgenmode none{mtu} up")
         if commands:
@@ -320,14 +320,14 @@ class QemuActs(FamilyActs):
 
     def _take_run_lock(self, instance: Instance) -> int:
         with explained(f"the lock of {instance.name} could not be opened"):
-            handle = open_lock(self.look.path(instance, LOCK))
+            descriptor = open_lock(self.look.path(instance, LOCK))
         for dummy in Deadline(2).pauses():
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return handle
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
             except BlockingIOError:  # somebody looks at it, which takes no time, or QEMU runs
                 pass
-        os.close(handle)
+        os.close(descriptor)
         raise HypervisorError(f"{instance.name} cannot be started", "a QEMU of this instance runs already")
 
     def _await_monitor(self, instance: Instance) -> None:

@@ -74,11 +74,11 @@ def have_node(qmp: Qmp, layer: str, path: str) -> None:
     if any(each.get("node-name") == node for each in qmp.execute("query-named-block-nodes", flat=True)):
         return
     with explained(f"{path} could not be opened"):
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        name = qmp.add_to_set(node, handle)
+        name = qmp.add_to_set(node, descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
     below = f"{node}-f"
     with contextlib.suppress(HypervisorError):  # of a run that was killed between the two
         qmp.execute("blockdev-del", **{"node-name": below})

@@ -154,15 +154,15 @@ def save_unsynced(qmp: Qmp, path: str, doing: str) -> int:
     """The same as save(), into a file that a power cut may still take: put_in_place() is to follow."""
     try:
         with explained(doing):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            qmp.hand_over("saved-memory", handle)
+            qmp.hand_over("saved-memory", descriptor)
             qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BANDWIDTH})
             qmp.execute("migrate", uri="fd:saved-memory")
             _await_saved(qmp, path, doing)
-            return os.fstat(handle).st_size
+            return os.fstat(descriptor).st_size
         finally:
-            os.close(handle)
+            os.close(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_path(path)
@@ -211,12 +211,12 @@ def await_loaded(qmp: Qmp) -> None:
     raise HypervisorError("QEMU does not come to an end of loading the memory of its guest")
 
 
-def loading(argv: t.Sequence[str], machine: str, handle: int) -> list[str]:
+def loading(argv: t.Sequence[str], machine: str, descriptor: int) -> list[str]:
     """The arguments of a QEMU that is to load what was saved of a machine of an exact type, from an open file."""
     found = list(argv)
     at = found.index("-machine") + 1
     found[at] = ",".join([machine, *found[at].split(",")[1:]])
-    return [*found, "-incoming", f"fd:{handle}"]
+    return [*found, "-incoming", f"fd:{descriptor}"]
 
 
 def saved_origin(look: QemuLooks, instance: Instance) -> Origin | None:

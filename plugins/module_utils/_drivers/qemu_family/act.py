@@ -182,11 +182,11 @@ class FamilyActs(Acts):
         )
         return Wiring([nic for nic in self.look.interfaces(instance) if nic.network == USER_NETWORK], {}, False)
 
-    def join(self, instance: Instance, handles: list[int]) -> None:
-        """Join the networks of an ordinary user that an instance is on; their hubs run on while handles are open."""
+    def join(self, instance: Instance, descriptors: list[int]) -> None:
+        """Join the networks of an ordinary user that an instance is on; their hubs run on while those are open."""
         networks = self.look.segments()
         if networks:
-            handles += [networks.join(network) for network, dummy in self.attached(instance)]
+            descriptors += [networks.join(network) for network, dummy in self.attached(instance)]
 
     def attached(self, instance: Instance) -> list[tuple[Network, Nic]]:
         """The interfaces of an instance that are on networks of its scope, each with the network."""

@@ -46,26 +46,26 @@ def recorded_pipe(runtime: Runtime, name: str, directory: str, other: str) -> in
 
 def bound_log(runtime: Runtime, name: str, directory: str) -> bool:
     """Where QEMU itself writes the console log of a running instance, have that cut while it runs; whether it does."""
-    handle = _writer_of(os.path.join(directory, CONSOLE))
-    if handle is None:
+    descriptor = _writer_of(os.path.join(directory, CONSOLE))
+    if descriptor is None:
         return False
     try:
-        _start(runtime, name, directory, recorder.CUT, handle)
+        _start(runtime, name, directory, recorder.CUT, descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
     return True
 
 
-def _start(runtime: Runtime, name: str, directory: str, what: str, handle: int, *others: str) -> None:
+def _start(runtime: Runtime, name: str, directory: str, what: str, descriptor: int, *others: str) -> None:
     program = systemd.program_of(recorder)
     path = os.path.join(directory, _RECORDER)
     if _content(path) != program:
         write_file(path, program)
     argv = ["setsid", "--fork", "sh", "-c", _DETACHED, "sh", sys.executable, "-I", "-S", _RECORDER]
-    argv += [what, str(handle), CONSOLE, f"{CONSOLE}{EARLIER}", *others]
+    argv += [what, str(descriptor), CONSOLE, f"{CONSOLE}{EARLIER}", *others]
     failed = f"the console of {name} could not be recorded"
     title = f"Console of the instance {name} of minicloud.local"
-    this_host().start_background(runtime, argv, failed, title, cwd=directory, pass_fds=[handle])
+    this_host().start_background(runtime, argv, failed, title, cwd=directory, pass_fds=[descriptor])
 
 
 def _content(path: str) -> bytes:
@@ -75,7 +75,7 @@ def _content(path: str) -> bytes:
 
 
 def _writer_of(path: str) -> int | None:
-    """A handle of the QEMU that has a file open; None where there is none, or none that this user may look at."""
+    """A descriptor of the QEMU that has a file open; None where there is none, or none that this user may look at."""
     with contextlib.suppress(OSError):
         log = os.stat(path)
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -97,9 +97,9 @@ def _handle_of(pid: int, file: os.stat_result) -> int | None:
     opened: t.Callable[[int], int] | None = getattr(os, "pidfd_open", None)  # of Linux
     if opened is None:
         return None
-    handle = opened(pid)
+    descriptor = opened(pid)
     # Another process can have had the number by then.
     if _has_open(str(pid), file):
-        return handle
-    os.close(handle)
+        return descriptor
+    os.close(descriptor)
     return None

@@ -200,20 +200,20 @@ class Layers:
 
 def sync_directory(path: str) -> None:
     """Have what was renamed or unlinked in a directory outlive a power cut."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def sync_file(path: str) -> None:
     """Have what a program has written in a file survive a power cut."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def used_bytes(path: str) -> int:

@@ -19,16 +19,16 @@ def fetch_nvram(nvram: str, copy: str) -> None:
     """Take over what the machine has written into a copy of its variables since the last start."""
     try:
         # Who may write there must not lead us to another file.
-        handle = os.open(os.readlink(copy), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(os.readlink(copy), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        there, here = os.fstat(handle), os.stat(nvram)
+        there, here = os.fstat(descriptor), os.stat(nvram)
         newer = there.st_mtime_ns > here.st_mtime_ns
         if newer and stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_size == here.st_size:
-            copy_sparse(f"/dev/fd/{handle}", nvram)
+            copy_sparse(f"/dev/fd/{descriptor}", nvram)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def copy_sparse(source: str, target: str) -> None:

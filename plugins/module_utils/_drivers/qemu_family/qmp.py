@@ -64,19 +64,19 @@ class Qmp:
             raise ConnectionAbortedError("QEMU does not speak as a monitor does")
         return answer
 
-    def hand_over(self, name: str, handle: int) -> None:
+    def hand_over(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file, which it knows by a name then."""
-        self._hand_over("getfd", {"fdname": name}, handle)
+        self._hand_over("getfd", {"fdname": name}, descriptor)
 
-    def add_to_set(self, name: str, handle: int) -> str:
+    def add_to_set(self, name: str, descriptor: int) -> str:
         """Give QEMU an open file for a block device, which opens it by the path that is returned. name -- of its set"""
-        found = self._hand_over("add-fd", {"opaque": name}, handle)
+        found = self._hand_over("add-fd", {"opaque": name}, descriptor)
         return f"/dev/fdset/{int(found['fdset-id'])}"
 
-    def _hand_over(self, command: str, arguments: t.Mapping[str, t.Any], handle: int) -> t.Any:
+    def _hand_over(self, command: str, arguments: t.Mapping[str, t.Any], descriptor: int) -> t.Any:
         request = json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
         self._stream.flush()
-        socket.send_fds(self._socket, [request], [handle])
+        socket.send_fds(self._socket, [request], [descriptor])
         return self._answer(command)
 
     def execute(self, command: str, **arguments: t.Any) -> t.Any:

@@ -42,8 +42,8 @@ class Log:
         self.path = path
         self.earlier = earlier
         self.limit = limit
-        self.handle = self._open()
-        self.size = os.fstat(self.handle).st_size
+        self.descriptor = self._open()
+        self.size = os.fstat(self.descriptor).st_size
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,7 +54,7 @@ class Log:
         try:
             if self.size and self.size + len(data) > self.limit:
                 self._begin_anew()
-            self.size += os.write(self.handle, data)
+            self.size += os.write(self.descriptor, data)
         except OSError:
             return
 
@@ -62,7 +62,7 @@ class Log:
         # Somebody can have removed it, and after an error it is the earlier part already.
         if os.path.lexists(self.path):
             os.replace(self.path, self.earlier)
-        full, self.handle, self.size = self.handle, self._open(), 0
+        full, self.descriptor, self.size = self.descriptor, self._open(), 0
         os.close(full)
 
 
@@ -95,19 +95,19 @@ def record(reader: int, log: Log, other: str) -> None:
 def begin_anew(path: str, earlier: str, limit: int) -> None:
     """Empty a log, which others append to, if it has more than LIMIT bytes; the last of these become EARLIER."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        size = os.fstat(handle).st_size
+        size = os.fstat(descriptor).st_size
         if size <= limit:
             return
         # Where there is no room, it is all the more to be cut.
         with contextlib.suppress(OSError):
-            keep(earlier, os.pread(handle, limit, size - limit))
-        os.ftruncate(handle, 0)
+            keep(earlier, os.pread(descriptor, limit, size - limit))
+        os.ftruncate(descriptor, 0)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def keep(path: str, content: bytes) -> None:
@@ -115,20 +115,20 @@ def keep(path: str, content: bytes) -> None:
     new = f"{path}.tmp"
     if os.path.lexists(new):
         os.unlink(new)  # of one that was killed
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         while content:
-            content = content[os.write(handle, content) :]
+            content = content[os.write(descriptor, content) :]
         os.replace(new, path)
     except OSError:
         os.unlink(new)
         raise
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def bound(writer: int, path: str, earlier: str, limit: int) -> None:
-    """Keep the log PATH from growing until the process ends that writes it. WRITER -- a handle of it (pidfd)"""
+    """Keep the log PATH from growing until the process ends that writes it. WRITER -- a descriptor of it (pidfd)"""
     poll = select.poll()
     poll.register(writer, select.POLLIN)
     while not poll.poll(_OFTEN * 1000):
@@ -141,11 +141,11 @@ def main() -> None:
 
     Paths are relative to the directory.
     """
-    handle, path, earlier = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    descriptor, path, earlier = int(sys.argv[2]), sys.argv[3], sys.argv[4]
     if sys.argv[1] == RECORD:
-        record(handle, Log(path, earlier, LIMIT), sys.argv[5])
+        record(descriptor, Log(path, earlier, LIMIT), sys.argv[5])
     else:
-        bound(handle, path, earlier, LIMIT)
+        bound(descriptor, path, earlier, LIMIT)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def config(**changes):
     values = {
         "subnet": "10.20.30.0/24",
         "domain": "minicloud",
-        "hosts": {
+        "guests": {
             ONE: hub.Guest("One", "10.20.30.64"),
             TWO: hub.Guest("two", "10.20.30.65"),
             THREE: hub.Guest("three", ""),
