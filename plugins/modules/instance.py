@@ -35,7 +35,7 @@ options:
       - The instance's name, which becomes its host name.
       - It begins with a letter, goes on with letters, digits and hyphens, ends with a letter or digit, and has at most
         63 characters. Names are compared without case.
-      - Required unless O(purge_older_than) is given.
+      - Required unless O(purge_older_than) is given, or O(source=multipass:*).
     type: str
   state:
     description:
@@ -95,6 +95,15 @@ options:
       - What to make the instance from instead of an O(image), used when it is made.
       - The name of another instance to make it a clone of that, or V(NAME@SNAPSHOT) of how that was when one of its
         snapshots was taken.
+      - A file that M(minicloud.local.export) has written, as V(file:///…) or a path, or an OVA with one virtual machine
+        that has one disk, whose name must end with C(.ova). It must be on the host that runs the instances.
+      - V(multipass:NAME) for an instance of Multipass that is stopped. It is only read, and stays as it is. Without
+        O(name), V(multipass:*) takes over all that are stopped under the names that they have, and warns of the others.
+      - What comes from a file or from Multipass is a new instance. It gets an instance-id and host keys of its own, and
+        no user-data but that of this task, so nothing that ran at the first boot of the other runs again.
+      - Its processors, memory, login user, networks, ports, mounts, tags and snapshots are what the source says, as far
+        as the task says nothing and this host has them; warnings tell what is left out. It keeps its MAC addresses
+        unless another instance here has them.
     type: str
   source_copy:
     description:
@@ -103,7 +112,9 @@ options:
     type: str
     choices: [linked, full]
   source_root:
-    description: The data directory of Multipass, where O(source) is an instance of Multipass.
+    description:
+      - The data directory of Multipass, or a copy of it, where O(source) is an instance of Multipass.
+      - Unless given, it is where Multipass keeps its data on this host.
     type: path
   cpus:
     description: Number of virtual processors. A new instance has 1 unless given.
@@ -416,6 +427,22 @@ EXAMPLES = r"""
       cert: /etc/minicloud/client.crt
       key: /etc/minicloud/client.key
       verify: /etc/minicloud/server.crt
+
+- name: Make an instance from a file that another host has exported
+  minicloud.local.instance:
+    name: web
+    source: /var/backups/web.minicloud
+
+- name: Take over an instance of Multipass, and leave it stopped
+  minicloud.local.instance:
+    name: primary
+    source: multipass:primary
+    state: stopped
+
+- name: Take over all of them
+  minicloud.local.instance:
+    source: multipass:*
+    state: stopped
 
 - name: Rename an instance, restarting it for that
   minicloud.local.instance:
@@ -774,6 +801,11 @@ instance:
         ansible_host: 127.0.0.1
         ansible_port: 2222
         ansible_user: debian
+instances:
+  description: The instances that were taken over, or in check mode would be, each as RV(instance).
+  type: list
+  elements: dict
+  returned: when source is V(multipass:*)
 purged:
   description: The instances that were removed; in check mode, that would be removed.
   type: list
@@ -818,6 +850,11 @@ def run(context: ModuleContext) -> dict[str, object]:
 
         outcome = purge_instances(params, context.runtime, context.data, context.check_mode)
         return {**told(outcome), "purged": sorted(outcome.after)}
+    if params["source"] == "multipass:*" and params["name"] is None:
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.multipass import take_over_all
+
+        outcome, views = take_over_all(params, context.runtime, context.data, context.check_mode)
+        return {**told(outcome), "instances": views}
     outcome = reconcile_instance(
         parse_wish(params),
         context.runtime,

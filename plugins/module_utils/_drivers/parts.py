@@ -14,9 +14,18 @@ from __future__ import annotations
 import abc
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount, PortForward
+from ansible_collections.minicloud.local.plugins.module_utils._errors import NotSupported
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    Instance,
+    Mount,
+    PortForward,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._images.archive import Piece
+    from ansible_collections.minicloud.local.plugins.module_utils._images.origin import Layered
 
 # What a driver can, with the types of instances (vm, container) for which it can.
 Capabilities = t.Mapping[str, t.Collection[str]]
@@ -244,15 +253,53 @@ class Mounts(Part):
         """
 
 
-class Export(Part):
-    """Disks as files for others. The capability `publish` says of which types of instances."""
+class Content(t.NamedTuple):
+    """What the data of an instance consists of, as the members of an archive: see _images/archive.py.
 
-    @abc.abstractmethod
+    pieces -- in their order; disk, backing -- the layers of a virtual machine's disk, as in the archive's manifest
+    """
+
+    pieces: t.Sequence[Piece]
+    disk: str = ""
+    backing: t.Mapping[str, str] = {}
+
+
+class Export(Part):
+    """Instances as files for others, and back.
+
+    The capabilities say of which types of instances: `publish` has disks as files, `export` has archives, and
+    `export_snapshots` those with snapshots in them.
+    """
+
     def export_disk(self, instance: Instance, target: str, format_: str) -> None:
         """Write the whole disk of a stopped instance, without anything that it is backed by, to the file TARGET.
 
         format_ -- qcow2, or raw (sparse)
         """
+        raise NotSupported(f"the driver {self.name} hands out no disks")
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The driver's name."""
+
+    @abc.abstractmethod
+    def stamp(self, instance: Instance) -> str:
+        """What changes when the data of a stopped instance does. Only a look."""
+
+    @abc.abstractmethod
+    def content(self, instance: Instance, snapshots: t.Sequence[Snapshot]) -> t.ContextManager[Content]:
+        """The data of a stopped instance, with some of its snapshots, for as long as the block lasts.
+
+        What the driver has made for that is gone afterwards, or where the run was killed by and by.
+        """
+
+    def take_in(self, instance: Instance, layered: Layered) -> int:
+        """Give an instance that create() has just made the disk and the layers of an archive, and grow that disk.
+
+        The size that the disk has then, bytes: its record's, or that of the archive's where that is larger.
+        """
+        raise NotSupported(f"the driver {self.name} has no layers")
 
 
 class GuestCommand(abc.ABC):

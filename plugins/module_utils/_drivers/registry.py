@@ -19,7 +19,10 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 Options = t.Optional[t.Mapping[str, t.Any]]
 
 # What all drivers can whose instances are files of ours that QEMU runs.
-_FAMILY = ("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend", "snapshots")
+_FAMILY = (
+    *("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend", "snapshots"),
+    *("export", "export_snapshots"),
+)
 _VM, _BOTH, _CONTAINER = ("vm",), ("vm", "container"), ("container",)
 
 
@@ -64,6 +67,7 @@ _LXD = About(
         "suspend": _BOTH,
         "native_mounts": _CONTAINER,
         "exec": _CONTAINER,
+        "export": _CONTAINER,
     },
     image_formats={"disk": ("qcow2",)},
     is_server=True,
@@ -119,6 +123,8 @@ CAPABILITY_TEXTS: dict[str, str] = {
     "same_network": "attaches an instance to one network more than once: ``networks``",
     "console_log": "keeps what the guest writes to its console: ``console_log``",
     "publish": "publishes a stopped instance as an image: ``instance`` of the module ``image``",
+    "export": "exports a stopped instance to a file that another host or driver can import: the module ``export``",
+    "export_snapshots": "exports its snapshots with it: ``snapshots`` of the module ``export``",
     "snapshots": "keeps states of an instance that it can go back to",
     "live_snapshots": "takes snapshots of a running instance, with its memory",
     "suspend": "suspends instances: ``state: suspended``",

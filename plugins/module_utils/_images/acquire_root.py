@@ -21,14 +21,28 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import expl
 from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, lxd_metadata
 from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition, digests_of
-from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
+from ansible_collections.minicloud.local.plugins.module_utils._images.flow import (
+    Copy,
+    Digest,
+    Flow,
+    Outlet,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images.reference import Reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.root import Root, RootScan
 from ansible_collections.minicloud.local.plugins.module_utils._images.simplestreams import arch_name, default_user
 from ansible_collections.minicloud.local.plugins.module_utils._images.source import Part, Source
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import compression
-from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Entry
-from ansible_collections.minicloud.local.plugins.module_utils._model import CONTAINER, MIB, format_size
-from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
+from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Entry, Vault
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    CONTAINER,
+    MIB,
+    format_size,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._writing import (
+    make_dir,
+    remove_path,
+    write_file,
+)
 
 # Templates and a few lines of text: more is something else.
 _METADATA_SIZE = 16 * MIB
@@ -94,7 +108,7 @@ class RootAcquisition(Acquisition):
         try:
             if together and source.fingerprint and together != source.fingerprint:
                 raise self._mismatch("sha256", source.fingerprint, together, "metadata and root file system have")
-            image, placed = self._root_prepared(source, root, result.path, work, digests, before, together)
+            image, placed = self.prepared_root(source, root, result.path, work, digests, before, together)
         finally:
             remove_path(result.path)
             remove_path(f"{partial}.json")
@@ -137,7 +151,7 @@ class RootAcquisition(Acquisition):
             return wanted if cloned else [*wanted, Copy(copied)]
 
         digests = self._read(source, copied if cloned else path, Flow(outlets))
-        image, placed = self._root_prepared(source, scan.root, copied, work, digests, stamp=stamp)
+        image, placed = self.prepared_root(source, scan.root, copied, work, digests, stamp=stamp)
         named = self._named(image, source, Entry(image.hash, stamp=stamp))
         return named[0], placed or named[1]
 
@@ -152,9 +166,9 @@ class RootAcquisition(Acquisition):
         stamp: str = "",
     ) -> tuple[Image, bool]:
         """What was built on this host: one archive that has all."""
-        return self._root_prepared(source, Root("tar", unified=True), origin, work, digests)
+        return self.prepared_root(source, Root("tar", unified=True), origin, work, digests)
 
-    def _root_prepared(
+    def prepared_root(
         self,
         source: Source,
         root: Root,
@@ -225,3 +239,18 @@ class RootAcquisition(Acquisition):
 
 
 _ENDINGS = {"": "", "gzip": ".gz", "xz": ".xz", "bzip2": ".bz2", "zstd": ".zst"}
+
+
+def place_root(vault: Vault, work: str, path: str, source: str, arch: str) -> Image:
+    """Have the container image at PATH, which goes, be in the vault. source -- the file that it was in"""
+    reference = Reference("file", source)
+    scan = RootScan(source, vault.runtime)
+    flow = Flow(lambda: [Digest("sha256"), scan])
+    try:
+        flow.put_file(path)
+        flow.finish()
+    finally:
+        flow.abandon()
+    request = RootAcquisition(vault, reference, arch)
+    what = Source(reference, source, arch, kind=CONTAINER)
+    return request.prepared_root(what, scan.root, path, work, digests_of(flow))[0]

@@ -40,11 +40,17 @@ import stat
 import struct
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import CommandFailed, ImageError, NoSpace
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    CommandFailed,
+    ImageError,
+    NoSpace,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json, understood
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._json import (
+    JsonError,
+    parse_json,
+    understood,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 
 # No disk of an instance is larger, and some formats can tell of 8 EiB in a few bytes.
@@ -295,12 +301,14 @@ class QemuImg:
         done = self._run("measure", ["--output=json", "-O", "qcow2"], chain)
         return int(self._answer(done, chain[0].format)["required"])
 
-    def convert(self, chain: t.Sequence[Layer], target: str, format_: str, size: int) -> None:
+    def convert(self, chain: t.Sequence[Layer], target: str, format_: str, size: int, snapshot: str = "") -> None:
         """Write the whole disk to a new file TARGET, as raw or qcow2. size -- of the disk, bytes
 
+        snapshot -- the tag of an internal one, as of which it is to be
         CommandFailed with what qemu-img said; NoSpace. Nothing is left of the target then.
         """
         options = ["-W", "-m", "8", "-O", format_, *(["-o", "compat=1.1"] if format_ == "qcow2" else [])]
+        options += ["-l", f"snapshot.name={snapshot}"] if snapshot else []
         with explained(f"{target} could not be made"):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(target, flags, 0o600))
@@ -317,6 +325,31 @@ class QemuImg:
         writes = max(size, os.stat(chain[0].path).st_size) + size // 8 + (64 << 20)
         done = self._run("resize", ["-q"], chain, writes=writes, after=[str(size)], writable=1)
         self._check(done)
+
+    def shrink(self, path: str, size: int) -> None:
+        """Cut a qcow2 file that only has zeros beyond a size, bytes, down to that. CommandFailed, NoSpace."""
+        writes = _most(os.path.getsize(path))
+        done = self._run(
+            "resize", ["-q", "--shrink"], [Layer(path, "qcow2")], "", writes=writes, after=[str(size)], writable=1
+        )
+        self._check(done)
+
+    def difference(self, target: str, whole: str, below: str) -> None:
+        """Make a new qcow2 file TARGET that reads as WHOLE does when it is above BELOW, and has only what differs.
+
+        Both are qcow2 files that are backed by nothing. CommandFailed, NoSpace.
+        """
+        size = int(self.info([Layer(whole, "qcow2")])["virtual-size"])
+        self.overlay(target, whole, size)
+        files = [File(target, True), File(whole), File(below)]
+
+        def arguments(names: t.Sequence[str]) -> list[str]:
+            layers = [Layer(each, "qcow2") for each in (target, whole, below)]
+            node, new = _node(layers[:2], names[:2]), _node(layers[2:], names[2:])
+            return ["rebase", "-q", "-b", f"json:{json.dumps(new)}", "-F", "qcow2", f"json:{json.dumps(node)}"]
+
+        self._check(run(self._runtime, self._program, arguments, files, None, _time(size), _most(size)))
+        self.name_backing([Layer(target, "qcow2"), Layer(below, "qcow2")])
 
     def overlay(self, target: str, below: str, size: int) -> None:
         """Make a new, empty qcow2 file TARGET above another one, which is not looked at. CommandFailed, NoSpace."""
@@ -350,8 +383,13 @@ class QemuImg:
 
         self._check(run(self._runtime, self._program, arguments, files, None, _time(size), _most(size)))
         # Who looks at it by hand is told a file that there is.
-        named = ["-u", "-b", base.path, "-F", base.format]
-        self._check(self._run("rebase", ["-q", *named], chain[:1], writes=_most(size), writable=1, below=True))
+        self.name_backing([chain[0], base])
+
+    def name_backing(self, chain: t.Sequence[Layer]) -> None:
+        """Have the header of the first layer name the second; what it reads as does not change. CommandFailed"""
+        named = ["-u", "-b", chain[1].path, "-F", chain[1].format]
+        writes = _most(os.path.getsize(chain[0].path))
+        self._check(self._run("rebase", ["-q", *named], chain[:1], writes=writes, writable=1, below=True))
 
     def _run(
         self,

@@ -19,12 +19,21 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, lxd_metadata
-from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import Unpacker, check_growth, compression
+from ansible_collections.minicloud.local.plugins.module_utils._images.tar import (
+    BLOCK,
+    header_is_whole,
+    number,
+    text,
+)
+from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import (
+    Unpacker,
+    check_growth,
+    compression,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 SQUASHFS = "squashfs"
 
-_BLOCK = 512
 # Enough of the beginning for everything that a file may be taken for.
 _HEAD = 70 * 1024
 _ENDINGS = {"": "tar", "gzip": "tar.gz", "xz": "tar.xz", "bzip2": "tar.bz2", "zstd": "tar.zst"}
@@ -84,7 +93,7 @@ class RootScan:
         """The next bytes, in order."""
         if not self._begun:
             self._start += data
-            if len(self._start) < _BLOCK:
+            if len(self._start) < BLOCK:
                 return
             self._begin()
         else:
@@ -137,7 +146,7 @@ class _Content:
             self._archive.write(data)
         elif len(self._head) < _HEAD:
             self._head += data
-            if len(self._head) >= _BLOCK and _header_is_whole(self._head[:_BLOCK]):
+            if len(self._head) >= BLOCK and header_is_whole(self._head[:BLOCK]):
                 self._archive = _Archive(self._name)
                 self._archive.write(self._head)
             elif len(self._head) >= _HEAD:
@@ -207,10 +216,10 @@ class _Archive:
                 if not self._left:
                     self._member_is_over()
                 continue
-            stop = min(end, position + _BLOCK - len(self._block))
+            stop = min(end, position + BLOCK - len(self._block))
             self._block += data[position:stop]
             position = stop
-            if len(self._block) == _BLOCK:
+            if len(self._block) == BLOCK:
                 block, self._block = self._block, b""
                 self._header(block)
 
@@ -221,10 +230,10 @@ class _Archive:
         if not block.strip(b"\0"):
             self._ended = True
             return
-        if not _header_is_whole(block):
+        if not header_is_whole(block):
             raise _damaged(self._name, "there is something else in it where a member should begin")
         kind = block[156:157]
-        size = _number(block[124:136])
+        size = number(block[124:136])
         if self._member_size >= 0 and kind not in b"xgLK":
             size, self._member_size = self._member_size, -1
         if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):
@@ -232,12 +241,12 @@ class _Archive:
         if size < 0:
             raise _damaged(self._name, "a member of it has no usable size")
         self._sparse = kind == b"S" and bool(block[482])
-        self._left = (size + _BLOCK - 1) // _BLOCK * _BLOCK
+        self._left = (size + BLOCK - 1) // BLOCK * BLOCK
         self._kept, self._keeps = None, ""
         if kind == b"x":
             self._keep("x", size)
         elif kind not in b"gLK":
-            self._member(_text(block[:100]), block, size, kind in b"0\0")
+            self._member(text(block[:100]), block, size, kind in b"0\0")
         if not self._left:
             self._member_is_over()
 
@@ -247,10 +256,10 @@ class _Archive:
         self._kept, self._keeps, self._kept_size = bytearray(), what, size
 
     def _member(self, name: str, block: bytes, size: int, is_file: bool) -> None:
-        prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
+        prefix = text(block[345:500]) if block[257:263] == b"ustar\0" else ""
         parts = [part for part in f"{prefix}/{name}".split("/") if part not in ("", ".")]
         if not self._created:
-            self._created = max(0, _number(block[136:148]))
+            self._created = max(0, number(block[136:148]))
         if not parts:
             return
         if len(self._tops) < 1000:
@@ -295,26 +304,6 @@ class _Archive:
             why = "it is a tar archive with the disk of a virtual machine"
             hint = "Unpack it and use the disk with instance_type: vm, or give the image of a container."
         raise ImageError(f"{self._name} is not the image of a container", why, hint)
-
-
-def _header_is_whole(block: bytes) -> bool:
-    """Whether a block is the header of a tar archive's member: only such a one has its own checksum in it."""
-    stated = _number(block[148:156])
-    return len(block) == _BLOCK and stated > 0 and stated == sum(block) - sum(block[148:156]) + 8 * 0x20
-
-
-def _number(field: bytes) -> int:
-    """A number in a header, -1 where it is none: octal digits, or binary where it is large."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return -1
-
-
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _damaged(name: str, why: str) -> ImageError:

@@ -12,10 +12,18 @@ import os
 import threading
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    ImageError,
+    MinicloudError,
+    NoSpace,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import CHUNK, write_all
-from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, MIB, format_size
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    GIB,
+    MIB,
+    format_size,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
     LONG_COMMAND_TIMEOUT,
     Runtime,
@@ -188,7 +196,7 @@ class Unpacker:
         self._head: bytes | None = b""
         self._make: t.Callable[[], Decoder] | None = None
         self._decoder: Decoder | None = None
-        self._program: _Program | None = None
+        self._program: Piped | None = None
         self._sink = sink
         self._out: Sink | None = None
 
@@ -224,7 +232,7 @@ class Unpacker:
         if self._make:
             self._decoder = self._make()
         else:
-            self._program = _Program(self.kind, self._runtime, self._out)
+            self._program = _program(self.kind, self._runtime, self._out)
 
     def _decode(self, data: bytes, decoder: Decoder) -> None:
         out_file, make = t.cast(Sink, self._out), t.cast(t.Callable[[], Decoder], self._make)
@@ -318,30 +326,28 @@ def _decoder(kind: str, runtime: Runtime, head: bytes) -> t.Callable[[], Decoder
         ) from exc
 
 
-class _Program:
-    """`zstd` or `xz` between two pipes: one thread runs it, another writes what it puts out."""
+class Piped:
+    """A program between two pipes: one thread runs it, another writes what it puts out."""
 
-    def __init__(self, kind: str, runtime: Runtime, out: Sink) -> None:
-        self._kind = kind
-        program = runtime.program(kind)
+    def __init__(
+        self, argv: t.Sequence[str], runtime: Runtime, out: Sink, failed: t.Callable[[str], MinicloudError]
+    ) -> None:
+        """failed -- the error for what the program says when it fails"""
+        self._failed = failed
         theirs_in, self._input = os.pipe()
         self._output, theirs_out = os.pipe()
         self._out = out
         self._error: BaseException | None = None
+        # Its own standard streams belong to the runner, which keeps what is written there.
+        command = ["sh", "-c", f'exec "$@" </dev/fd/{theirs_in} >/dev/fd/{theirs_out}', "sh", *argv]
 
         def run() -> None:
-            if kind == "zstd":
-                argv = [program, "-dcqf", "--no-sparse", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
-            else:
-                argv = [program, "-dcq", "--no-sparse", f"--memlimit-decompress={XZ_MEMORY}"]
-            # Its own standard streams belong to the runner, which keeps what is written there.
-            argv = ["sh", "-c", f'exec "$@" </dev/fd/{theirs_in} >/dev/fd/{theirs_out}', "sh", *argv]
             try:
-                # It takes as long as the download does.
-                done = runtime.run(argv, pass_fds=(theirs_in, theirs_out), timeout=LONG_COMMAND_TIMEOUT)
+                # It takes as long as what comes in does.
+                done = runtime.run(command, pass_fds=(theirs_in, theirs_out), timeout=LONG_COMMAND_TIMEOUT)
                 if done.rc != 0:
-                    said = done.err.strip() or f"{kind} ended with status {done.rc}"
-                    self._fail(_too_greedy() if "limit" in said else _damaged(kind, said))
+                    name = os.path.basename(argv[0])
+                    self._fail(failed(done.err.strip() or f"{name} ended with status {done.rc}"))
             except BaseException as exc:
                 self._fail(exc)
             finally:
@@ -368,22 +374,34 @@ class _Program:
         self._error = self._error or exc
 
     def feed(self, data: bytes) -> None:
+        """The next bytes for the program."""
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._input, rest) :]
         except BrokenPipeError:
             self.stop()
-            raise self._error or _damaged(self._kind, "its decompression ended early") from None
+            raise self._error or self._failed("it ended early") from None
 
     def finish(self) -> None:
+        """That was all; return when the program has ended, and all of its output was written."""
         self.stop()
         if self._error:
             raise self._error
 
     def stop(self) -> None:
+        """Nothing more comes, and what becomes of it does not matter."""
         if self._input >= 0:
             os.close(self._input)
             self._input = -1
         for thread in self._threads:
             thread.join()
+
+
+def _program(kind: str, runtime: Runtime, out: Sink) -> Piped:
+    """`zstd` or `xz`, decompressing."""
+    if kind == "zstd":
+        argv = [runtime.program(kind), "-dcqf", "--no-sparse", f"--memory={1 << (ZSTD_WINDOW_LOG - 20)}MB"]
+    else:
+        argv = [runtime.program(kind), "-dcq", "--no-sparse", f"--memlimit-decompress={XZ_MEMORY}"]
+    return Piped(argv, runtime, out, lambda said: _too_greedy() if "limit" in said else _damaged(kind, said))

@@ -53,11 +53,18 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp, user_name
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
+    Deadline,
+    Runtime,
+    timestamp,
+    user_name,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._images.origin import Brought
     from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.imports import Arrival
 
 
 @dataclass
@@ -103,6 +110,9 @@ class Applier:
         self.scope = crew.wanted.scope
         self.power = Power(crew, runtime, data)
         self.seed = seed_options(wish)
+        # Where the instance is made from a file or directory instead of an image: what reads that, and what it had.
+        self.arrival: Arrival | None = None
+        self.brought: Brought | None = None
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
@@ -171,23 +181,24 @@ class Applier:
         if not plan.changes:
             current = self.scope.read(self.wish.name)
         while plan.changes:
-            image = None
-            if "create" in plan.steps:
-                image, fetched = self._have_image("fetch_image" in plan.steps)
-                done = ["fetch_image"] if fetched else done
-                if "fetch_image" in plan.steps:
-                    # What it needs to boot was not known before it was here; nothing else was changed yet.
-                    self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
-            deadline = Deadline(self.wish.timeout)
-            with self.scope.lock(self.wish.name, deadline, self.runtime.report):
-                if "await_stop" in plan.steps and self._await_stop():
-                    done.append("await_stop")
-                current, observed = look(self.wish, self.crew)
-                plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
-                if "fetch_image" not in plan.steps:
-                    with self.changing():
-                        current = self._apply(plan, current, image, deadline)
-                    break
+            with contextlib.ExitStack() as held:
+                image = None
+                if "create" in plan.steps:
+                    image, fetched = self._have_image("fetch_image" in plan.steps, held)
+                    done = ["fetch_image"] if fetched else done
+                    if "fetch_image" in plan.steps:
+                        # What it needs to boot was not known before it was here; nothing else was changed yet.
+                        self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
+                deadline = Deadline(self.wish.timeout)
+                with self.scope.lock(self.wish.name, deadline, self.runtime.report):
+                    if "await_stop" in plan.steps and self._await_stop():
+                        done.append("await_stop")
+                    current, observed = look(self.wish, self.crew)
+                    plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
+                    if "fetch_image" not in plan.steps:
+                        with self.changing():
+                            current = self._apply(plan, current, image, deadline)
+                        break
             # Another run has removed the instance meanwhile: it is to be made, and what that takes was not looked at.
             self.check_host(plan)
         plan.steps = done + plan.steps
@@ -371,8 +382,16 @@ class Applier:
     def _kind(self) -> str:
         return KINDS[self.wish.instance_type or DEFAULT_TYPE]
 
-    def _have_image(self, fetch: bool) -> tuple[Image, bool]:
-        """The wished image, and whether it had to be fetched; a promised checksum is held against a cached one too."""
+    def _have_image(self, fetch: bool, held: contextlib.ExitStack) -> tuple[Image, bool]:
+        """The wished image, and whether it had to be fetched; a promised checksum is held against a cached one too.
+
+        held -- what is to be kept until the instance is made from it
+        """
+        if self.arrival:
+            self.runtime.report.step("fetch_image")
+            with _stage("image"):
+                self.brought = held.enter_context(self.arrival.bring())
+            return self.brought.image, True
         vault = self._vault
         if not fetch and not self.wish.image_checksum:
             image = vault.find(self.wish.reference, self._arch(), self._kind())
@@ -391,7 +410,7 @@ class Applier:
 
     def foresee_image(self, plan: Plan) -> None:
         """Raise, in check mode, for an image file that cannot be used; only the real run asks image hosts."""
-        if "fetch_image" in plan.steps and self.wish.reference.host == "file":
+        if "fetch_image" in plan.steps and self.wish.reference.host == "file" and not self.arrival:
             with _stage("image"):
                 self._vault.forecast(
                     self.wish.reference, self._arch(), self.wish.image_checksum or "", kind=self._kind()
@@ -418,6 +437,8 @@ class Applier:
             instance = Attachment(self.driver, self.runtime, self.data).give_addresses(instance)
             self.runtime.report.step("addresses")
             self._make_parts(instance, image)
+            if self.arrival and self.brought:
+                instance = self.arrival.take_in(instance, self.brought)
         except MinicloudError:
             # Nothing has run in it yet: leave nothing half-made.
             with contextlib.suppress(MinicloudError):

@@ -15,15 +15,13 @@ from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
-    load,
-    require_capability,
-)
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
 from ansible_collections.minicloud.local.plugins.module_utils._errors import NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     BRIDGED_TO,
     DEFAULT_TYPE,
+    DELETED,
     KINDS,
     PAUSED,
     RUNNING,
@@ -42,6 +40,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     make_plan,
     with_bridged,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Clone
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.view import instance_view
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -143,6 +142,8 @@ class _Task:
         self.runtime = runtime
         self.data = data
         self.crew = crew
+        # What a new instance is made from besides an image; imported only where it is.
+        self.arrival: t.Any = None
 
     @functools.cached_property
     def host_arch(self) -> str:
@@ -163,10 +164,10 @@ class _Task:
         require_capability(name, instance_type, f"instance_type: {instance_type}")
         if wish.arch and wish.arch != self.host_arch:
             require_capability(name, "foreign_arch", f"arch: {wish.arch} on a host that is {self.host_arch}")
-        if wish.source is not None:
+        if isinstance(wish.source, Clone):
             raise NotSupported(
                 f"source {wish.source} cannot be used",
-                "this version makes instances from images only",
+                "this version makes instances from images and files only",
                 "Name an image.",
             )
         for port in wish.ports or ():
@@ -186,6 +187,8 @@ class _Task:
         # What is there already is as it is: another host need not be asked.
         there = self.found.arch if self.found and not self.wish.recreate else ""
         around = surroundings(driver, there or self.host_arch, self.wish.coming)
+        if self.wish.source and self.wish.state not in (ABSENT, DELETED) and (not self.found or self.wish.recreate):
+            self._read_source()
         _choose_networks(self.wish, self.found, driver, around)
         self.image = _cached_image(self.wish, self.found, self.runtime, self.data, around.host_arch)
         self.plan = make_plan(self.wish, self.current, self.observed, self.image, around)
@@ -198,6 +201,14 @@ class _Task:
             and not self.plan.changes
             and not self.autostart.is_in_place(self.current, self.runtime, self.data)
         )
+
+    def _read_source(self) -> None:
+        """Have the wish name what its source says where it names nothing itself."""
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.imports import Arrival
+
+        self.arrival = Arrival(self.wish, self.crew.wanted, self.runtime, self.data, self.host_arch)
+        self.wish = self.arrival.wish
+        self.check_capabilities()
 
     @property
     def acts(self) -> bool:
@@ -221,6 +232,7 @@ class _Task:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
         self.applier = Applier(self.wish, self.crew, self.runtime, self.data, self.host_arch, self._changing)
+        self.applier.arrival = self.arrival
         self.applier.check_host(self.plan)
 
     def _changing(self) -> t.ContextManager[None]:
@@ -312,7 +324,7 @@ def _cached_image(
     current -- the instance, if there is more of it than leftovers
     """
     same = current is not None and (wish.image is None or str(wish.image) == current.image.get("name"))
-    if wish.state == ABSENT or (same and not wish.recreate):
+    if wish.state == ABSENT or wish.source or (same and not wish.recreate):
         return None
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 

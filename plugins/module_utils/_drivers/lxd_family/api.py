@@ -11,8 +11,10 @@ What changes instances goes through pylxd, whose import costs more than a whole 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import stat
 import typing as t
@@ -35,6 +37,7 @@ _SOCKET = "unix.socket"
 _TIMEOUT = 60.0
 # Bytes of an answer: what it knows of many instances, and what a guest has written to its console.
 _LONGEST_ANSWER, _LONGEST_TEXT = 256 << 20, 8 << 20
+_LONGEST_HEADER = 64 << 10
 
 
 class NotThere(HypervisorError):
@@ -161,9 +164,33 @@ class LxdApi:
         status, body = self._exchange(path, {}, _LONGEST_TEXT)
         return body if status == 200 else b""
 
-    def _exchange(
-        self, path: str, query: t.Mapping[str, str], limit: int = _LONGEST_ANSWER, content: bytes | None = None
-    ) -> tuple[int, bytes]:
+    @contextlib.contextmanager
+    def download(self, path: str) -> t.Iterator[tuple[int, t.Iterator[bytes]]]:
+        """A file that LXD hands out under PATH: its size in bytes, and its content while it comes. HypervisorError"""
+        doing = f"{self.product} did not hand out {path}"
+        try:
+            with self.connect() as connection:
+                connection.sendall(self._request(path, {}))
+                answer = bytearray()
+                while b"\r\n\r\n" not in answer and len(answer) < _LONGEST_HEADER:
+                    part = connection.recv(1 << 16)
+                    if not part:
+                        break
+                    answer += part
+                header, dummy, body = bytes(answer).partition(b"\r\n\r\n")
+                size = re.search(rb"(?im)^content-length: *([0-9]{1,18})\r?$", header)
+                if not header.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200")) or not size:
+                    raise HypervisorError(doing, f"it says {header[:100]!r} {body[:200]!r}")
+
+                def blocks() -> t.Iterator[bytes]:
+                    yield body
+                    yield from iter(lambda: connection.recv(1 << 18), b"")
+
+                yield int(size[1]), blocks()
+        except OSError as exc:
+            raise HypervisorError(doing, str(exc)) from exc
+
+    def _request(self, path: str, query: t.Mapping[str, str], content: bytes | None = None) -> bytes:
         # Of version 1.0 an answer is whole when the connection ends, and comes in one piece.
         parameters = "&".join(
             f"{key}={_quoted(value)}" for key, value in {"project": self.place.project, **query}.items()
@@ -172,11 +199,16 @@ class LxdApi:
         head += "Host: localhost\r\n"
         if content is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+        return f"{head}\r\n".encode() + (content or b"")
+
+    def _exchange(
+        self, path: str, query: t.Mapping[str, str], limit: int = _LONGEST_ANSWER, content: bytes | None = None
+    ) -> tuple[int, bytes]:
         parts = []
         size = 0
         try:
             with self.connect() as connection:
-                connection.sendall(f"{head}\r\n".encode() + (content or b""))
+                connection.sendall(self._request(path, query, content))
                 for part in iter(lambda: connection.recv(1 << 16), b""):
                     parts.append(part)
                     size += len(part)

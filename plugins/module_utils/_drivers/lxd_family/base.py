@@ -17,6 +17,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
         Execution,
+        Export,
         Mounts,
         Networks,
         Snapshots,
@@ -71,3 +72,8 @@ class LxdFamilyDriver(LxdLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.snapshots import LxdSnapshots
 
         return LxdSnapshots(self, self.client)
+
+    def export(self) -> Export:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.export import LxdExport
+
+        return LxdExport(self, self.client)
