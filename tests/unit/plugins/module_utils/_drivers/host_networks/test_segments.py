@@ -135,7 +135,7 @@ class TestHubOfANetwork:
         networks.apply(a_network(mode="isolated"), HOSTS)
         with open(networks._path(a_network(), hub.CONFIG), encoding="utf-8") as stream:
             known = hub.Config.from_text(stream.read())
-        assert known.hosts == {MAC: ("one", "10.20.30.64"), OTHER: ("two", "10.20.30.65")}
+        assert known.guests == {MAC: ("one", "10.20.30.64"), OTHER: ("two", "10.20.30.65")}
         assert not known.upstream
         assert networks.drift(a_network(mode="isolated"), HOSTS[:1]) != []
 
