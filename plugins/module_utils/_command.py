@@ -33,9 +33,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
 _CHUNK = 1 << 16
 # Seconds: how long a command that has ended may be survived by one that has its pipes, and one that is to end takes.
 _SURVIVED, _ENDING = 0.5, 2.0
-# Of the output of a command that was ended, bytes for the error.
+# How many bytes of the output of a command that was ended are put into the error.
 _EVIDENCE = 4096
-# What Python ignores, and programs expect to have their usual effect.
+# Signals that Python ignores. Programs expect them to have their usual effect.
 _USUAL_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
@@ -109,7 +109,7 @@ class _Command:
     def finish(self) -> Completed:
         try:
             self._talk()
-            # Most commands end with their output: it takes the kernel a moment.
+            # Most commands end right after they close their output, so wait for that a moment.
             pause = 0.0001
             while self._ended() is None:
                 if self.deadline.expired():

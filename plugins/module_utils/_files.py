@@ -120,7 +120,7 @@ def _is_own_group(path: str, found: os.stat_result) -> bool:
     own = user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
     if not own or not hasattr(os, "getxattr"):
         return own
-    # With a list of rights, what stands for the group is the most that any other user in the list may.
+    # With an access control list, the group's bits are a mask: the most that any user in the list may do.
     try:
         return not os.getxattr(path, "system.posix_acl_access")
     except OSError as exc:
@@ -145,7 +145,7 @@ def read_file(path: str, limit: int) -> bytes:
         found = os.fstat(descriptor)
         _require_regular(found, limit, path)
         content = os.read(descriptor, found.st_size + 1)
-        # Most are read at once. One that grows meanwhile is read as far as it may.
+        # One read is enough for most files. A file that grows meanwhile is read up to the limit.
         while len(content) <= limit:
             more = os.read(descriptor, 1 << 16)
             if not more:

@@ -15,7 +15,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
 
-# More digits than this no number has that means anything here; long ones take Python minutes to read.
+# The longest number, in digits, that is read: Python would take minutes for a very long one.
 _DIGITS = 64
 
 
@@ -52,7 +52,7 @@ def parse_json(data: bytes, what: str, limit: int, depth: int) -> t.Any:
         raise _invalid(what, "a text in it has half of a surrogate pair") from exc
     except ValueError as exc:
         raise _invalid(what, str(exc)) from exc
-    # Nothing is nested deeper than there are brackets: of most data that is all there is to ask.
+    # Data cannot be nested deeper than it has brackets, and counting those is enough for most of it.
     if data.count(b"[") + data.count(b"{") > depth and not _is_within(value, depth):
         raise _too_deep(what, depth)
     return value

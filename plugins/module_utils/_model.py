@@ -30,10 +30,10 @@ DEFAULT_NETWORK, USER_NETWORK = "default", "user"
 # How the name of a network begins that an interface with the key `bridged` is on; what follows is its parent.
 BRIDGED_TO = "bridged-"
 
-# Less boots no cloud image; what users of Multipass know.
+# No cloud image boots with less. Multipass has the same limits.
 MIN_MEMORY = 64 * MIB
 MIN_DISK = 64 * MIB
-# More than any hypervisor has.
+# Upper limits that no hypervisor reaches.
 MAX_SIZE = 1024 * TIB
 MAX_CPUS = 4096
 # A month: longer waits are mistakes, and some clocks bear no more.
@@ -175,7 +175,7 @@ def parse_port(text: str) -> PortForward:
 def ports_exclude(port: PortForward, other: PortForward) -> bool:
     """Whether two forwards, each with a host port, cannot be had at once."""
     same = (port.host_port, port.protocol) == (other.host_port, other.protocol)
-    # Who listens on all addresses leaves none of them to others.
+    # A listener on all addresses takes the port on each of them.
     return same and (port.host_ip == other.host_ip or bool({port.host_ip, other.host_ip} & {"0.0.0.0", "::"}))
 
 

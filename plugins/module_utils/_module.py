@@ -43,7 +43,7 @@ class ActivityReporter(Reporter):
         self._path = data.activity
         self._subject = subject
         self._last = 0.0
-        # What progress is told of: its name, when it began, and how far it had come then.
+        # The part of the work that reports progress: its name, when it began, and how much was done then.
         self._begun: tuple[str, float, int] = ("", 0.0, 0)
 
     def about(self, subject: str) -> Reporter:
@@ -87,7 +87,7 @@ class ActivityReporter(Reporter):
                 self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
             )
             try:
-                # What a guest said need not be text.
+                # Output of a guest may not be valid text.
                 os.write(descriptor, line.encode(errors="backslashreplace"))
             finally:
                 os.close(descriptor)
@@ -140,7 +140,7 @@ def run_module(
 
     result, warnings = perform(body, module.params, _run, subject, module.check_mode)
     for text in warnings:
-        # What a command or a guest said need not be text, and the system log takes nothing else.
+        # Output of commands and guests may not be valid text, and the system log accepts nothing else.
         module.warn(text.encode(errors="backslashreplace").decode())
     if result.get("failed"):
         module.fail_json(**result)

@@ -17,10 +17,10 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 
-# More than anybody writes by hand, and less than what readers of nested data can bear.
+# Limits of nested options: above what people write, below what Python's recursion bears.
 _MAX_DEPTH, _MAX_VALUES = 100, 1_000_000
 
-# What text has to say for a boolean: to us, to LXD and to cloud-init.
+# The words for true and false that this collection, LXD and cloud-init accept.
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 _BOM = "\ufeff"

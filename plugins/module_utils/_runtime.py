@@ -27,7 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 COMMAND_TIMEOUT, LONG_COMMAND_TIMEOUT = 3600.0, 12 * 3600.0
 COMMAND_OUTPUT = 64 << 20
 
-# Of the output of a command that has failed, characters for the result.
+# How many characters of a failed command's output are put into the result.
 _EVIDENCE = 64 << 10
 
 # Programs that ordinary users' PATH leaves out.

@@ -32,7 +32,7 @@ def reached_at(instance: Instance, by_mac: t.Mapping[str, t.Sequence[str]]) -> s
     """The address at which this host reaches an instance, empty while none is known. by_mac -- those that it has now"""
     for nic in instance.nics:
         kept = nic.address or nic.lease
-        # What is kept is an IPv4 address, and it does not matter what else the guest has chosen.
+        # A reserved address is an IPv4 one; IPv6 addresses that the guest has besides do not matter.
         now = sorted(by_mac.get(nic.mac, ()), key=lambda address: ":" in address)
         has_none = not now or ":" in now[0]
         # An address that was changed while it ran reaches the guest when it asks for it: at its start, or some time

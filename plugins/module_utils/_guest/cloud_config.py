@@ -364,7 +364,7 @@ def _ascii_message(text: str) -> str:
         if part.is_multipart():
             continue
         content = part.get_payload(decode=True)
-        # What is in base64 may have strays among it, which are dropped with it.
+        # Base64 may contain stray characters, which decoding drops.
         if isinstance(content, bytes) and not (content.isascii() and str(part.get_payload()).isascii()):
             del part["Content-Transfer-Encoding"]
             part["Content-Transfer-Encoding"] = "base64"

@@ -36,7 +36,7 @@ _TELLING = re.compile(
 _LOGIN_USER = re.compile(r"Authorized keys from \S{1,255} for user ([A-Za-z_][\w.-]{0,255}\$?)")
 _CLOUD_INIT = re.compile("cloud-init", re.IGNORECASE)
 _FINISHED = re.compile(r"Cloud-init v\. \S{1,80} finished at ")
-# Where somebody could log in by hand: the boot has ended.
+# A login prompt: the boot has ended.
 _PROMPT = re.compile(r"^[\w.-]{1,64} login: ?$", re.MULTILINE)
 # The last words of a guest that goes down by itself.
 _DOWN = re.compile(

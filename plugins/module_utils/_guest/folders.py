@@ -23,7 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT, Runtime
 
-# More entries than this are no folder that anybody copies.
+# The most entries that a copied folder may have.
 _MOST = 2_000_000
 
 # Where a copy is put together in the guest's folder before it takes the place of what is there.

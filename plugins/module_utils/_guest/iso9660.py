@@ -49,7 +49,7 @@ def iso_image(files: t.Mapping[str, bytes], volume_id: str) -> bytes:
     if any(len(content) >= 1 << 32 for content in files.values()):
         raise ValueError("a file in an ISO image must be smaller than 4 GiB")
 
-    # Where everything lies follows from sizes alone, so directories are built twice: first to learn their sizes.
+    # All positions follow from sizes, so directories are built twice: the first time for their sizes only.
     names = sorted(files)
     sizes = [_File(name, 0, len(files[name])) for name in names]
     plain_sectors = len(_directory(sizes, 0, _plain_name)) // _SECTOR

@@ -280,7 +280,7 @@ class Server:
         self.stop()
         make_dir(self.directory)
         write_file(self._path(_CONFIG), config_text(served).encode())
-        # With a + it would be created as whoever dnsmasq becomes.
+        # Created here, because dnsmasq would create it as the user that it changes to.
         with explained(f"{self._path(_LEASES)} could not be made"):
             os.close(os.open(self._path(_LEASES), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         argv = [program(self.runtime), f"--conf-file={self._path(_CONFIG)}"]

@@ -446,7 +446,7 @@ def is_trusted(ruleset: Ruleset, interface: str) -> bool:
 def trust(runtime: Runtime, interface: str) -> None:
     """Have firewalld let pass what our own table decides about."""
     program = runtime.program("firewall-cmd", "firewalld", "to have firewalld let the network pass")
-    # What is not in its configuration is gone with the next reload.
+    # Rules that are not in firewalld's configuration are lost at its next reload.
     for lasting in (["--permanent"], []):
         runtime.check(
             [program, *lasting, f"--zone={_ZONE}", f"--change-interface={interface}"], "firewalld could not be told"

@@ -248,7 +248,7 @@ def dhcp_answer(message: bytes, config: Config) -> Offer | None:
         if config.mtu:
             reply += struct.pack("!BBH", 26, 2, config.mtu)
     reply = (reply + b"\xff").ljust(300, b"\0")
-    # Who has no address yet hears what is sent to all, or to the address that it is about to have.
+    # A client without an address receives broadcasts, or what is sent to the address it is offered.
     target = socket.inet_ntoa(client) if kind == _ACK and client != bytes(4) else socket.inet_ntoa(given)
     if flags & 0x8000 or given == bytes(4) == client:
         hardware, target = _BROADCAST, "255.255.255.255"

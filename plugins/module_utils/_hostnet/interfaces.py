@@ -107,7 +107,7 @@ def parse_interfaces(
     """Interfaces from what `ip -j -d address` tells. ways -- those that default routes lead through"""
     entries = [entry for entry in entries if entry.get("ifname")]
     kinds = {entry["ifname"]: entry.get("linkinfo", {}).get("info_kind", "") for entry in entries}
-    # What has an interface below it for itself: no bridge can have that as well.
+    # An interface that one of these kinds is on top of can join no bridge.
     above: dict[str, str] = {}
     for entry in entries:
         kind = kinds[entry["ifname"]]

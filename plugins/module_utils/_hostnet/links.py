@@ -224,7 +224,7 @@ def open_macvtap(runtime: Runtime, name: str, parent: str, mac: str) -> int:
     found = told_by_ip(runtime, ip_program(runtime), "link", "show", "dev", name, problem=f"{name} is not there")
     device = f"/dev/tap{found[0]['ifindex']}"
     if not os.path.exists(device):
-        # Where nothing like udev makes devices.
+        # For systems where no udev makes the device.
         with open(f"/sys/class/net/{name}/tap{found[0]['ifindex']}/dev", encoding="ascii") as stream:
             major, minor = stream.read().strip().split(":")
         os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(int(major), int(minor)))

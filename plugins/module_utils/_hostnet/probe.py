@@ -31,7 +31,7 @@ _IMPATIENCE = 0.1
 # How long one question waits for its answer before it is asked again, seconds.
 _PATIENCE = 1.0
 
-# More addresses than this are not asked one by one.
+# The largest subnet, in addresses, that is probed address by address.
 LARGEST_SWEEP = 1024
 
 

@@ -27,7 +27,7 @@ _LARGEST, _SMALLEST = 8, 29
 # The prefix of those that are chosen: some thousand instances, and still hundreds of networks.
 _CHOSEN = 20
 
-# What IPv6 asks for.
+# The smallest MTU that IPv6 allows.
 _SMALLEST_MTU = 1280
 
 

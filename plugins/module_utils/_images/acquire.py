@@ -61,7 +61,7 @@ class Acquisition:
     """One request to have an image in the vault: a disk. What is different for others, others override."""
 
     kind = DISK
-    # Of the finished file; empty where only the image itself can tell.
+    # The format of the finished file; empty where only the image itself tells it.
     format = "qcow2"
 
     def __init__(

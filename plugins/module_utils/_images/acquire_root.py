@@ -93,7 +93,7 @@ class RootAcquisition(Acquisition):
         before = self._fetch_metadata(source.metadata, f"{partial}.metadata") if source.metadata else b""
 
         def outlets() -> list[Outlet]:
-            # With metadata beside it, its host says what it is; without, only its content does.
+            # An image with separate metadata is described by its host, others only by their content.
             scan = RootScan(str(self._reference), self._runtime, deep=not before)
             return [scan, _Together(before)] if before else [scan]
 
@@ -233,7 +233,7 @@ class RootAcquisition(Acquisition):
     @staticmethod
     def _made_metadata(source: Source, root: Root) -> bytes:
         """Metadata for a root file system that comes without."""
-        # Neither name nor time: the same content has the same hash wherever it comes from.
+        # No file name and no time in it, so that the same content always has the same hash.
         arch = arch_name(source.arch)
         return lxd_metadata.tarball(lxd_metadata.files(arch, root.created, {"architecture": arch}), root.created)
 

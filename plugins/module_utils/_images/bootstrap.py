@@ -228,7 +228,7 @@ _FILES: dict[str, str] = {
     # The list that cloud-init's early shell script reads must be in one line.
     "etc/cloud/cloud.cfg.d/91_minicloud_datasources.cfg": "datasource_list: [ NoCloud, ConfigDrive, None ]\n",
 }
-# Of these, what only a system with a kernel and a disk of its own has any use for.
+# The files among these that only a system with a kernel and a disk of its own needs.
 _BOOT_FILES = (
     "etc/fstab",
     "etc/default/grub",

@@ -165,7 +165,7 @@ def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
             return
         while start < stop:
             size = min(stop - start, len(_BLANK))
-            # What is zero already need not be written.
+            # Blocks of zeros need not be overwritten.
             if os.pread(descriptor, size, start).strip(b"\0"):
                 os.pwrite(descriptor, _BLANK[:size], start)
             start += size

@@ -382,7 +382,7 @@ class QemuImg:
             return ["rebase", "-q", "-b", f"json:{below}", "-F", base.format, f"json:{json.dumps(_node(chain, names))}"]
 
         self._check(run(self._runtime, self._program, arguments, files, None, _time(size), _most(size)))
-        # Who looks at it by hand is told a file that there is.
+        # The message names a file that the user can look at.
         self.name_backing([chain[0], base])
 
     def name_backing(self, chain: t.Sequence[Layer]) -> None:

@@ -238,7 +238,7 @@ class Unpacker:
         out_file, make = t.cast(Sink, self._out), t.cast(t.Callable[[], Decoder], self._make)
         while True:
             if decoder.eof:
-                # Another stream may follow, also after padding.
+                # Compressed files may consist of several streams, with padding between them.
                 data = (decoder.unused_data + data).lstrip(b"\0")
                 if not data:
                     return

@@ -187,7 +187,7 @@ class Applier:
                     image, fetched = self._have_image("fetch_image" in plan.steps, held)
                     done = ["fetch_image"] if fetched else done
                     if "fetch_image" in plan.steps:
-                        # What it needs to boot was not known before it was here; nothing else was changed yet.
+                        # Its firmware is known only now that the image is here. Nothing but the vault has changed so far.
                         self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
                 deadline = Deadline(self.wish.timeout)
                 with self.scope.lock(self.wish.name, deadline, self.runtime.report):
@@ -199,7 +199,7 @@ class Applier:
                         with self.changing():
                             current = self._apply(plan, current, image, deadline)
                         break
-            # Another run has removed the instance meanwhile: it is to be made, and what that takes was not looked at.
+            # Another run has removed the instance meanwhile, so making it is planned now, which was not checked yet.
             self.check_host(plan)
         plan.steps = done + plan.steps
         if current and "wait_ready" in plan.steps:
@@ -293,7 +293,7 @@ class Applier:
 
     def _start_step(self, work: _Work) -> None:
         with _stage("boot"):
-            # What was suspended goes on under its owner.
+            # A suspended instance can only be resumed by its owner.
             owner = work.current.owner if work.current else ""
             work.current = work.after = self.power.start(replace(work.wanted, owner=owner))
         # A restart that is waited for has not ended yet.
@@ -314,7 +314,7 @@ class Applier:
 
         driver = self.crew.of(work.there)
         gone = changed_mounts(work.there, work.wanted)[0]
-        # What does nothing cannot be asked, and gives them up when it goes on.
+        # A guest that does not run cannot be asked to unmount. The mounts go when it runs again.
         if gone and "start" not in work.plan.steps and driver.observe([work.there])[0].state == RUNNING:
             Mounter(driver, self.runtime, self.data, self._store).take_away(work.there, gone, self.wish.force)
 
@@ -529,7 +529,7 @@ class Applier:
                 deadline,
                 self.wish.wait,
             )
-            # What the hypervisor leads to the guest can lead to its new address now.
+            # Ports that the hypervisor forwards can lead to the guest's new address now.
             driver.acts.reconfigure(after)
             self.power.pin(after)
 
@@ -559,7 +559,7 @@ class Applier:
             self._unpin(instance)
             self.scope.remove(instance.name)
         except MinicloudError:
-            # Where nobody can tell, the removal stays begun.
+            # If that cannot be found out, the record goes on saying that the removal has begun.
             with contextlib.suppress(MinicloudError):
                 if whole and remains(self.crew, replace(instance, phase="removing")):
                     self._store(instance)
@@ -578,7 +578,7 @@ class Applier:
             try:
                 act(driver)
             except MissingRequirement as exc:
-                # Who made something of it is not known where the record was lost.
+                # With its record lost, it is unknown which drivers made something for it.
                 lost = not instance.uuid and driver.name != self.driver.name
                 if not (lost or (not driver.host.here and self.wish.force)):
                     raise

@@ -152,7 +152,7 @@ def _start(instance: Instance, runtime: Runtime, data: DataDirectory) -> None:
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 
-    # Who ran it last, as far as the record knows: the host may have gone down at once.
+    # Its last owner is the best guess: the record still names one if the host went down without warning.
     crew = Crew(load(instance.owner or instance.driver, runtime, data))
     scope = crew.wanted.scope
     with scope.lock(instance.name, Deadline(120), runtime.report):

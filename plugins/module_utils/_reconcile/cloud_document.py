@@ -29,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import NetworkWish, parse_network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish, parse_wish
 
-# More than any host carries.
+# How many instances a document may have: more than any host can run.
 MAX_INSTANCES = 1000
 
 _INSTANCE = {
@@ -210,7 +210,7 @@ def _refuse_circles(after: t.Mapping[str, t.Sequence[str]]) -> None:
             del left[name]
     if not left:
         return
-    # Each that is left comes after another that is left: going on from one leads round.
+    # Each of the rest depends on another of the rest, so following them finds a circle.
     way = [next(iter(left))]
     while way.count(way[-1]) < 2:
         way.append(next(name for name in after[way[-1]] if name in left))

@@ -224,7 +224,7 @@ class _CloudTask:
             str(wish.name),
             lambda check: reconcile_image(wish, self._runtime(part), self.data, check),
         )
-        # Only what can be known without asking an image host counts before anything changes.
+        # Before anything changes, images are looked up only where no image host has to be asked.
         part.acts = wish.state == "latest" or not self._is_cached(wish)
         if not part.acts:
             with _named(part):
@@ -509,7 +509,7 @@ def _in_parallel(parts: t.Sequence[_Part], width: int, act: t.Callable[[_Part], 
         for part in [part for part in waiting.values() if not left[part.name]][: max(0, width - running)]:
             del waiting[part.name]
             running += 1
-            # Nobody waits for them at the end of the process: whoever interrupts it is not kept.
+            # Daemon threads: an interrupted process ends without waiting for them.
             threading.Thread(target=work, args=(part,), name=part.name, daemon=True).start()
         part, failure = done.get()
         running -= 1

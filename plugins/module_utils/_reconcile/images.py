@@ -338,7 +338,7 @@ def _refuse_if_used(image: Image, vault: Vault) -> None:
 def _plan_absent(name: Reference, wish: ImageWish, vault: Vault, current: Image | None) -> _Plan:
     entry = vault.entry(name, wish.arch, wish.kind)
     if not current:
-        # What remains of an image that is gone is only its name.
+        # Of an image that is gone only the name is known.
         return _Plan(["forget_name"] if entry else [])
     own = set(vault.names_of(current)) - set(vault.aliases_of(current))
     if entry and (entry.alias_of or own - {str(name)}):

@@ -184,7 +184,7 @@ class _Task:
     def make_plan(self) -> None:
         """Plan the way from there."""
         driver = self.crew.wanted
-        # What is there already is as it is: another host need not be asked.
+        # The architecture of an existing instance is in its record: no need to ask a host elsewhere.
         there = self.found.arch if self.found and not self.wish.recreate else ""
         around = surroundings(driver, there or self.host_arch, self.wish.coming)
         if self.wish.source and self.wish.state not in (ABSENT, DELETED) and (not self.found or self.wish.recreate):
@@ -290,7 +290,7 @@ def _choose_networks(wish: Wish, current: Instance | None, driver: Driver, aroun
     asked = [*(wish.networks or ()), *([wish.bridged] if wish.bridged else ())]
     if wish.state != ABSENT and any(nic.network.startswith(BRIDGED_TO) for nic in asked):
         _find_bridged(wish, current, driver, around)
-    # Only now: two entries can come to the same network.
+    # Checked only now, because two entries may turn out to mean the same network.
     names = [key_of(nic.network) for nic in wish.networks or ()]
     for name in names:
         if names.count(name) > 1:

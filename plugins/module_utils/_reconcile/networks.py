@@ -49,7 +49,7 @@ _OPTIONS = (
     "autostart",
 )
 
-# Those of which a network has some value, whatever a task says. Without subnet6 it has none.
+# Options that every network has a value for, given or not. subnet6 is not one: left out, there is no IPv6.
 _NEVER_EMPTY = ("mode", "parent", "bridge_type", "subnet", "dhcp_range", "domain")
 
 # Options that mean nothing where the host only passes on what somebody else's network does.

@@ -55,7 +55,7 @@ AT_THE_END = ("wait_ready", "mount")
 # What an instance's record keeps of its image.
 _IMAGE_KEYS = ("name", "hash", "path", "os", "release", "version", "firmware")
 
-# What a running instance cannot take on unless its driver can.
+# Options that only a stopped instance can take on, unless its driver has live_resize.
 _COLD = ("cpus", "memory", "disk")
 
 # Steps that a hypervisor is told of where nothing else tells it.
@@ -293,7 +293,7 @@ def situation(current: Instance | None, observed: Observed | None) -> str:
     """The row of the table WAYS for what is there."""
     if current is None:
         return ABSENT
-    # What was removed at the hypervisor has no data left: what the task asks for is made anew.
+    # An instance removed at the hypervisor has no data left, so it is made anew.
     if observed is None or observed.state == ABSENT:
         return MOVED if observed and observed.reason else LEFTOVERS
     if observed.state in UP and current.stopping:
@@ -348,7 +348,7 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str, c
     lacking = any(key_of(nic.network) not in (*around.networks, USER_NETWORK) for nic in after.nics)
     if lacking:
         way.insert(way.index("create"), "ensure_network")
-    # What is there goes only once the image is at hand.
+    # With recreate, the old instance is removed only when the new image is in the vault.
     steps = [*([] if image else ["fetch_image"]), *way, *(["wait_ready"] if way[-1] == "start" and wish.wait else [])]
     if after.mounts and way[-1] == "start":
         steps.append("mount")
@@ -428,14 +428,14 @@ def _change(wish: Wish, current: Instance, observed: Observed, drift: list[str],
     if starts or goes_down:
         after.ready, after.owner, after.stopping = False, "", ""
     elif len(observed.drift) > bool(observed.disk) and state in (STOPPED, DELETED) and not changes:
-        # Nothing else puts it right. A disk that somebody has grown stays so.
+        # No other step corrects the drift. A disk that somebody has grown is left as it is.
         way.append("reconfigure")
     after.restarting = starts and (goes_down or current.restarting)
     if "suspend" in way:
         after.ready = False
     if observed.severed and state == RUNNING and not starts:
         way.append("repair_networks")
-    # Who had begun to wait for it was cut off.
+    # The run that restarted it was ended before it could wait.
     resumed = wish.state == "present" and current.restarting and state == RUNNING
     if wish.wait and not after.ready and state == RUNNING and (wish.wants_running or starts or resumed):
         way.append("wait_ready")
@@ -500,13 +500,13 @@ def _way(
 ) -> str:
     """The steps to what is wished, with the mark where those of the changes stand. RestartRequired."""
     row = situation(current, observed)
-    # What somebody has changed back and forth was taken on while the instance was up.
+    # An option whose recorded value stays the same was only changed at the hypervisor: no stop is needed for it.
     cold = [
         option
         for option in _cold_options(current, around.driver)
         if option in changes and getattr(after, option) != getattr(current, option)
     ]
-    # What it is attached to is the machine's; which address it has there is the network's.
+    # Other networks mean other interfaces, which need a stop. Another address on the same network does not.
     if "networks" in changes and _attachments(after.nics) != _attachments(current.nics):
         cold.append("networks")
     if not cold or (row, wish.state) not in WAYS_DOWN:

@@ -137,13 +137,13 @@ class Power:
             self._check_nobody_runs(instance)
             part = driver.suspension()
             if part:
-                # From when it was somebody else's: it is of a disk that has changed since.
+                # Memory that was saved under another owner belongs to a disk that has changed since.
                 part.drop(instance)
         if instance.renamed_from:
             instance = self.follow_name(instance)
         instance = replace(instance, suspended="", resumed=goes_on)
         attachment = Attachment(driver, self.runtime, self.data)
-        # What is frozen has its ports still.
+        # A paused instance still holds its ports.
         held = driver.acts.forwards(instance) if goes_on and driver.alive(instance) else None
         instance = self._choose_ports(driver, attachment.give_addresses(instance), held)
         attachment.connect(instance)
@@ -329,7 +329,7 @@ class Power:
         elif goes_down:
             why, hint = GOING_DOWN
         elif went_down(path):
-            # What its hypervisor has to say of that is not the cause.
+            # An error of the hypervisor here is a consequence, not the cause, so it is not reported.
             why = "the guest shut itself down, as the end of its console shows"
         raise LaunchError(
             "boot",

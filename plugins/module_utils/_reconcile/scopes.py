@@ -114,7 +114,7 @@ def make_switch_plan(here: Side, there: Side, pending: bool, wait: bool) -> Swit
     else:
         plan = SwitchPlan(activate=True, finish=True)
         running = [each for each in here.instances if each.uuid in here.running]
-        # Where both share the scope, what runs under the wanted driver already is where it shall be.
+        # If both drivers share the scope, an instance that the wanted driver runs already needs no move.
         plan.down = [each for each in running if not shared or each.owner != there.driver]
         meant = {each.uuid for each in here.wanted()}
         plan.note = {each.uuid: RUNNING if each.uuid in meant else STOPPED for each in here.instances}

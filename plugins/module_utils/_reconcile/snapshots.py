@@ -52,7 +52,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._snapshot import S
 
 RESTORED = "restored"
 
-# What of an instance's record comes back with its disk.
+# The fields of an instance's record that are restored together with its disk.
 _BROUGHT_BACK = ("cpus", "memory", "disk", "ports", "chosen_ports", "nics", "mounts", "booted", "cloud_init")
 
 _DEFAULT_NAME = re.compile(r"snapshot([1-9][0-9]{0,8})\Z", re.IGNORECASE)
@@ -166,7 +166,7 @@ def _steps_back(wish: SnapshotWish, instance: Instance, state: str, found: Snaps
     if state == SUSPENDED:
         steps = [*guard, "drop_memory"]
     elif state in UP:
-        # With its memory kept, nothing is lost where it does not shut down.
+        # Its memory is in the snapshot, so ending it by force loses nothing.
         steps = [*guard, "stop"] if live else ["stop", *guard]
     else:
         steps = guard

@@ -96,7 +96,7 @@ def _leave(switch: Switch, here: Side, plan: SwitchPlan) -> None:
             "End the other runs, and run this again.",
         )
     plan.down = list(brought_down.values())
-    # What was removed meanwhile does not come back, and what was started meanwhile does.
+    # Instances removed meanwhile are not brought back; instances started meanwhile are.
     plan.up, plan.waits = again.up, again.waits
     data.change_settings(driver=switch.wish.name)
     report.step("activated")
@@ -198,7 +198,7 @@ def _wait(switch: Switch, instance: Instance) -> None:
     crew = switch.crew(switch.wish.name)
     latest = _still(crew.wanted.scope.read(instance.name), instance)
     if latest and not latest.ready:
-        # What cloud-init had to complain of is no news: it has been told when the instance was made.
+        # Errors of cloud-init were reported when the instance was made, so they are not reported again.
         Power(crew, switch.runtime, switch.data).wait_ready(latest, Deadline(switch.wish.timeout), "ignore")
 
 

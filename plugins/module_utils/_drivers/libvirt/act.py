@@ -56,7 +56,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._writing import re
 # The first libvirt that takes the files of a domain open.
 _LEAST_VERSION = 9_000_000
 
-# What the address of a socket has room for.
+# The longest path of a unix socket, in bytes.
 _LONGEST_SOCKET = 107
 
 _LOG_DIRECTORIES = {"system": "/var/log/libvirt/qemu", "session": "~/.cache/libvirt/qemu/log"}
@@ -267,7 +267,7 @@ class LibvirtActs(FamilyActs):
         self.runtime.report.step("spawned")
 
     def _start(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> None:
-        # What was saved has its own definition.
+        # A saved instance starts from the definition that was saved with it.
         domain = self._domain(instance) if instance.resumed else None
         if domain is None:
             domain = self._define(instance, accelerator, code)
@@ -293,7 +293,7 @@ class LibvirtActs(FamilyActs):
             "disk": (self.look.path(instance, DISK), os.O_RDWR),
             "seed": (self.look.path(instance, SEED), os.O_RDONLY),
         }
-        # Else virtlogd makes it, as root's.
+        # If it did not exist, virtlogd would create it, owned by root.
         console = os.open(
             self.look.console_log(instance),
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -392,7 +392,7 @@ class LibvirtActs(FamilyActs):
         with self.look.explained(f"{instance.name} could not be resumed"):
             self.domains.go_on(domain)
             self.runtime.report.step("resumed")
-            # What could not be written is tried again now.
+            # Once resumed, QEMU repeats the writes that have failed.
             for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
                 if domain.state() == [library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_IOERROR]:
                     raise HypervisorError(

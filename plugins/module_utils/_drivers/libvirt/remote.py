@@ -153,7 +153,7 @@ class Elsewhere(Placement):
         cpu = capabilities.find("host/cpu")
         if arch != "x86_64" or cpu is None:
             return ""
-        # What belongs to the CPU's model is named only when it is asked for.
+        # libvirt lists the features of the CPU's model only when asked to expand it.
         flag = self.look.library().VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
         expanded = self.look.connection().baselineCPU([ElementTree.tostring(cpu, encoding="unicode")], flag)
         if {"vmx", "svm"} & {feature.get("name") for feature in ElementTree.fromstring(expanded).iterfind("feature")}:
@@ -188,7 +188,7 @@ class Elsewhere(Placement):
         )
 
     def path(self, path: str) -> str:
-        # What is a link here need not be one there.
+        # A symbolic link on this host may be something else on the other.
         return os.path.realpath(path)
 
     def parts(self) -> dict[str, t.Any]:

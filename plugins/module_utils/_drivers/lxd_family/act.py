@@ -192,7 +192,7 @@ class LxdActs(Acts):
             ssh = f"{f'[{host}]' if ':' in host else host}:{instance.ssh_port}"
         wanted = lxd_config.config_of(instance, self.scope.data.path)
         guest = self._guest_now(instance) if there["status"] == "Running" else ""
-        # What somebody has grown is not made smaller again.
+        # A disk that somebody has grown is not shrunk.
         instance = replace(instance, disk=max(instance.disk, lxd_config.root_size(there["devices"])))
         devices = lxd_config.devices_of(instance, pool, self._nic_places(instance), ssh, guest)
         devices.update(self.mounts.kept(instance, there["devices"]))
@@ -394,7 +394,7 @@ class LxdActs(Acts):
         self._configure(instance, f"the ports of {instance.name} could not be forwarded")
 
     def save_console(self, instance: Instance) -> None:
-        # Of a stopped container LXD has none: what was last seen is kept.
+        # LXD has no log of a stopped container, so the one seen last is kept.
         with contextlib.suppress(MinicloudError):
             content = self.api.text(f"instances/{instance.name}/console")
             if content and os.path.isdir(self.scope.directory(instance.name)):

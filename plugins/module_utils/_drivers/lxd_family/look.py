@@ -215,7 +215,7 @@ class LxdLooks(Looks):
     def ssh_address(self, instance: Instance, seen: Observed | None = None) -> tuple[str, int]:
         latest = self.seen.get(instance.name)
         host, port = self._endpoint_from(instance, latest if latest and _is_ours(instance, latest) else None)
-        # What runs may have another address still than the one that is kept for it.
+        # A running instance may still use another address than the one reserved for it.
         if instance.owner and (not host or (instance.ready and not latest)):
             host, port = self._endpoint_from(instance, self.record(instance))
         return host, port
@@ -231,7 +231,7 @@ class LxdLooks(Looks):
         for nic in instance.nics if by_mac else ():
             network = None if nic.address or nic.lease else self.scope.networks.read(nic.network)
             if network and network.bridge_type == "macvtap":
-                # What is on top of an interface of this host hears nothing of this host.
+                # A macvlan on an interface of this host cannot reach this host.
                 by_mac.pop(nic.mac, None)
         return reached_at(instance, by_mac), 22
 
@@ -254,7 +254,7 @@ class LxdLooks(Looks):
         drift = lxd_config.drift_of(instance, record["config"], record["devices"], self.product.name)
         size = lxd_config.root_size(record["devices"])
         grown = size if size > instance.disk else 0
-        # What was grown is not made smaller again.
+        # A disk that somebody has grown is not shrunk.
         differs = tuple(option for option in drift if not (option == "disk" and grown))
         seen = Observed(STOPPED, drift=tuple(drift.values()), differs=differs, disk=grown)
         if not _is_up(record):

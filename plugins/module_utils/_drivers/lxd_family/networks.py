@@ -80,7 +80,7 @@ def rules_of(network: Network, data_dir: str, host: t.Sequence[str] = ()) -> dic
     Answers pass, and so does what guests need of DHCP and names; nothing passes from addresses of others. The host is
     in the subnet with them. host -- its addresses, where guests are not to reach them
     """
-    # Of each family, for LXD takes no rule from addresses of both to those of one.
+    # One rule for IPv4 and one for IPv6, because LXD accepts no rule that mixes them.
     families = [("icmp4", network.subnet, network.subnet)] if network.subnet else []
     families += [("icmp6", network.subnet6, f"{network.subnet6},fe80::/10")] if network.subnet6 else []
     sources = ",".join(inside for dummy, dummy, inside in families)
@@ -170,7 +170,7 @@ class LxdNetworks(Networks):
 
     def fill_in(self, network: Network, others: t.Sequence[Network]) -> None:
         if network.mode == "bridged":
-            # Its addresses are somebody else's affair.
+            # Addresses of a bridged network are assigned by others.
             if self._host:
                 self._host.fill_in(network, others)
             else:

@@ -45,7 +45,7 @@ class LxdSnapshots(Snapshots):
     def take(self, instance: Instance, snapshot: Snapshot, with_memory: bool) -> Taken:
         doing = f"{self.product} could not take a snapshot of {instance.name}"
         there = self._at_rest(instance, doing)
-        # Of a run that was killed nobody knows when LXD took it.
+        # One of this uuid would be from a run that was killed, and nobody knows when LXD took it.
         self.delete(instance, snapshot)
         self.runtime.report.step("lxd_snapshot")
         body = {"name": snapshot.uuid, "stateful": False}

@@ -369,7 +369,7 @@ class QemuActs(FamilyActs):
         with self.monitor(instance) as qmp:
             self._go_on(instance, qmp)
             self.runtime.report.step("resumed")
-            # What could not be written is tried again now.
+            # Once resumed, QEMU repeats the writes that have failed.
             for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):
                 status = qmp.status()
                 if status in PAUSES and status not in ("paused", "suspended"):

@@ -52,7 +52,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._writing import ma
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 
-# What to do where what was saved cannot be gone on with.
+# The remedy where a suspended instance cannot be resumed.
 DROPPING = "To start it anew, without what it was doing, add force: true."
 
 # Bytes of a seed.
@@ -95,7 +95,7 @@ class FamilyActs(Acts):
         disk = os.path.join(directory, DISK)
         remove_path(disk)
         self.runtime.report.step("overlay")
-        # Without a look at the image: what that is, the vault has found out.
+        # qemu-img need not examine the image: the vault did that when it was added.
         QemuImg(self.runtime, f"the disk of {instance.name}").overlay(disk, image.path, instance.disk)
         for name in (NVRAM, NVRAM_COPY):
             remove_path(os.path.join(directory, name))

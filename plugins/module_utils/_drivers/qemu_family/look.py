@@ -132,7 +132,7 @@ class FamilyLooks(Looks):
         given: dict[str, tuple[str, ...]] = {}
         for name in by_network:
             given.update(leases.active(leases.read_leases(self.scope.networks.directory(name))))
-        # Who has no address from us may have one that it gave itself.
+        # A guest without an address from this host may have configured one by itself.
         met = leases.neighbours() if nics else {}
         found = {nic.mac: given.get(nic.mac.lower()) or met.get(nic.mac.lower(), ()) for nic in nics}
         for name, its_nics in by_network.items() if os.geteuid() == 0 else ():
@@ -154,7 +154,7 @@ class FamilyLooks(Looks):
         if network.mode != "bridged":
             own = find_guests6(network.interface, network.subnet6, [nic.mac for nic in nics])
             return {mac: (*given.get(mac, ()), *addresses) for mac, addresses in own.items()}
-        # Whatever is on a network of ours has one that we keep.
+        # On a network of this collection every guest has a reserved address.
         macs = [nic.mac for nic in nics if not nic.address and not nic.lease]
         # A guest on top of an interface hears nothing of this host, and this host nothing of it.
         if network.bridge_type == "macvtap":

@@ -18,7 +18,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._writing import re
 def fetch_nvram(nvram: str, copy: str) -> None:
     """Take over what the machine has written into a copy of its variables since the last start."""
     try:
-        # Who may write there must not lead us to another file.
+        # Somebody with write access there must not be able to redirect this with a link.
         descriptor = os.open(os.readlink(copy), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return

@@ -36,7 +36,7 @@ class Qmp:
             self._read()  # the greeting
             self.execute("qmp_capabilities")
         except BaseException:
-            # With what reads from it: until then QEMU talks with nobody else.
+            # Also close the reading side: QEMU serves no other client until then.
             self.close()
             raise
 

@@ -90,7 +90,7 @@ class FamilySnapshots(Snapshots):
 
         def act() -> None:
             if keeps:
-                # So there is a disk at each moment.
+                # This way there is a disk at every moment.
                 os.link(layers.path(DISK), layers.path(layer))
                 self.runtime.report.step("linked")
             os.rename(layers.path(NEW_DISK), layers.path(DISK))
