@@ -187,7 +187,7 @@ class Applier:
                     image, fetched = self._have_image("fetch_image" in plan.steps, held)
                     done = ["fetch_image"] if fetched else done
                     if "fetch_image" in plan.steps:
-                        # Its firmware is known only now that the image is here. Nothing but the vault has changed so far.
+                        # Its firmware is known only now that the image is here. Only the vault has changed so far.
                         self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
                 deadline = Deadline(self.wish.timeout)
                 with self.scope.lock(self.wish.name, deadline, self.runtime.report):
