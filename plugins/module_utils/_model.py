@@ -43,6 +43,9 @@ MAX_TIMEOUT = 30 * 24 * 3600
 DISK, CONTAINER = "disk", "container"
 KINDS = {"vm": DISK, "container": CONTAINER}
 
+# How the disk of a clone was made: what it has in common with that of the other instance is there once, or twice.
+LINKED, FULL = "linked", "full"
+
 # States that an instance can be in. paused -- it has its memory and does nothing; suspended -- its memory is saved, and
 # it goes on from there; deleted -- it is stopped, and kept until it is removed or asked for again
 RUNNING, PAUSED, STOPPED, SUSPENDED = "running", "paused", "stopped", "suspended"
@@ -486,6 +489,8 @@ class Instance:
     new_name -- that it is about to get, as of the moment at which its directory has it; empty otherwise
     renamed_from -- the name that it had, until all that goes by its name has followed; empty otherwise
     cloud_init -- status and errors, as cloud-init reported them
+    source -- what it was made from where that was no image: name, as its task told; of a clone also uuid (of the other
+        instance), snapshot (the uuid of that one's, empty of none) and copy (linked or full)
     cloud -- the name of the cloud that it was made as a part of, empty of none
     snapshot -- the uuid of the snapshot that it goes on from; empty before the first
     snapshot_count -- the number in the last of its snapshots' default names, which are never given twice
@@ -528,6 +533,7 @@ class Instance:
     host_keys: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     cloud_init: dict[str, t.Any] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
     cloud: str = ""
     snapshot: str = ""
     snapshot_count: int = 0

@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Scop
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
         Capabilities,
+        Clones,
         Execution,
         Export,
         Mounts,
@@ -328,8 +329,12 @@ class Driver(Looks):
         """How this driver runs commands in guests without ssh; None where it cannot."""
         return None
 
+    def clones(self) -> Clones | None:
+        """How this driver makes instances from others; None where it cannot."""
+        return None
+
     def parts(self) -> list[Part]:
         """The parts that it has."""
-        makers = (self.networks, self.snapshots, self.suspension, self.mounts, self.export, self.execution)
+        makers = (self.networks, self.snapshots, self.suspension, self.mounts, self.export, self.execution, self.clones)
         all_: list[Part | None] = [make() for make in makers]
         return [part for part in all_ if part is not None]

@@ -152,7 +152,7 @@ class Snapshots(Part):
     def delete(self, instance: Instance, snapshot: Snapshot) -> None:
         """Take a snapshot away; those that were taken after it, and the instance, stay as they are.
 
-        All the same if there is nothing of it. InUse where clones are backed by it.
+        All the same if there is nothing of it. Clones that were made of it keep what they have.
         """
 
     @abc.abstractmethod
@@ -162,6 +162,29 @@ class Snapshots(Part):
     def consolidate(self, instance: Instance) -> bool:
         """Shorten what the guest's reads go through, once that is long; whether anything was done. For stopped ones."""
         return False
+
+
+class Clones(Part):
+    """Instances that are made from others of their scope. A driver that has this part has snapshots, too.
+
+    The capability `clones` says for which types of instances.
+    """
+
+    @abc.abstractmethod
+    def make(
+        self, instance: Instance, parent: Instance, snapshot: Snapshot | None, seed: t.Mapping[str, bytes], full: bool
+    ) -> str:
+        """Make the disk of an instance from that of another one, and the seed, as Acts.create(). May be called again.
+
+        parent -- the other one, which goes on as it is; nobody changes it meanwhile
+        snapshot -- of the parent, whose disk of then it is; None: that of now, and the parent is stopped
+        full -- whether the two disks are to share nothing
+        Returns how it was made: as the model's LINKED or FULL.
+        """
+
+    @abc.abstractmethod
+    def linked(self, parent: Instance, others: t.Sequence[Instance]) -> list[Instance]:
+        """Those of others whose disks share something with that of an instance. Only a look."""
 
 
 class Suspension(Part):

@@ -21,6 +21,7 @@ Options = t.Optional[t.Mapping[str, t.Any]]
 # What all drivers can whose instances are files of ours that QEMU runs.
 _FAMILY = (
     *("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend", "snapshots"),
+    "clones",
     *("export", "export_snapshots"),
 )
 _VM, _BOTH, _CONTAINER = ("vm",), ("vm", "container"), ("container",)
@@ -63,6 +64,7 @@ _LXD = About(
         "ipv6_ports": _BOTH,
         "console_log": _BOTH,
         "snapshots": _BOTH,
+        "clones": _BOTH,
         "remote": _BOTH,
         "suspend": _BOTH,
         "native_mounts": _CONTAINER,
@@ -126,6 +128,7 @@ CAPABILITY_TEXTS: dict[str, str] = {
     "export": "exports a stopped instance to a file that another host or driver can import: the module ``export``",
     "export_snapshots": "exports its snapshots with it: ``snapshots`` of the module ``export``",
     "snapshots": "keeps states of an instance that it can go back to",
+    "clones": "makes an instance from another one, or from a snapshot of it: ``source``",
     "live_snapshots": "takes snapshots of a running instance, with its memory",
     "suspend": "suspends instances: ``state: suspended``",
     "exec": "runs commands in instances, and moves files, without ssh: the connection ``minicloud.local.instance``",

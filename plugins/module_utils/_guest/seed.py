@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shlex
 import time
 import typing as t
+import uuid
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
@@ -62,7 +64,11 @@ class GivenHostKeys(t.NamedTuple):
 
 
 class SeedOptions(t.NamedTuple):
-    """The options of an instance that go into its seed."""
+    """The options of an instance that go into its seed.
+
+    known_user -- a login user that is on its disk already, who stays the one unless the other options name another
+    cloned -- whether its disk is that of another instance, with whose identity it must not go on
+    """
 
     user: str = ""
     ssh_authorized_keys: t.Sequence[str] = ()
@@ -70,6 +76,8 @@ class SeedOptions(t.NamedTuple):
     vendor_data: CloudConfig = CloudConfig()
     network_config: Settings = Settings()
     meta_data: Settings = Settings()
+    known_user: str = ""
+    cloned: bool = False
 
 
 def check_seed_options(options: SeedOptions) -> None:
@@ -107,6 +115,8 @@ def expected_login_user(options: SeedOptions) -> Login | None:
             f"user is {options.user}, and cloud_init names the default user {default_user}",
             hint="Give the same name in both, or leave one of them out.",
         )
+    if _keeps_user(options):
+        return Login(options.known_user, listed=True)
     users = _listed_users(config.get("users", "default"))
     if named or any(user["name"] == "default" for user in users):
         return Login(options.user or str(default_user or ""))
@@ -115,6 +125,14 @@ def expected_login_user(options: SeedOptions) -> Login | None:
     able = [user for user in users if _can_log_in(user)]
     able.sort(key=lambda user: not any(user.get(key) for key in ("ssh_authorized_keys", "ssh_import_id")))
     return Login(able[0]["name"], listed=True) if able else None
+
+
+def _keeps_user(options: SeedOptions) -> bool:
+    """Whether one logs in as the user whom the disk has already."""
+    config = _config(options)
+    default_user = _inner(_inner(config, "system_info"), "default_user").get("name")
+    names = options.user or default_user or config.get("user") or "users" in config
+    return bool(options.known_user) and not names
 
 
 def check_login(options: SeedOptions) -> None:
@@ -284,7 +302,12 @@ def _vendor_data(keys: list[str], host_keys: t.Sequence[HostKey], options: SeedO
         ours["system_info"] = {"default_user": {"name": options.user}}
     if login and login.user == "root":
         ours["disable_root"] = False
+    if _keeps_user(options):
+        # The image's own may be one that this disk does not have.
+        ours["users"] = []
     parts = [to_bytes(ours)]
+    if options.cloned:
+        parts.append(_identity_script())
     if login and login.listed and keys:
         parts.append(_authorize_script(login.user, keys))
     if not options.vendor_data and len(parts) == 1:
@@ -325,6 +348,31 @@ done <<'KEYS'
 KEYS
 chown "$user:" "$home/.ssh" "$file"
 if command -v restorecon >/dev/null; then restorecon -R "$home/.ssh"; fi
+exit 0
+""".encode()
+
+
+def _identity_script() -> bytes:
+    """Has a clone be a machine of its own, early in its first boot.
+
+    The kernel's random numbers are to be others than those of whatever else was made from the same disk.
+    """
+    return f"""#cloud-boothook
+#!/bin/sh
+# minicloud.local: this disk was cloned; from now on it is one of a machine of its own.
+mark=/var/lib/cloud/instance/minicloud-identity
+[ ! -e $mark ] || exit 0
+echo {secrets.token_hex(64)} >/dev/urandom
+rm -f /var/lib/systemd/random-seed
+if [ -e /etc/machine-id ]; then
+    echo {uuid.uuid4().hex} >/etc/machine-id
+    if [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
+        cat /etc/machine-id >/var/lib/dbus/machine-id
+    fi
+    # It keeps its journal below that name.
+    if [ -d /run/systemd/system ]; then systemctl --no-block try-restart systemd-journald; fi
+fi
+: >$mark
 exit 0
 """.encode()
 

@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     RUNNING,
     Instance,
     format_size,
+    key_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
@@ -42,6 +43,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current
     look,
     remains,
     surroundings,
+    with_parent,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     AT_THE_END,
@@ -52,6 +54,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     make_plan,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Clone
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
     Deadline,
@@ -116,6 +119,8 @@ class Applier:
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
+        if "delete" in plan.steps:
+            self._check_clones(self.scope.read(self.wish.name))
         if plan.after is None:
             return
         if "create" in plan.steps or plan.drift:
@@ -130,6 +135,18 @@ class Applier:
         if {"create", "start", "set_networks"}.intersection(plan.steps):
             Attachment(self._acting(plan), self.runtime, self.data).check(plan.after, self.wish.coming, self.wish.going)
         self._check_mounts(plan, plan.after)
+
+    def _check_clones(self, instance: Instance | None) -> None:
+        """Raise InUse where an instance that is to go has clones which share its disk, unless that is forced."""
+        if instance is None or self.wish.force or instance.phase != "ready":
+            return
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.clones import (
+            linked_clones,
+            refuse_to_lose,
+        )
+
+        clones = linked_clones(self.crew, instance)
+        refuse_to_lose(instance.name, [name for name in clones if key_of(name) not in self.wish.going])
 
     def _check_mounts(self, plan: Plan, after: Instance) -> None:
         if not after.mounts or not {"create", "set_mounts"}.intersection(plan.steps):
@@ -183,19 +200,22 @@ class Applier:
         while plan.changes:
             with contextlib.ExitStack() as held:
                 image = None
-                if "create" in plan.steps:
+                if "create" in plan.steps and not isinstance(self.wish.source, Clone):
                     image, fetched = self._have_image("fetch_image" in plan.steps, held)
                     done = ["fetch_image"] if fetched else done
                     if "fetch_image" in plan.steps:
                         # Its firmware is known only now that the image is here. Only the vault has changed so far.
                         self.driver.acts.require(self._arch(), image.firmware, self.wish.instance_type or DEFAULT_TYPE)
                 deadline = Deadline(self.wish.timeout)
-                with self.scope.lock(self.wish.name, deadline, self.runtime.report):
+                makes = "create" in plan.steps
+                with self._locked(makes, deadline):
                     if "await_stop" in plan.steps and self._await_stop():
                         done.append("await_stop")
                     current, observed = look(self.wish, self.crew)
-                    plan = make_plan(self.wish, current, observed, image, surroundings(self.driver, self.host_arch))
-                    if "fetch_image" not in plan.steps:
+                    around = surroundings(self.driver, self.host_arch)
+                    around = with_parent(around, self.wish, self.crew, current, observed)
+                    plan = make_plan(self.wish, current, observed, image, around)
+                    if "fetch_image" not in plan.steps and (makes or around.parent is None):
                         with self.changing():
                             current = self._apply(plan, current, image, deadline)
                         break
@@ -208,6 +228,17 @@ class Applier:
         if current and "mount" in plan.steps:
             current = self._mount(plan, current)
         return plan, current
+
+    @contextlib.contextmanager
+    def _locked(self, makes: bool, deadline: Deadline) -> t.Iterator[None]:
+        """Hold the lock of the instance; of one that is made from another also that one's, always in the same order."""
+        names = {key_of(self.wish.name)}
+        if makes and isinstance(self.wish.source, Clone):
+            names.add(key_of(self.wish.source.instance))
+        with contextlib.ExitStack() as locks:
+            for name in sorted(names):
+                locks.enter_context(self.scope.lock(name, deadline, self.runtime.report))
+            yield
 
     def _mount(self, plan: Plan, instance: Instance) -> Instance:
         """Make the mounts of a running instance that are not there."""
@@ -262,7 +293,7 @@ class Applier:
 
     def _create_step(self, work: _Work) -> None:
         with _stage("create"):
-            work.current = work.after = self._create(work.wanted, t.cast(Image, work.image))
+            work.current = work.after = self._create(work.wanted, work.image)
 
     def _keep_step(self, work: _Work) -> None:
         work.current = self._store(replace(work.there, phase="ready"))
@@ -416,7 +447,17 @@ class Applier:
                     self.wish.reference, self._arch(), self.wish.image_checksum or "", kind=self._kind()
                 )
 
-    def _create(self, planned: Instance, image: Image) -> Instance:
+    def _create(self, planned: Instance, image: Image | None) -> Instance:
+        if image is not None:
+            planned = replace(
+                planned, disk=disk_size(self.wish, image), image=image_of(image), user=self.login_user(image)
+            )
+        else:
+            # Its disk has the login user of the one that it is made from.
+            known_user = "" if self.wish.user else planned.user
+            self.seed = self.seed._replace(known_user=known_user, cloned=True)
+            login = seed.expected_login_user(self.seed)
+            planned = replace(planned, user=(login.user if login else "") or planned.user)
         instance = replace(
             planned,
             uuid=str(uuid.uuid4()),
@@ -424,19 +465,17 @@ class Applier:
             owner="",
             phase="creating",
             created=timestamp(),
-            disk=disk_size(self.wish, image),
-            image=image_of(image),
-            user=self.login_user(image),
             nics=[replace(nic, mac=nic.mac or self._new_mac()) for nic in planned.nics],
             handles={self.driver.name: self.driver.handle()},
         )
         self._store(instance)
         self.runtime.report.step("record")
         try:
-            self._check_image(image)
+            if image is not None:
+                self._check_image(image)
             instance = Attachment(self.driver, self.runtime, self.data).give_addresses(instance)
             self.runtime.report.step("addresses")
-            self._make_parts(instance, image)
+            instance = self._make_parts(instance, image)
             if self.arrival and self.brought:
                 instance = self.arrival.take_in(instance, self.brought)
         except MinicloudError:
@@ -456,7 +495,8 @@ class Applier:
                 hint="Run this again to have it fetched again.",
             )
 
-    def _make_parts(self, instance: Instance, image: Image) -> None:
+    def _make_parts(self, instance: Instance, image: Image | None) -> Instance:
+        """Make what an instance consists of; its record with what is known of it only then."""
         directory = self.scope.directory(instance.name)
         login = keys.ensure_login_key(self.runtime, self.data.keys)
         self.runtime.report.step("host_key")
@@ -469,7 +509,13 @@ class Applier:
         nics = self.driver.interfaces(instance)
         named = instance.instance_type == "container"
         files = seed.seed_files(instance.name, instance.uuid, [login.public], [host_key], self.seed, nics, named)
-        self.driver.acts.create(instance, image, files)
+        if image is not None:
+            self.driver.acts.create(instance, image, files)
+            return instance
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.clones import Cloning
+
+        source = t.cast(Clone, self.wish.source)
+        return Cloning(source, self.crew, self.runtime, self.data).make(instance, files)
 
     def _new_mac(self) -> str:
         used = {nic.mac for scope in self.data.scopes() for other in scope.instances()[0] for nic in other.nics}
@@ -540,6 +586,7 @@ class Applier:
         """
         whole = instance.phase == "ready"
         if whole:
+            self._check_clones(instance)
             self._at_each_driver(instance, lambda driver: driver.acts.check_removal(instance))
         noted = instance.phase == "creating"
         if not noted:

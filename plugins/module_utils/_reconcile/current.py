@@ -116,6 +116,20 @@ def read_current(wish: Wish, driver: Driver) -> Instance | None:
     )
 
 
+def with_parent(
+    around: Surroundings, wish: Wish, crew: Crew, current: Instance | None, observed: Observed | None
+) -> Surroundings:
+    """The surroundings of a plan, with what the instance is to be made of where that is another one."""
+    if wish.source is None:
+        return around
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.clones import around_clone
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Clone
+
+    if not isinstance(wish.source, Clone):
+        return around
+    return around_clone(around, wish, wish.source, crew, current, observed)
+
+
 def surroundings(driver: Driver, host_arch: str, coming: t.Iterable[str] = ()) -> Surroundings:
     """What a plan for an instance of a driver depends on besides the instance; see Surroundings.
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
-from ansible_collections.minicloud.local.plugins.module_utils._errors import NotSupported
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
     BRIDGED_TO,
@@ -30,7 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     as_recorded,
     key_of,
 )
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import look, surroundings
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.current import look, surroundings, with_parent
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan import (
     LEFTOVERS,
     PARTS,
@@ -164,12 +163,6 @@ class _Task:
         require_capability(name, instance_type, f"instance_type: {instance_type}")
         if wish.arch and wish.arch != self.host_arch:
             require_capability(name, "foreign_arch", f"arch: {wish.arch} on a host that is {self.host_arch}")
-        if isinstance(wish.source, Clone):
-            raise NotSupported(
-                f"source {wish.source} cannot be used",
-                "this version makes instances from images and files only",
-                "Name an image.",
-            )
         for port in wish.ports or ():
             if ":" in port.host_ip:
                 require_capability(name, "ipv6_ports", f"ports: {port}")
@@ -187,14 +180,18 @@ class _Task:
         # The architecture of an existing instance is in its record: no need to ask a host elsewhere.
         there = self.found.arch if self.found and not self.wish.recreate else ""
         around = surroundings(driver, there or self.host_arch, self.wish.coming)
-        if self.wish.source and self.wish.state not in (ABSENT, DELETED) and (not self.found or self.wish.recreate):
+        brought = self.wish.source and not isinstance(self.wish.source, Clone)
+        if brought and self.wish.state not in (ABSENT, DELETED) and (not self.found or self.wish.recreate):
             self._read_source()
+        around = with_parent(around, self.wish, self.crew, self.current, self.observed)
         _choose_networks(self.wish, self.found, driver, around)
         self.image = _cached_image(self.wish, self.found, self.runtime, self.data, around.host_arch)
         self.plan = make_plan(self.wish, self.current, self.observed, self.image, around)
         for part in filter(None, map(PARTS.get, self.plan.steps)):
             require_capability(driver.name, part, f"state: {self.wish.state}")
-        autostart = self.wish.autostart is not None or bool(self.current and self.current.autostart)
+        autostart = self.wish.autostart is not None or any(
+            each and each.autostart for each in (self.current, self.plan.after)
+        )
         self.autostart: t.Any = _autostart() if autostart or self.wish.state == ABSENT else None
         self.repairs = (
             self.autostart is not None
@@ -323,8 +320,10 @@ def _cached_image(
 
     current -- the instance, if there is more of it than leftovers
     """
+    if wish.source is not None:
+        return None
     same = current is not None and (wish.image is None or str(wish.image) == current.image.get("name"))
-    if wish.state == ABSENT or wish.source or (same and not wish.recreate):
+    if wish.state == ABSENT or (same and not wish.recreate):
         return None
     from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 

@@ -27,6 +27,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     DEFAULT_MEMORY,
     DEFAULT_TYPE,
     DELETED,
+    FULL,
+    LINKED,
     PAUSED,
     RUNNING,
     STOPPED,
@@ -81,16 +83,28 @@ class Plan:
         return any(step not in _PASSIVE for step in self.steps)
 
 
+class Parent(t.NamedTuple):
+    """What a clone is made of.
+
+    then -- the record of the moment whose disk it gets; source -- what its own record keeps of that
+    """
+
+    then: Instance
+    source: t.Mapping[str, str]
+
+
 class Surroundings(t.NamedTuple):
     """What a plan depends on besides the instance.
 
     default_network -- of a first interface; networks -- that there are, by what names are compared by
+    parent -- what a new instance is made of that is to be a clone
     """
 
     host_arch: str
     driver: str
     default_network: str = USER_NETWORK
     networks: t.Collection[str] = ()
+    parent: Parent | None = None
 
 
 # What can be there when a task begins, besides the states that an instance can be in:
@@ -274,7 +288,7 @@ def make_plan(
         return Plan(["delete"], None, ABSENT)
     if current.deleted and (wish.mount or wish.unmount):
         raise InUse(f"{current.name} is deleted", hint="Recover it first: state: present of the module instance.")
-    drift = _drift(wish, current, image)
+    drift = drift_of(wish, current, image)
     if drift and wish.recreate:
         again = _creation(wish, image, around, ABSENT, current)
         again.steps.insert(again.steps.count("fetch_image"), "delete")
@@ -323,12 +337,30 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str, c
     if "create" not in way:
         return Plan(way, None, ABSENT)
     runs = "start" in way
-    after = Instance(
+    after = _cloned(wish, around.parent, current) if around.parent else _made(wish, image, around, current)
+    after.owner = around.driver if runs else ""
+    lacking = any(key_of(nic.network) not in (*around.networks, USER_NETWORK) for nic in after.nics)
+    if lacking:
+        way.insert(way.index("create"), "ensure_network")
+    # With recreate, the old instance is removed only when the new image is in the vault.
+    fetches = not image and not around.parent
+    steps = [
+        *(["fetch_image"] if fetches else []),
+        *way,
+        *(["wait_ready"] if way[-1] == "start" and wish.wait else []),
+    ]
+    if after.mounts and way[-1] == "start":
+        steps.append("mount")
+    return Plan(steps, after, _state_after(way, ABSENT))
+
+
+def _made(wish: Wish, image: Image | None, around: Surroundings, current: Instance | None) -> Instance:
+    """An instance that is to be made from an image, as far as that is known now."""
+    return Instance(
         name=wish.name,
         uuid="",
         scope="",
         driver=around.driver,
-        owner=around.driver if runs else "",
         created="",
         arch=wish.arch or around.host_arch,
         cpus=wish.cpus or DEFAULT_CPUS,
@@ -343,16 +375,61 @@ def _creation(wish: Wish, image: Image | None, around: Surroundings, row: str, c
         nics=list(wish.networks or [Nic(around.default_network, "")]),
         mounts=[replace(mount) for mount in wish.mounts or ()],
         origin=dict(wish.origin),
+        source={"name": str(wish.source)} if wish.source else {},
         cloud=wish.cloud or (current.cloud if current else ""),
     )
-    lacking = any(key_of(nic.network) not in (*around.networks, USER_NETWORK) for nic in after.nics)
-    if lacking:
-        way.insert(way.index("create"), "ensure_network")
-    # With recreate, the old instance is removed only when the new image is in the vault.
-    steps = [*([] if image else ["fetch_image"]), *way, *(["wait_ready"] if way[-1] == "start" and wish.wait else [])]
-    if after.mounts and way[-1] == "start":
-        steps.append("mount")
-    return Plan(steps, after, _state_after(way, ABSENT))
+
+
+def _cloned(wish: Wish, parent: Parent, current: Instance | None) -> Instance:
+    """An instance that is to be made from another one: like that, but for what the task names and what is its own."""
+    then = parent.then
+    for option in ("instance_type", "arch"):
+        wanted, actual = getattr(wish, option), getattr(then, option)
+        if wanted not in (None, actual):
+            raise InvalidOption(
+                f"{wish.name} cannot have {option}: {wanted}",
+                f"that of its source {parent.source['name']} is {actual}",
+                "Leave the option out.",
+            )
+    if wish.disk is not None and wish.disk < then.disk:
+        raise InvalidOption(
+            f"disk {format_size(wish.disk)} is smaller than that of the source {parent.source['name']}",
+            f"it has {format_size(then.disk)}",
+            "Ask for at least that, or leave the option out.",
+        )
+    mounts = then.mounts if wish.mounts is None else wish.mounts
+    return Instance(
+        name=wish.name,
+        uuid="",
+        scope="",
+        driver=then.driver,
+        created="",
+        arch=then.arch,
+        cpus=wish.cpus or then.cpus,
+        memory=wish.memory or then.memory,
+        disk=wish.disk or then.disk,
+        instance_type=then.instance_type,
+        user=wish.user or then.user,
+        autostart=then.autostart if wish.autostart is None else wish.autostart,
+        image=dict(then.image),
+        tags=dict(then.tags if wish.tags is None else wish.tags),
+        ports=copied_ports(then) if wish.ports is None else list(wish.ports),
+        nics=list(wish.networks or copied_nics(then)),
+        mounts=[replace(mount, mechanism="", copied="", failure="", unknown={}) for mount in mounts],
+        origin=dict(wish.origin),
+        source={**parent.source, "copy": wish.source_copy or LINKED},
+        cloud=wish.cloud or (current.cloud if current else ""),
+    )
+
+
+def copied_nics(then: Instance) -> list[Nic]:
+    """The interfaces of a clone: on the networks of the other one, with addresses of its own."""
+    return [Nic(nic.network, "", nic.mode) for nic in then.nics]
+
+
+def copied_ports(then: Instance) -> list[PortForward]:
+    """The forwards of a clone. The ports of the host are those of the other one, so that others are chosen."""
+    return [port._replace(host_port=0) for port in then.ports]
 
 
 def _state_after(steps: t.Iterable[str], state: str) -> str:
@@ -380,7 +457,7 @@ def disk_size(wish: Wish, image: Image | None) -> int:
     return wish.disk
 
 
-def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
+def drift_of(wish: Wish, current: Instance, image: Image | None) -> list[str]:
     """What the task asks for that only counts when an instance is made, and that this one was not made with.
 
     image -- the wished image if the vault has it: one image can have many names
@@ -390,6 +467,12 @@ def _drift(wish: Wish, current: Instance, image: Image | None) -> list[str]:
     same = image is not None and image.hash == current.image.get("hash")
     if wish.image is not None and str(wish.image) != name and not same:
         found.append(f"image is {name}, not {wish.image}")
+    source = current.source.get("name", "")
+    if wish.source is not None and key_of(str(wish.source)) != key_of(source):
+        what = f"a clone of {source}" if "uuid" in current.source else source or f"made from the image {name}"
+        found.append(f"source is {wish.source}, and it is {what}")
+    elif wish.source_copy == FULL and current.source.get("copy") == LINKED:
+        found.append("source_copy is linked, not full")
     for option in ("instance_type", "arch", "user"):
         wanted, actual = getattr(wish, option), getattr(current, option)
         if wanted is not None and wanted != actual:
@@ -547,7 +630,9 @@ def keep_chosen(wanted: t.Sequence[PortForward], actual: t.Sequence[PortForward]
 def with_bridged(wish: Wish, bridged: Nic, current: Instance | None, around: Surroundings) -> list[Nic]:
     """The interfaces that a task asks for, with one more unless its network is among theirs."""
     nics = wish.networks
-    if nics is None:
+    if nics is None and current is None and around.parent:
+        nics = copied_nics(around.parent.then)
+    elif nics is None:
         nics = current.nics if current else [Nic(around.default_network, "")]
     there = any(key_of(nic.network) == key_of(bridged.network) for nic in nics)
     return list(nics) if there else [*nics, bridged]

@@ -23,7 +23,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew impo
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Snapshots
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
-    CommandFailed,
     InUse,
     InvalidOption,
     MinicloudError,
@@ -57,9 +56,6 @@ _BROUGHT_BACK = ("cpus", "memory", "disk", "ports", "chosen_ports", "nics", "mou
 
 _DEFAULT_NAME = re.compile(r"snapshot([1-9][0-9]{0,8})\Z", re.IGNORECASE)
 _LONGEST_COMMENT = 10_000
-
-# Seconds for the guest to write out what it has not written yet.
-_SYNC = 30.0
 
 
 @dataclass
@@ -287,6 +283,15 @@ class _Task:
             )
         if "take" in plan.steps or ("safeguard" in plan.steps and plan.steps.index("safeguard") == 0):
             self._with_memory(instance, state)
+        if "delete" in plan.steps and not self.wish.force:
+            from ansible_collections.minicloud.local.plugins.module_utils._reconcile.clones import (
+                linked_clones,
+                refuse_to_lose,
+            )
+
+            gone = t.cast(Snapshot, plan.target)
+            what = f"the snapshot {gone.name} of {instance.name}"
+            refuse_to_lose(what, linked_clones(self.crew, instance, gone.uuid))
         if "restore" in plan.steps:
             self._check_memory(t.cast(Snapshot, plan.target), instance)
             after = self._restored(instance, t.cast(Snapshot, plan.target))
@@ -429,7 +434,9 @@ class _Task:
     def _take(self, instance: Instance, state: str, name: str, comment: str) -> tuple[Instance, Snapshot]:
         name = name or next_name(instance, self._snapshots())
         with_memory = state in (*UP, SUSPENDED) and self._with_memory(instance, state)
-        synced = state == RUNNING and self._sync(instance)
+        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.syncing import sync_guest
+
+        synced = state == RUNNING and sync_guest(instance, self.crew, self.data, self.runtime)
         instance = self._store(replace(instance, snapshot_count=max(instance.snapshot_count, _number_of(name))))
         snapshot = Snapshot(
             name=name,
@@ -480,18 +487,6 @@ class _Task:
             latest = self.scope.read(instance.name)
             if latest and latest.uuid == instance.uuid and self.crew.of(latest).alive(latest):
                 Mounter(self.crew.of(latest), self.runtime, self.data, self._store).make(latest, "", True)
-
-    def _sync(self, instance: Instance) -> bool:
-        """Have a guest write out what it keeps in memory, as far as that can be; whether it said that it did."""
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import ssh_argv
-        from ansible_collections.minicloud.local.plugins.module_utils._reconcile.access import ssh_access
-
-        if not instance.ready or instance.instance_type == "container":
-            return False
-        access = ssh_access(instance, self.crew.of(instance), self.data)
-        with contextlib.suppress(CommandFailed, OSError):
-            return self.runtime.run(ssh_argv(access, "sync", 5), timeout=_SYNC, limit=1 << 16).rc == 0
-        return False
 
     def _remove(self, instance: Instance, snapshot: Snapshot) -> Instance:
         """Whatever there is of a snapshot goes; what came after it goes on from what it went on from."""

@@ -11,6 +11,7 @@ and dropbear, taken from the packages that apt of this host knows (Debian, amd64
 - reads meta-data, user-data and vendor-data from a disk labelled cidata, or from LXD's keys cloud-init.* and
   user.meta-data: the host name, login keys, the host key, the default user's name (all JSON; YAML as far as one line
   holds name and value; MIME parts in base64);
+- has a machine-id that stays, and runs a boot hook in vendor-data that ends with "exit 0", as cloud-init does;
 - runs user-data that is a script, or a message with one, once an instance; one that fails is what cloud-init would
   call an error;
 - brings up with DHCP, and with IPv6 as routers tell, the network interfaces that network-config has, or all where there
@@ -106,6 +107,8 @@ if ! grep -q '"config": *"disabled"\|^config: *disabled' /seed/network-config 2>
 fi
 """,
     "etc/read-seed": r"""#!/bin/sh
+[ -s /data/machine-id ] || tr -d - < /proc/sys/kernel/random/uuid > /data/machine-id
+ln -sf /data/machine-id /etc/machine-id
 # What the seed says, as one long text; later parts do not override earlier ones, for that is not tested on this guest.
 part() { awk '/^[Cc]ontent-[Tt]ransfer-[Ee]ncoding: *base64/ { b=1 } /^--/ { if (t) print ""; b=0; t=0 }
     b && t && NF { printf "%s", $0 } /^ *\r?$/ { if (b) t=1 }' "$1" | while read -r line; do
@@ -129,7 +132,8 @@ value instance-id > /run/instance-id
 name=$(value local-hostname); echo "${name:-tiny}" > /etc/hostname
 echo "127.0.0.1 localhost ${name:-tiny}" > /etc/hosts
 user=$(tr -d '\n' < $text | sed -n 's/.*"default_user" *: *{[^}]*"name" *: *"\([^"]*\)".*/\1/p')
-for login in debian $user; do
+listed=$(sed -n 's/^user=\([A-Za-z0-9_.-]*\)$/\1/p' $text | head -n 1)
+for login in debian $user $listed; do
     grep -q "^$login:" /etc/passwd || echo "$login:*:0:0::/root:/bin/sh" >> /etc/passwd
 done
 mkdir -p /root/.ssh /etc/dropbear
@@ -146,6 +150,9 @@ for kind in ed25519 ecdsa rsa; do
 done
 rm -f /run/key /run/key.json
 ls /etc/dropbear/* >/dev/null 2>&1 || dropbearkey -t ed25519 -f /etc/dropbear/ed25519 >/dev/null 2>&1
+cmp -s /run/instance-id /data/.instance-id || rm -f /var/lib/cloud/instance/minicloud-identity
+sed -n '/^#cloud-boothook$/,/^exit 0$/p' $text | tail -n +2 > /run/boothook
+[ ! -s /run/boothook ] || sh /run/boothook
 rm -f $text
 """,
     "etc/dhcp": r"""#!/bin/sh

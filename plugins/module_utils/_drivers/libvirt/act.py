@@ -48,7 +48,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
-from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
@@ -137,8 +136,8 @@ class LibvirtActs(FamilyActs):
     def firmware(self, instance: Instance) -> str:
         return super().firmware(instance) if self.placement.has_firmware else ""
 
-    def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
-        super().create(instance, image, seed)
+    def assemble(self, instance: Instance, seed: t.Mapping[str, bytes], make_disk: t.Callable[[str], None]) -> None:
+        super().assemble(instance, seed, make_disk)
         self._define(instance, self._accelerator(instance.arch), self.firmware(instance))
         self.runtime.report.step("defined")
 

@@ -14,7 +14,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Export, Snapshots, Suspension
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
+        Clones,
+        Export,
+        Snapshots,
+        Suspension,
+    )
 
 
 class LibvirtDriver(LibvirtLooks, Driver):
@@ -45,3 +50,9 @@ class LibvirtDriver(LibvirtLooks, Driver):
         )
 
         return FamilySnapshots(self)
+
+    def clones(self) -> Clones:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.clones import FamilyClones
+
+        return FamilyClones(self, LibvirtActs(self))

@@ -132,10 +132,10 @@ class LxdActs(Acts):
             )
         pool = self.pools.prepare()
         fingerprint = self.images.have(image)
-        self._clear(instance)
+        self.make_room(instance)
         self.runtime.report.step("lxd_instance")
         config = {**lxd_config.config_of(instance, self.scope.data.path), **seed_config(seed)}
-        devices = lxd_config.devices_of(instance, pool, self._nic_places(instance))
+        devices = lxd_config.devices_of(instance, pool, self.nic_places(instance))
         if instance.instance_type == "vm":
             # The seed reaches any image that has cloud-init, on a disk labelled cidata; and not all are signed.
             devices["seed"] = {"type": "disk", "source": "cloud-init:config"}
@@ -158,10 +158,10 @@ class LxdActs(Acts):
                 # What a killed run has asked for may have taken away the network between our look at it and this.
                 if last or "Network not found" not in exc.why:
                     raise
-            self._nic_places(instance)
+            self.nic_places(instance)
         self.runtime.report.step("lxd_instance_made")
 
-    def _clear(self, instance: Instance) -> None:
+    def make_room(self, instance: Instance) -> None:
         """Room for an instance: what a killed run has begun of it goes, and what is somebody else's is not touched."""
         self.client.await_operations(instance.name)
         with contextlib.suppress(NotFound):
@@ -177,7 +177,8 @@ class LxdActs(Acts):
                 )
             self.delete(instance)
 
-    def _nic_places(self, instance: Instance) -> list[NicPlace]:
+    def nic_places(self, instance: Instance) -> list[NicPlace]:
+        """How the interfaces of an instance are attached."""
         return [self.networks.place_of(instance, nic) for nic in instance.nics]
 
     def _configure(self, instance: Instance, doing: str, record: t.Mapping[str, t.Any] | None = None) -> None:
@@ -194,20 +195,21 @@ class LxdActs(Acts):
         guest = self._guest_now(instance) if there["status"] == "Running" else ""
         # A disk that somebody has grown is not shrunk.
         instance = replace(instance, disk=max(instance.disk, lxd_config.root_size(there["devices"])))
-        devices = lxd_config.devices_of(instance, pool, self._nic_places(instance), ssh, guest)
+        devices = lxd_config.devices_of(instance, pool, self.nic_places(instance), ssh, guest)
         devices.update(self.mounts.kept(instance, there["devices"]))
         after = lxd_config.updated(there["config"], there["devices"], wanted, devices)
         if there["status"] != "Running":
             self.mounts.map_ids(instance, there["config"], after[0])
-        self._put(instance, there, after, doing)
+        self.put(instance, there, after, doing)
 
-    def _put(
+    def put(
         self,
         instance: Instance,
         there: t.Mapping[str, t.Any],
         after: tuple[lxd_config.Config, lxd_config.Devices],
         doing: str,
     ) -> None:
+        """Have an instance have another configuration and other devices than there are, as the server tells of it."""
         if after == (there["config"], there["devices"]):
             return
         self.runtime.report.step("lxd_configure")
@@ -224,7 +226,7 @@ class LxdActs(Acts):
             raise HypervisorError(doing, f"it was removed from {self.product}, and another instance has its name there")
         devices = {name: dict(device) for name, device in there["devices"].items()}
         change(devices)
-        self._put(instance, there, (dict(there["config"]), devices), doing)
+        self.put(instance, there, (dict(there["config"]), devices), doing)
 
     def _guest_now(self, instance: Instance) -> str:
         """Where forwards lead in a container whose address was changed while it runs; empty: to its address.

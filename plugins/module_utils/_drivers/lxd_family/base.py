@@ -16,6 +16,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
+        Clones,
         Execution,
         Export,
         Mounts,
@@ -77,3 +78,8 @@ class LxdFamilyDriver(LxdLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.export import LxdExport
 
         return LxdExport(self, self.client)
+
+    def clones(self) -> Clones:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.clones import LxdClones
+
+        return LxdClones(self, t.cast("LxdActs", self.acts))

@@ -30,6 +30,11 @@ _SEED_KEYS = {
 # LXD gives these itself; user-given ones come behind them and count.
 _META_KEY = "user.meta-data"
 
+# All of these, and what they were called before.
+SEED_KEYS = (
+    *_SEED_KEYS.values(), _META_KEY, "user.user-data", "user.vendor-data", "user.network-config",
+)  # fmt: skip
+
 
 def seed_config(seed: t.Mapping[str, bytes]) -> Config:
     """The seed as configuration, in ASCII: in the guest, cloud-init guesses the encoding of what LXD hands it.

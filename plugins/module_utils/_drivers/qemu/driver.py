@@ -14,7 +14,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import QemuLooks
 
 if t.TYPE_CHECKING:
-    from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Export, Snapshots, Suspension
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
+        Clones,
+        Export,
+        Snapshots,
+        Suspension,
+    )
 
 
 class QemuDriver(QemuLooks, Driver):
@@ -42,3 +47,9 @@ class QemuDriver(QemuLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.snapshots import QemuSnapshots
 
         return QemuSnapshots(self, QemuActs(self))
+
+    def clones(self) -> Clones:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import QemuActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.clones import FamilyClones
+
+        return FamilyClones(self, QemuActs(self))

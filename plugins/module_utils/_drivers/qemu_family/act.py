@@ -89,16 +89,22 @@ class FamilyActs(Acts):
         self.options = look.options
 
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
+        tool = QemuImg(self.runtime, f"the disk of {instance.name}")
+        # qemu-img need not examine the image: the vault did that when it was added.
+        self.assemble(instance, seed, lambda disk: tool.overlay(disk, image.path, instance.disk))
+
+    def assemble(self, instance: Instance, seed: t.Mapping[str, bytes], make_disk: t.Callable[[str], None]) -> None:
+        """Make all files of an instance, and whatever else is made of it before it is started.
+
+        make_disk -- makes its disk, at the path that it is told, and may put the variables of its firmware beside it
+        """
         from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
 
         directory = make_dir(self.scope.directory(instance.name))
-        disk = os.path.join(directory, DISK)
-        remove_path(disk)
-        self.runtime.report.step("overlay")
-        # qemu-img need not examine the image: the vault did that when it was added.
-        QemuImg(self.runtime, f"the disk of {instance.name}").overlay(disk, image.path, instance.disk)
-        for name in (NVRAM, NVRAM_COPY):
+        for name in (DISK, NVRAM, NVRAM_COPY):
             remove_path(os.path.join(directory, name))
+        self.runtime.report.step("overlay")
+        make_disk(os.path.join(directory, DISK))
         self.firmware(instance)
         self.runtime.report.step("seed")
         write_file(os.path.join(directory, SEED), iso_image(seed, "cidata"))

@@ -10,6 +10,10 @@ A disk is the file disk.qcow2, which a guest writes, above any number of files t
 image. Every snapshot is such a file, `snapshots/UUID.qcow2`. Which of them are below a disk is said here and never by
 their headers, which a guest's QEMU could have written.
 
+A layer can be one of several instances: of a linked clone and what it was made of. Then each has the same file under a
+name of its own, so that none of them depends on what becomes of the others. Such a file is never written any more, not
+by what makes layers fewer either, until one instance alone has it.
+
 Each change of what is backed by what has one moment in which it is done: a file goes (or becomes another by rename).
 Before that, what will be is noted, and by which file one can tell; so whoever comes after a run that was killed knows
 which of the two it is. Acts call recover() first, under the instance's lock; looks just read what counts.
@@ -214,6 +218,12 @@ def sync_file(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_shared(path: str) -> bool:
+    """Whether a file is one of other instances as well, which must not see it change."""
+    with explained(f"{path} could not be looked at"):
+        return os.stat(path).st_nlink > 1
 
 
 def used_bytes(path: str) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import typing as t
+import uuid
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Snapshots, Taken
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import (
@@ -23,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     NEW_DISK,
     Layers,
     Stack,
+    is_shared,
     sync_file,
     used_bytes,
 )
@@ -74,15 +76,49 @@ class FamilySnapshots(Snapshots):
         self._keep_nvram(instance, snapshot)
         return Taken(0, "stopped", used_bytes(layers.path(snapshot.uuid)))
 
-    def _put_above(self, layers: Layers, stack: Stack, layer: str, size: int, keeps: bool) -> None:
-        """Put an empty disk above a layer. keeps -- whether the present disk becomes that layer; else it goes"""
+    def freeze(self, instance: Instance) -> str:
+        """Have all that is on the disk of a stopped instance be in a layer, and return which; no snapshot needs it."""
+        layers = Layers(self.look, instance)
+        stack = layers.recover()
+        size = int(self._tool(instance).info(layers.chain(DISK, stack))["virtual-size"])
+        if stack.disk != IMAGE and self._is_blank(layers, stack.disk, size):
+            return stack.disk
+        layer = str(uuid.uuid4())
+        self._put_above(layers, stack, layer, size, keeps=True, hides=True)
+        self.runtime.report.step("layer")
+        return layer
+
+    def _is_blank(self, layers: Layers, layer: str, size: int) -> bool:
+        """Whether nothing was written on a disk since it was put above a layer.
+
+        A disk file only gets longer: nothing is written into it without room for it, and for where that is.
+        """
+        new = layers.path(NEW_DISK)
+        self._tool(layers.instance).overlay(new, layers.path(layer), size)
+        blank = os.path.getsize(new) == os.path.getsize(layers.path(DISK))
+        remove_path(new)
+        return blank
+
+    def detach(self, instance: Instance) -> None:
+        """Have the disk of a stopped instance be backed by the image alone."""
+        layers = Layers(self.look, instance)
+        stack = layers.recover()
+        if stack.disk != IMAGE:
+            self._flatten(layers, stack, stack.disk)
+
+    def _put_above(self, layers: Layers, stack: Stack, layer: str, size: int, keeps: bool, hides: bool = False) -> None:
+        """Put an empty disk above a layer. keeps -- whether the present disk becomes that layer; else it goes
+
+        hides -- whether no snapshot needs the layer
+        """
         new = layers.path(NEW_DISK)
         self._tool(layers.instance).overlay(new, layers.path(layer), size)
         sync_file(new)
         self.runtime.report.step("overlay")
 
         backing = {**stack.backing, layer: stack.disk} if keeps else stack.backing
-        after = stack._replace(disk=layer, backing=backing)
+        hidden = (*stack.hidden, layer) if hides else stack.hidden
+        after = stack._replace(disk=layer, backing=backing, hidden=hidden)
         layers.change(stack, after, NEW_DISK, self._replacing(layers, layer, keeps))
 
     def _replacing(self, layers: Layers, layer: str, keeps: bool) -> t.Callable[[], None]:
@@ -174,7 +210,7 @@ class FamilySnapshots(Snapshots):
         in_use = set(stack.below(stack.disk)) if self.look.alive(layers.instance) else set()
         for layer in stack.hidden:
             users = stack.users(layer)
-            if len(users) == 1 and layer not in in_use:
+            if len(users) == 1 and layer not in in_use and not is_shared(layers.path(layer)):
                 return self._tidy(layers, self._merge(layers, stack, layer, users[0]))
         return stack
 
