@@ -123,24 +123,28 @@ def greeting_of(host: str, port: int, timeout: float, interval: float = NEXT_CON
     patience = interval
     end = time.monotonic() + timeout
     greetings: dict[socket.socket, bytes] = {}
+    speaking: list[socket.socket] = []
     try:
         while True:
             left = end - time.monotonic()
             if left <= 0:
                 return ""
-            if len(greetings) == _CONNECTIONS:
-                # The first one has all the time there is: a slow server may need it.
-                second = list(greetings)[1]
-                second.close()
-                del greetings[second]
-            try:
-                connection = socket.create_connection((host, port), min(patience, left))
-            except socket.timeout:
-                patience *= _MORE_PATIENCE
-                continue
-            connection.setblocking(False)
-            greetings[connection] = b""
-            for answering in select.select(list(greetings), [], [], min(interval, left) if forwarded else left)[0]:
+            # Whoever has begun to speak is heard out: a server that has too many connections must not get another one.
+            if not speaking:
+                if len(greetings) == _CONNECTIONS:
+                    # The first one has all the time there is: a slow server may need it.
+                    second = list(greetings)[1]
+                    second.close()
+                    del greetings[second]
+                try:
+                    connection = socket.create_connection((host, port), min(patience, left))
+                except socket.timeout:
+                    patience *= _MORE_PATIENCE
+                    continue
+                connection.setblocking(False)
+                greetings[connection] = b""
+            speaking = select.select(list(greetings), [], [], min(interval, left) if forwarded else left)[0]
+            for answering in speaking:
                 data = answering.recv(256)
                 greeting = greetings[answering] = greetings[answering] + data
                 # Other lines may come before the one that counts.

@@ -8,6 +8,7 @@ import contextlib
 import shlex
 import socket
 import threading
+import time
 import types
 import typing as t
 
@@ -107,6 +108,30 @@ def test_a_guest_that_is_reached_directly_gets_one_connection_at_a_time() -> Non
         thread.join()
         assert len(accepted) == 1
         accepted[0].close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+def test_who_has_begun_to_speak_is_heard_out(address: str) -> None:
+    with socket.socket() as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        listener.settimeout(0.5)
+        accepted: list[socket.socket] = []
+
+        def serve() -> None:
+            accepted.append(listener.accept()[0])
+            for piece in (b"Exceeded", b" Max", b"Startups\r\n"):
+                accepted[0].sendall(piece)
+                time.sleep(0.05)
+            accepted[0].close()
+            with contextlib.suppress(socket.timeout):
+                accepted.append(listener.accept()[0])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert greeting_of(address, listener.getsockname()[1], 60, 20.0) == "Exceeded MaxStartups"
+        thread.join()
+        assert len(accepted) == 1
 
 
 def test_a_guest_that_is_not_there_yet_is_asked_again_soon(server, monkeypatch: pytest.MonkeyPatch) -> None:
