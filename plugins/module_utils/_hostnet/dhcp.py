@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import signal
 import socket
 import struct
@@ -28,7 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
-from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import processes, systemd
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._writing import (
     make_dir,
@@ -161,49 +160,6 @@ def _identity() -> _Identity:
     return _Identity("root", "root", 0)
 
 
-def _end(descriptor: int) -> bool:
-    """End the process of a descriptor; False where it survives that."""
-    for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, number)
-        if select.select([descriptor], [], [], seconds)[0]:
-            return True
-    return False
-
-
-# Tells of the arguments of a process, its name among them, whether it is the one that is meant.
-_Meant = t.Callable[[t.Sequence[bytes]], bool]
-
-
-def _arguments(pid: int) -> list[bytes]:
-    """With what a process was started; nothing of one that has ended."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            return stream.read().split(b"\0")
-    except OSError:
-        return []
-
-
-def _search(meant: _Meant) -> int:
-    """The process that is meant, 0 where there is none."""
-    return next((pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if meant(_arguments(pid))), 0)
-
-
-@contextlib.contextmanager
-def _held(pid: int, meant: _Meant) -> t.Iterator[tuple[int, int] | None]:
-    """A process with a descriptor that is of this one and never of another with its id; None where it is not meant."""
-    descriptor = -1
-    with contextlib.suppress(OSError):
-        descriptor = os.pidfd_open(pid) if pid > 0 else -1
-    try:
-        # It is the one if it has not ended since the descriptor was there.
-        there = descriptor >= 0 and meant(_arguments(pid)) and not select.select([descriptor], [], [], 0)[0]
-        yield (pid, descriptor) if there else None
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
 def end_orphan(interface: str) -> bool:
     """End the dnsmasq that another program has started for an interface and lost; whether there was one."""
     option = os.fsencode(f"--interface={interface}")
@@ -211,8 +167,9 @@ def end_orphan(interface: str) -> bool:
     def meant(arguments: t.Sequence[bytes]) -> bool:
         return option in arguments and os.path.basename(arguments[0]) == b"dnsmasq"
 
-    with _held(_search(meant), meant) as found:
-        return found is not None and _end(found[1])
+    pid = processes.search(meant)
+    with processes.held(pid, lambda each: meant(processes.arguments_of(each))) as found:
+        return found is not None and processes.end(found)
 
 
 class Server:
@@ -238,10 +195,10 @@ class Server:
         with contextlib.suppress(OSError, ValueError):
             with open(self._path(_PID), encoding="ascii") as stream:
                 pid = int(stream.read())
-        if search and not self._is_ours(_arguments(pid)):
-            pid = _search(self._is_ours)
-        with _held(pid, self._is_ours) as found:
-            yield found
+        if search and not self._is_ours(processes.arguments_of(pid)):
+            pid = processes.search(self._is_ours)
+        with processes.held(pid, lambda each: self._is_ours(processes.arguments_of(each))) as found:
+            yield None if found is None else (pid, found)
 
     def _is_ours(self, arguments: t.Sequence[bytes]) -> bool:
         """Ours is who was started with this very file, however its path was spelled."""
@@ -312,7 +269,7 @@ class Server:
         with self._process(search=True) as found:
             if found is None:
                 return
-            if _end(found[1]):
+            if processes.end(found[1]):
                 remove_path(self._path(_PID))
                 return
         raise HypervisorError(f"dnsmasq of {self.interface} could not be ended", "it survives even SIGKILL")

@@ -16,6 +16,7 @@ import socket
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InUse, InvalidOption, MissingRequirement
+from ansible_collections.minicloud.local.plugins.module_utils._host import processes
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 
 _TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
@@ -65,15 +66,11 @@ def holder(port: int, protocol: str = "tcp") -> str:
                 listening = protocol == "udp" or fields[3] == _TCP_LISTEN
                 if listening and int(fields[1].rpartition(":")[2], 16) == port:
                     inodes.add(f"socket:[{fields[9]}]")
-    if not inodes or not os.path.isdir("/proc"):
-        return ""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
-                        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
-                            return f"{stream.read().strip()} (process {pid})"
+    for pid in processes.all_ids() if inodes else ():
+        for path in processes.open_files_of(pid):
+            with contextlib.suppress(OSError):
+                if os.readlink(path) in inodes:
+                    return f"{processes.name_of(pid)} (process {pid})"
     return ""
 
 

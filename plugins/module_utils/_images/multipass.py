@@ -33,6 +33,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     explained,
     read_file,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._host import processes
 from ansible_collections.minicloud.local.plugins.module_utils._images.confined import Layer, QemuImg
 from ansible_collections.minicloud.local.plugins.module_utils._images.origin import (
     Brought,
@@ -264,17 +265,8 @@ class MultipassOrigin(Origin):
 
     @staticmethod
     def _daemon() -> str:
-        try:
-            numbers = [name for name in os.listdir("/proc") if name.isdecimal()]
-        except OSError:
-            return ""
-        for number in numbers:
-            try:
-                if read_file(f"/proc/{number}/comm", 4096).strip() == b"multipassd":
-                    return f"multipassd (process {number})"
-            except OSError:
-                continue
-        return ""
+        found = next((pid for pid in processes.all_ids() if processes.name_of(pid) == "multipassd"), 0)
+        return f"multipassd (process {found})" if found else ""
 
     def _refuse_others(self, spec: t.Mapping[str, t.Any]) -> None:
         what = f"{self.what} cannot be taken over"

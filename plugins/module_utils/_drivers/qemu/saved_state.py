@@ -26,6 +26,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NoSpace
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._host import processes
 from ansible_collections.minicloud.local.plugins.module_utils._model import LINES, NUMBER, TEXT, Instance, RecordKind
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
@@ -77,11 +78,9 @@ def origin_of(qmp: Qmp, pid: int) -> Origin:
     """What a running QEMU is like. pid -- of its process. HypervisorError where it does not tell."""
     told = qmp.execute("query-version")["qemu"]
     type_ = str(qmp.execute("qom-get", path="/machine", property="type"))
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            argv = stream.read(1 << 20).decode(errors="surrogateescape").split("\0")[1:-1]
-    except OSError as exc:
-        raise HypervisorError("how QEMU was started is not known", f"{exc.filename}: {exc.strerror}") from exc
+    argv = [each.decode(errors="surrogateescape") for each in processes.arguments_of(pid)[1:]]
+    if not argv:
+        raise HypervisorError("how QEMU was started is not known", f"its process {pid} cannot be looked at")
     version = f"{told['major']}.{told['minor']}"
     return Origin(type_.partition("-machine")[0], version, processor_of(argv), shape_of(argv))
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import recorder
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import CONSOLE
 from ansible_collections.minicloud.local.plugins.module_utils._guest.console import EARLIER
-from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
+from ansible_collections.minicloud.local.plugins.module_utils._host import processes, systemd
 from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
@@ -46,13 +45,11 @@ def recorded_pipe(runtime: Runtime, name: str, directory: str, other: str) -> in
 
 def bound_log(runtime: Runtime, name: str, directory: str) -> bool:
     """Where QEMU itself writes the console log of a running instance, have that cut while it runs; whether it does."""
-    descriptor = _writer_of(os.path.join(directory, CONSOLE))
-    if descriptor is None:
-        return False
-    try:
+    path = os.path.join(directory, CONSOLE)
+    with processes.held(_writer_of(path), lambda pid: _has_open(pid, path)) as descriptor:
+        if descriptor is None:
+            return False
         _start(runtime, name, directory, recorder.CUT, descriptor)
-    finally:
-        os.close(descriptor)
     return True
 
 
@@ -74,32 +71,18 @@ def _content(path: str) -> bytes:
     return b""
 
 
-def _writer_of(path: str) -> int | None:
-    """A descriptor of the QEMU that has a file open; None where there is none, or none that this user may look at."""
-    with contextlib.suppress(OSError):
-        log = os.stat(path)
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            if b"qemu" in _content(f"/proc/{pid}/cmdline").partition(b"\0")[0] and _has_open(pid, log):
-                return _handle_of(int(pid), log)
-    return None
+def _writer_of(path: str) -> int:
+    """The id of the QEMU that has a file open; 0 where there is none, or none that this user may look at."""
+    return next((pid for pid in processes.all_ids() if _is_qemu(pid) and _has_open(pid, path)), 0)
 
 
-def _has_open(pid: str, file: os.stat_result) -> bool:
-    with contextlib.suppress(OSError):
-        for number in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), file):
-                    return True
+def _is_qemu(pid: int) -> bool:
+    return b"qemu" in (processes.arguments_of(pid) or [b""])[0]
+
+
+def _has_open(pid: int, path: str) -> bool:
+    for each in processes.open_files_of(pid):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(each, path):
+                return True
     return False
-
-
-def _handle_of(pid: int, file: os.stat_result) -> int | None:
-    opened: t.Callable[[int], int] | None = getattr(os, "pidfd_open", None)  # of Linux
-    if opened is None:
-        return None
-    descriptor = opened(pid)
-    # Another process can have had the number by then.
-    if _has_open(str(pid), file):
-        return descriptor
-    os.close(descriptor)
-    return None
