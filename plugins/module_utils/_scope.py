@@ -57,7 +57,11 @@ _DEEPEST = 64
 # Beside the records of snapshots: what a driver notes of their files.
 LAYERS = "layers.json"
 
-SETTINGS = RecordKind("the settings of a data directory", 1, {"driver": TEXT, "switch": TEXTS, "image_hosts": OBJECT})
+SETTINGS = RecordKind(
+    "the settings of a data directory",
+    1,
+    {"driver": TEXT, "switch": TEXTS, "image_hosts": OBJECT, "cpus": NUMBER, "memory": NUMBER, "disk": NUMBER},
+)
 NOTED = RecordKind("the states that instances had", 1, {"noted": TEXTS})
 
 

@@ -191,5 +191,8 @@ def test_what_only_looks_does_not_import_what_acts(driver: str) -> None:
 @pytest.mark.parametrize("module", sorted(path for path in imports() if room_of(path) == "modules"))
 def test_a_module_begins_with_what_makes_imports_from_the_pack_cheap(module: str) -> None:
     nodes = ast.parse((PLUGINS / module).read_text(encoding="utf-8")).body
-    first = next(node for node in nodes if isinstance(node, ast.ImportFrom) and node.module != "__future__")
+    imported = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module != "__future__"]
+    if not imported and module.replace("modules/", "action/") in imports():
+        return  # it is the documentation of an action plugin
+    first = imported[0]
     assert [alias.name for alias in first.names] == ["_ansiballz"]

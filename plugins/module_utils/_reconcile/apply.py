@@ -450,7 +450,10 @@ class Applier:
     def _create(self, planned: Instance, image: Image | None) -> Instance:
         if image is not None:
             planned = replace(
-                planned, disk=disk_size(self.wish, image), image=image_of(image), user=self.login_user(image)
+                planned,
+                disk=disk_size(self.wish, image, planned.disk),
+                image=image_of(image),
+                user=self.login_user(image),
             )
         else:
             # Its disk has the login user of the one that it is made from.

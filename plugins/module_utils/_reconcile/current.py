@@ -34,6 +34,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
     Surroundings,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
 def look(wish: Wish, crew: Crew) -> tuple[Instance | None, Observed | None]:
@@ -135,4 +136,11 @@ def surroundings(driver: Driver, host_arch: str, coming: t.Iterable[str] = ()) -
 
     coming -- networks that will be there by then, by what names are compared by
     """
-    return Surroundings(host_arch, driver.name, driver.default_network, [*driver.scope.networks.names(), *coming])
+    networks = [*driver.scope.networks.names(), *coming]
+    return Surroundings(host_arch, driver.name, driver.default_network, networks, sizes=set_sizes(driver.scope.data))
+
+
+def set_sizes(data: DataDirectory) -> dict[str, int]:
+    """The sizes of new instances that are set for a data directory, of cpus, memory and disk; bytes."""
+    settings = data.settings()
+    return {name: settings[name] for name in ("cpus", "memory", "disk") if settings.get(name)}

@@ -98,6 +98,7 @@ class Surroundings(t.NamedTuple):
 
     default_network -- of a first interface; networks -- that there are, by what names are compared by
     parent -- what a new instance is made of that is to be a clone
+    sizes -- cpus, memory and disk of a new instance whose task names none, as far as they are set; bytes
     """
 
     host_arch: str
@@ -105,6 +106,7 @@ class Surroundings(t.NamedTuple):
     default_network: str = USER_NETWORK
     networks: t.Collection[str] = ()
     parent: Parent | None = None
+    sizes: t.Mapping[str, int] = {}
 
 
 # What can be there when a task begins, besides the states that an instance can be in:
@@ -363,9 +365,9 @@ def _made(wish: Wish, image: Image | None, around: Surroundings, current: Instan
         driver=around.driver,
         created="",
         arch=wish.arch or around.host_arch,
-        cpus=wish.cpus or DEFAULT_CPUS,
-        memory=wish.memory or DEFAULT_MEMORY,
-        disk=disk_size(wish, image),
+        cpus=wish.cpus or around.sizes.get("cpus", DEFAULT_CPUS),
+        memory=wish.memory or around.sizes.get("memory", DEFAULT_MEMORY),
+        disk=disk_size(wish, image, around.sizes.get("disk", DEFAULT_DISK)),
         instance_type=wish.instance_type or DEFAULT_TYPE,
         user=wish.user or (image.user if image else ""),
         autostart=bool(wish.autostart),
@@ -443,11 +445,11 @@ def image_of(image: Image) -> dict[str, str]:
     return {key: str(getattr(image, key)) for key in _IMAGE_KEYS}
 
 
-def disk_size(wish: Wish, image: Image | None) -> int:
+def disk_size(wish: Wish, image: Image | None, default: int = DEFAULT_DISK) -> int:
     """The size of a new disk: as asked, or the default, but never below the image's own."""
     own = image.virtual_size if image else 0
     if wish.disk is None:
-        return max(DEFAULT_DISK, own)
+        return max(default, own)
     if wish.disk < own:
         raise InvalidOption(
             f"disk {format_size(wish.disk)} is smaller than the image {image.name if image else ''}",

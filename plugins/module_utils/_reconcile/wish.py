@@ -155,7 +155,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
     if params.get("arch") is not None:
         wish.arch = normal_arch(params["arch"])
     check_timeout(wish.timeout)
-    _parse_sizes(wish, params)
+    parse_sizes(wish, params)
     _parse_interfaces(wish, params)
     if params.get("mounts") is not None:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mounts import parse_mounts
@@ -183,7 +183,8 @@ def _parse_source(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
     wish.source = parse_source(str(params["source"]), params.get("source_root"))
 
 
-def _parse_sizes(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
+def parse_sizes(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
+    """Have a wish ask for the cpus, memory and disk that a task's options name. InvalidOption"""
     for option, least in (("memory", MIN_MEMORY), ("disk", MIN_DISK)):
         if params.get(option) is not None:
             size = parse_size(params[option], option)

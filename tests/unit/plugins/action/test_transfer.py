@@ -1,0 +1,149 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import types
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.minicloud.local.plugins.action.transfer import ActionModule
+
+
+class Guest:
+    """A connection into a directory of this host, as the home directory of a guest."""
+
+    def __init__(self, home):
+        self.home = home
+
+    def exec_command(self, cmd, in_data=None, sudoable=True):
+        done = subprocess.run(cmd, shell=True, cwd=self.home, capture_output=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def put_file(self, source, target):
+        shutil.copyfile(source, target)
+
+    def fetch_file(self, source, target):
+        shutil.copyfile(source, target)
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The current directory of this host, and the home directory of the guest."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(ActionBase, "run", lambda *dummy: {})
+    return here, there
+
+
+def transfer(places, source, target="", **options):
+    action = ActionModule.__new__(ActionModule)
+    args = {"source": source if isinstance(source, list) else [source], "target": target, **options}
+    action._task = types.SimpleNamespace(args=args)
+    action._connection = Guest(places[1])
+    action.validate_argument_spec = lambda spec: (
+        None,
+        {**{name: about.get("default") for name, about in spec.items()}, **args},
+    )
+    return action.run()
+
+
+HOSTILE = ("-n", "--", "*", "$(touch hit)", "a b", "'q' \"w\"", "grüße", "new\nline")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_arrives_under_its_name_whatever_that_is(places, name):
+    here, there = places
+    (here / name).write_bytes(b"\0content\xff")
+    (here / name).chmod(0o755)
+    assert transfer(places, f"./{name}")["changed"]
+    assert sorted(os.listdir(there)) == [name]
+    assert (there / name).read_bytes() == b"\0content\xff"
+    assert (there / name).stat().st_mode & 0o777 == 0o755
+    (here / name).unlink()
+    transfer(places, name, fetch=True)
+    assert os.listdir(here) == [name]
+
+
+def test_a_name_for_what_arrives(places):
+    here, there = places
+    (here / "one").write_text("1")
+    transfer(places, "one", "-n")
+    assert (there / "-n").read_text() == "1"
+    (there / "sub").mkdir()
+    transfer(places, "one", "sub")
+    assert (there / "sub/one").read_text() == "1"
+    with pytest.raises(AnsibleActionFail, match="is not there"):
+        transfer(places, "one", "nowhere/")
+
+
+def test_several_go_into_a_directory_only(places):
+    here, there = places
+    for name in ("a", "b"):
+        (here / name).write_text(name)
+    with pytest.raises(AnsibleActionFail):
+        transfer(places, ["a", "b"], "both")
+    (there / "both").mkdir()
+    assert transfer(places, ["a", "b"], "both")["transferred"] == ["both/a", "both/b"]
+
+
+def test_a_directory_with_many_files_goes_there_and_back(places):
+    here, there = places
+    (here / "many/deep").mkdir(parents=True)
+    for number in range(10_000):
+        (here / f"many/{number}").write_bytes(b"")
+    (here / "many/deep/-n").write_text("x")
+    (here / "many/link").symlink_to("deep/-n")
+    (here / "many/outside").symlink_to("/etc/passwd")
+    os.mkfifo(here / "many/pipe")
+    with pytest.raises(AnsibleActionFail, match="recursive"):
+        transfer(places, "many")
+    assert "pipe" in transfer(places, "many", recursive=True)["warnings"][0]
+    assert len(os.listdir(there / "many")) == 10_003
+    # A link is a link: nothing that it leads to was copied.
+    assert os.readlink(there / "many/outside") == "/etc/passwd"
+    with pytest.raises(AnsibleActionFail, match="is a directory"):
+        transfer(places, "many", "back", fetch=True)
+    found = transfer(places, "many", "back", fetch=True, recursive=True)
+    assert len(os.listdir(here / "back")) == 10_002
+    assert "outside" in found["warnings"][0]
+    assert (here / "back/link").read_text() == "x"
+
+
+def test_what_a_guest_sends_stays_in_its_place(places, monkeypatch):
+    here, there = places
+    (there / "dir").mkdir()
+
+    def fetch_file(source, target):
+        with tarfile.open(target, "w") as tar:
+            for name, kind in (
+                ("../escaped", tarfile.REGTYPE),
+                ("/tmp/escaped", tarfile.REGTYPE),
+                ("null", tarfile.CHRTYPE),
+            ):
+                member = tarfile.TarInfo(name)
+                member.type = kind
+                tar.addfile(member)
+
+    monkeypatch.setattr(Guest, "fetch_file", lambda guest, source, target: fetch_file(source, target))
+    found = transfer(places, "dir", fetch=True, recursive=True)
+    assert os.listdir(here) == ["dir"]
+    assert len(found["warnings"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "options"), [("nothing", {}), ("nothing", {"fetch": True}), ("..", {"fetch": True})]
+)
+def test_what_is_not_there_is_said_and_nothing_is_left(places, source, options):
+    with pytest.raises(AnsibleActionFail, match="could not be"):
+        transfer(places, source, **options)
+    assert os.listdir(places[0]) == os.listdir(places[1]) == []
