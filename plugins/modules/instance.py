@@ -93,8 +93,12 @@ options:
   source:
     description:
       - What to make the instance from instead of an O(image), used when it is made.
-      - The name of another instance to make it a clone of that, or V(NAME@SNAPSHOT) of how that was when one of its
-        snapshots was taken.
+      - The name of another instance of the driver to make it a clone of that, or V(NAME@SNAPSHOT) of how that was when
+        one of its snapshots was taken. With V(qemu), V(lxd) and V(incus) it may be running, and runs on.
+      - A clone has a name, network interfaces, host keys and an identity of its own, and no user-data but that of this
+        task. Its login user, O(cpus), O(memory), O(disk), O(networks), O(mounts), O(tags) and O(autostart) are those of
+        the other one unless the task names them. So are O(ports), from ports of the host that are chosen anew.
+      - A different one later is reported as a warning, and acted on only with O(recreate=true).
       - A file that M(minicloud.local.export) has written, as V(file:///…) or a path, or an OVA with one virtual machine
         that has one disk, whose name must end with C(.ova). It must be on the host that runs the instances.
       - V(multipass:NAME) for an instance of Multipass that is stopped. It is only read, and stays as it is. Without
@@ -109,6 +113,7 @@ options:
     description:
       - Whether a clone shares what is on the disk with O(source) until one of the two changes it (V(linked)), or has a
         copy of its own from the beginning (V(full)). Unless given, V(linked).
+      - With V(lxd) and V(incus) that is up to the storage pool. The result tells how it was made.
     type: str
     choices: [linked, full]
   source_root:
@@ -310,7 +315,8 @@ options:
     description:
       - Whether to switch the instance off instead of shutting it down.
       - Of a suspended instance also drops what it was doing where it is to be stopped, or cannot go on from there.
-      - With O(state=absent) also removes what is left of an instance whose record is damaged.
+      - With O(state=absent) also removes what is left of an instance whose record is damaged, and one that linked
+        clones were made of, which keep all that they have.
       - With any other O(state) keeps an instance whose removal was cut off. Without it such an instance is left alone
         until O(state=absent) finishes the removal.
     type: bool
@@ -427,6 +433,17 @@ EXAMPLES = r"""
       cert: /etc/minicloud/client.crt
       key: /etc/minicloud/client.key
       verify: /etc/minicloud/server.crt
+
+- name: Make an instance from another one, as that is now
+  minicloud.local.instance:
+    name: test
+    source: web
+
+- name: Make one of a snapshot, with a disk of its own
+  minicloud.local.instance:
+    name: test
+    source: web@before-upgrade
+    source_copy: full
 
 - name: Make an instance from a file that another host has exported
   minicloud.local.instance:
@@ -711,6 +728,17 @@ instance:
       type: dict
       returned: always
       sample: {role: web}
+    source:
+      description:
+        - What it was made from where that was no image, as the task has named it then; empty where it was an image.
+      type: str
+      returned: always
+      sample: web@before-upgrade
+    source_copy:
+      description: Of a clone V(linked) or V(full), how its disk was made; else empty.
+      type: str
+      returned: always
+      sample: linked
     cloud:
       description: The cloud that it is part of, made by M(minicloud.local.cloud); empty if of none.
       type: str

@@ -280,6 +280,17 @@ instances:
       type: dict
       returned: always
       sample: {role: web}
+    source:
+      description:
+        - What it was made from where that was no image, as the task has named it then; empty where it was an image.
+      type: str
+      returned: always
+      sample: web@before-upgrade
+    source_copy:
+      description: Of a clone V(linked) or V(full), how its disk was made; else empty.
+      type: str
+      returned: always
+      sample: linked
     cloud:
       description: The cloud that it is part of, made by M(minicloud.local.cloud); empty if of none.
       type: str

@@ -119,7 +119,7 @@ class Applier:
 
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
-        if "delete" in plan.steps:
+        if "delete" in plan.steps and not self.wish.force:
             self._check_clones(self.scope.read(self.wish.name))
         if plan.after is None:
             return

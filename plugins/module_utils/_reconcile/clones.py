@@ -73,7 +73,8 @@ def around_clone(
             return around
     if wish.state in (ABSENT, DELETED):
         return around
-    found = find_source(source, wish.name, crew)
+    expected = None if source.snapshot else wish.expected.get(key_of(source.instance))
+    found = Found(*expected, None) if expected else find_source(source, wish.name, crew)
     then = found.instance
     if found.snapshot:
         try:

@@ -27,6 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import ImageWish, parse_image_wish
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import NetworkWish, parse_network
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Clone
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish, parse_wish
 
 # How many instances a document may have: more than any host can run.
@@ -175,7 +176,10 @@ def _check_names(wish: CloudWish) -> None:
 
 
 def _resolve_order(wish: CloudWish) -> None:
-    """Turn what members come after into names of instances. InvalidOption where there is none, or no first one."""
+    """Turn what members come after, or are made from, into names of instances.
+
+    InvalidOption where there is none, or no first one.
+    """
     named: dict[str, list[Member]] = {}
     for member in wish.members:
         for name in sorted({key_of(member.entry), key_of(member.name)}):
@@ -196,6 +200,9 @@ def _resolve_order(wish: CloudWish) -> None:
                     "it has wait: false",
                     f"Leave wait out of {other.entry}, or after out of {member.entry}.",
                 )
+        source = member.wish.source
+        if isinstance(source, Clone):
+            found.update((other.name, other) for other in wish.members if key_of(other.name) == key_of(source.instance))
         member.after = list(found)
     _refuse_circles({member.name: member.after for member in wish.members})
 

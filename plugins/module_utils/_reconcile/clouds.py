@@ -182,13 +182,20 @@ class _CloudTask:
                 self._foresee_image(image)
         if self.wish.state == ABSENT or self.wish.prune:
             pruned = [each for each in instances if self.wish.state == ABSENT or key_of(each.name) not in named]
+            going = frozenset(key_of(each.name) for each in pruned)
             for instance in pruned:
-                self._foresee_removal(instance, crew)
+                self._foresee_removal(instance, crew, going)
         changing = {key_of(part.name) for part in self.networks if part.acts}
         seen: list[Foreseen] = []
         if self.wish.state != ABSENT:
-            for member in self.wish.members:
-                seen.append(self._foresee_member(member, crew, changing))
+            expected: dict[str, tuple[Instance, str]] = {}
+            for member in _in_order(self.wish.members):
+                found = self._foresee_member(member, crew, changing, expected)
+                if found.after:
+                    expected[key_of(member.name)] = found.after, found.state
+                seen.append(found)
+            places = {member.name: number for number, member in enumerate(self.wish.members)}
+            self.members.sort(key=lambda part: -1 if part.gone else places[part.name])
         self._check_memory(seen)
         self._foresee_network_removals(networks)
 
@@ -239,10 +246,17 @@ class _CloudTask:
             wish.name is not None and Vault(self.data, self.runtime).find(wish.name, wish.arch, wish.kind) is not None
         )
 
-    def _foresee_member(self, member: Member, crew: Crew, changing: t.Collection[str]) -> Foreseen:
+    def _foresee_member(
+        self,
+        member: Member,
+        crew: Crew,
+        changing: t.Collection[str],
+        expected: dict[str, tuple[Instance, str]],
+    ) -> Foreseen:
         part = self._member_part(member.name, member.fresh, list(member.after))
         wish = member.fresh()
         wish.coming = frozenset(changing)
+        wish.expected = expected
         wish.going = frozenset(key_of(each.name) for each in self.members if each.gone)
         self._check_addresses(wish)
         with _named(part):
@@ -264,7 +278,7 @@ class _CloudTask:
                         f"Give the network {network.name} a subnet.",
                     )
 
-    def _foresee_removal(self, instance: Instance, crew: Crew) -> None:
+    def _foresee_removal(self, instance: Instance, crew: Crew, going: frozenset[str]) -> None:
         kept = _snapshots_of(self.driver, instance)
         if kept and not self.wish.force and self.wish.state != ABSENT:
             raise InUse(
@@ -278,6 +292,7 @@ class _CloudTask:
             return Wish(
                 name=instance.name,
                 state=ABSENT,
+                going=going,
                 cloud=self.wish.name,
                 force=self.wish.force,
                 timeout=self.wish.timeout,
@@ -459,6 +474,18 @@ class _CloudTask:
 
 
 _NOTHING = Outcome(False, [], None, {}, {})
+
+
+def _in_order(members: t.Sequence[Member]) -> list[Member]:
+    """Members with those later that come after others."""
+    ordered: list[Member] = []
+    left = list(members)
+    while left:
+        done = {member.name for member in ordered}
+        free = [member for member in left if done.issuperset(member.after)]
+        ordered += free
+        left = [member for member in left if member not in free]
+    return ordered
 
 
 def _listed(parts: t.Sequence[_Part]) -> str:

@@ -108,12 +108,18 @@ def _reconcile(wish: Wish, runtime: Runtime, data: DataDirectory, crew: Crew, ch
 
 
 class Foreseen(t.NamedTuple):
-    """What a run would do. acts -- whether there is anything to do; memory -- bytes that the instance then runs with"""
+    """What a run would do.
+
+    acts -- whether there is anything to do; memory -- bytes that the instance then runs with
+    after, state -- the instance as it then is, None where it is gone
+    """
 
     outcome: Outcome
     acts: bool
     starts: bool
     memory: int
+    after: Instance | None
+    state: str
 
 
 def foresee_instance(wish: Wish, runtime: Runtime, data: DataDirectory, crew: Crew, check_mode: bool) -> Foreseen:
@@ -126,7 +132,8 @@ def foresee_instance(wish: Wish, runtime: Runtime, data: DataDirectory, crew: Cr
         task.predict()
     after = task.plan.after
     memory = after.memory if after and task.plan.state == RUNNING else 0
-    return Foreseen(task.outcome(task.acts), task.acts, "start" in task.plan.steps, memory)
+    outcome = task.outcome(task.acts)
+    return Foreseen(outcome, task.acts, "start" in task.plan.steps, memory, after, task.plan.state)
 
 
 class _Task:

@@ -13,7 +13,7 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, parse_age
+from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, key_of, parse_age
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instances import Outcome, reconcile_instance
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, timestamp
@@ -46,13 +46,13 @@ def purge_instances(
         runtime.report.warn(str(error))
     purged: list[str] = []
     failures: list[MinicloudError] = []
-    for instance in instances:
-        if not "" < instance.deleted < before:
-            continue
+    old = [instance for instance in instances if "" < instance.deleted < before]
+    for instance in old:
         wish = Wish(
             name=instance.name,
             state=ABSENT,
             deleted_before=before,
+            going=frozenset(key_of(each.name) for each in old),
             timeout=params["timeout"],
             force=params["force"],
         )

@@ -76,7 +76,8 @@ def instance_view(instance: Instance, observed: Observed, driver: Driver, data: 
         "mounts": _mounts(instance, observed, driver, data),
         "snapshots": _snapshots(instance, driver),
         "tags": instance.tags,
-        "source": {key: instance.source.get(key, "") for key in ("name", "copy")},
+        "source": instance.source.get("name", ""),
+        "source_copy": instance.source.get("copy", ""),
         "cloud": instance.cloud,
         "user": instance.user,
         "ssh": {

@@ -23,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     MIN_DISK,
     MIN_MEMORY,
     RUNNING,
+    Instance,
     Mount,
     Nic,
     PortForward,
@@ -59,6 +60,8 @@ class Wish:
     cloud -- that the instance is to be a part of, or to be a part of already; empty where that does not matter
     coming -- networks that are made before the instance is; going -- instances that are removed before; both by what
         names are compared by
+    expected -- instances that are made or changed before, as each will be and in which state, by what names are
+        compared by
     deleted_before -- where it is not empty, only an instance that is deleted since an earlier time is dealt with
     bridged -- one more interface, besides those of networks or those that the instance has
     mounts -- all that it is to have; mount -- one besides those that it has; unmount -- the targets of some to go
@@ -73,6 +76,7 @@ class Wish:
     cloud: str = ""
     coming: frozenset[str] = frozenset()
     going: frozenset[str] = frozenset()
+    expected: dict[str, tuple[Instance, str]] = field(default_factory=dict)
     image: Reference | None = None
     image_checksum: str | None = None
     image_hosts: dict[str, t.Any] | None = None
