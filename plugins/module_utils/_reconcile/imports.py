@@ -122,6 +122,11 @@ class Arrival:
         self.runtime.report.warn(f"{self.wish_name}: {text}.")
 
     @property
+    def image(self) -> dict[str, str]:
+        """What the instance's record will have of its image, as far as that is known before."""
+        return {**self.found.image, "name": self.found.image.get("name") or self.origin.path}
+
+    @property
     def wish_name(self) -> str:
         """Whom warnings are about."""
         return self.found.name

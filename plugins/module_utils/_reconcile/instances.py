@@ -194,6 +194,8 @@ class _Task:
         _choose_networks(self.wish, self.found, driver, around)
         self.image = _cached_image(self.wish, self.found, self.runtime, self.data, around.host_arch)
         self.plan = make_plan(self.wish, self.current, self.observed, self.image, around)
+        if self.arrival and self.plan.after and "create" in self.plan.steps:
+            self.plan.after.image = self.arrival.image
         for part in filter(None, map(PARTS.get, self.plan.steps)):
             require_capability(driver.name, part, f"state: {self.wish.state}")
         autostart = self.wish.autostart is not None or any(
