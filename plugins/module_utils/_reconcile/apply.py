@@ -117,6 +117,12 @@ class Applier:
         self.arrival: Arrival | None = None
         self.brought: Brought | None = None
 
+    def receive(self, arrival: Arrival) -> None:
+        """Make the instance from what comes from elsewhere. It is another one then, as a clone is."""
+        self.arrival = arrival
+        known_user = "" if self.wish.user else arrival.found.user
+        self.seed = self.seed._replace(known_user=known_user, cloned=True)
+
     def check_host(self, plan: Plan) -> None:
         """Raise if the host cannot do what the plan needs; nothing was changed then."""
         if "delete" in plan.steps and not self.wish.force:

@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
     NotFound,
+    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import file_stamp
@@ -169,12 +170,11 @@ class _Task:
         what = f"the instance {instance.name} cannot be exported"
         driver = self.crew.of(instance)
         require_capability(driver.name, "export", f"export of a {instance.instance_type}", instance.instance_type)
-        if wish.snapshots:
-            require_capability(
-                driver.name,
-                "export_snapshots",
-                f"snapshots: true for a {instance.instance_type}",
-                instance.instance_type,
+        if wish.snapshots and not driver.about.can("export_snapshots", instance.instance_type):
+            raise NotSupported(
+                f"the snapshots of {instance.name} cannot be exported",
+                f"the driver {driver.name} keeps those of a {instance.instance_type} where nobody else can read them",
+                "Leave snapshots out; to keep a snapshot, bring the instance back to it and export that.",
             )
         if instance.restoring:
             raise InUse(

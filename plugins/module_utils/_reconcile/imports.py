@@ -110,7 +110,6 @@ class Arrival:
             disk=wish.disk or _whole(found.disk, MIN_DISK),
             instance_type=found.instance_type,
             arch=found.arch,
-            user=wish.user or found.user or None,
             autostart=found.autostart if wish.autostart is None else wish.autostart,
             tags=found.tags if wish.tags is None else wish.tags,
             ports=self._ports() if wish.ports is None else wish.ports,

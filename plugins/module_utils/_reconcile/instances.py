@@ -238,7 +238,8 @@ class _Task:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
 
         self.applier = Applier(self.wish, self.crew, self.runtime, self.data, self.host_arch, self._changing)
-        self.applier.arrival = self.arrival
+        if self.arrival:
+            self.applier.receive(self.arrival)
         self.applier.check_host(self.plan)
 
     def _changing(self) -> t.ContextManager[None]:

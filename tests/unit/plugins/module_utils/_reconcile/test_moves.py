@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
 import pathlib
@@ -200,6 +201,10 @@ def test_nothing_of_the_user_data_runs_again(host):
     assert b"runcmd" not in seeds["copy"]["user-data"]
     ids = [json.loads(seeds[name]["meta-data"])["instance-id"] for name in seeds]
     assert ids[0] != ids[1]
+    # It is a machine of its own, with the users that its disk has.
+    parts = email.message_from_bytes(seeds["copy"]["vendor-data"]).get_payload()
+    assert any(b"machine-id" in part.get_payload(decode=True) for part in parts)
+    assert b"multipart" not in seeds["web"]["vendor-data"]
     # Host keys of its own come with it.
     assert host.scope.read("copy").host_keys != host.scope.read("web").host_keys
 
