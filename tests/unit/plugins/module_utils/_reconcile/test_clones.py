@@ -22,15 +22,15 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, RUNNING, STOPPED, Mount, Nic
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import mounts
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import mounts, purge
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.test_clouds import CloudWorld
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import (
     FakeDriver,
     Killed,
     RecordingReporter,
-    World,
     three_drivers,
 )
 
@@ -110,7 +110,8 @@ class FakeClones(Clones):
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     three_drivers(monkeypatch, "snapshots", "clones")
-    world = World(tmp_path, monkeypatch)
+    world = CloudWorld(tmp_path, monkeypatch)
+    monkeypatch.setattr(purge, "load", world._load)
     world.snaps_live, world.seeds, world.synced = True, {}, []
     monkeypatch.setattr(FakeDriver, "snapshots", lambda self: FakeSnapshots(self))
     monkeypatch.setattr(FakeDriver, "clones", lambda self: FakeClones(self))
@@ -384,3 +385,30 @@ def test_it_waits_for_a_run_that_changes_the_source(world):
             clone(world, name=name, timeout=0.01)
         assert world.scope.read(name) is None
         assert clone(world, name=name, state="stopped").changed
+
+
+def test_a_cloud_makes_what_others_are_made_from_first(world):
+    document = {"copy": {"source": "base", "cpus": 2}, "base": {"memory": "2G"}, "grandchild": {"source": "copy"}}
+    for check in (True, False):
+        found = world.cloud(instances=document, check=check).view["instances"]
+        assert [each["name"] for each in found] == ["copy", "base", "grandchild"]
+        assert [each["source"] for each in found] == ["base", "", "copy"]
+        assert [(each["memory"], each["cpus"]) for each in found] == [(2 * GIB, 2), (2 * GIB, 1), (2 * GIB, 2)]
+    assert [world.read_disk(name)["of"] for name in ("copy", "grandchild")] == ["base", "copy"]
+    assert world.cloud(instances=document).changed is False
+    with pytest.raises(InUse, match="linked clones were made of it: copy"):
+        world.run(name="base", state="absent")
+    assert world.cloud(state="absent").changed
+    assert world.there() == []
+
+
+def test_those_that_were_deleted_long_ago_go_with_their_clones(world):
+    world.run(state="stopped")
+    clone(world, state="stopped")
+    for name in ("web", "copy"):
+        world.run(name=name, state="deleted")
+        world.scope.write(replace(world.scope.read(name), deleted="2026-01-01T00:00:00Z"))
+    params = {"state": "absent", "purge_older_than": "1d", "driver": None, "driver_options": None, "data_dir": None}
+    outcome = purge.purge_instances({**params, "force": False, "timeout": 9}, world._runtime(None), world.data)
+    assert sorted(outcome.after) == ["copy", "web"]
+    assert world.there() == []

@@ -124,6 +124,13 @@ def test_counted_entries_have_numbers_and_defaults_hold_for_who_has_nothing_else
     assert parsed(instances={"web": {"count": 0}}).members == []
 
 
+def test_what_is_made_from_another_one_comes_after_that():
+    wish = parsed(instances={"copy": {"source": "WEB@one"}, "web": {}, "other": {"source": "elsewhere"}})
+    assert [member.after for member in wish.members] == [["web"], [], []]
+    with pytest.raises(InvalidOption, match="in a circle: a after b after a"):
+        parsed(instances={"a": {"source": "b"}, "b": {"source": "a"}})
+
+
 def test_after_names_an_entry_or_one_of_its_instances():
     wish = parsed(instances={"db": {"count": 2}, "web": {"after": ["db"]}, "log": {"after": ["DB-2"]}})
     assert [member.after for member in wish.members] == [[], [], ["db-1", "db-2"], ["db-2"]]

@@ -130,10 +130,26 @@ class FakeLxd:
         found[name] = {**body, "status": "Pending" if "target" in query and path != "instances" else "Created"}
         if path == "projects":
             self.profile = {"config": {}, "description": "", "devices": {}}
-        if path == "instances":
+        if path == "instances" and body["source"]["type"] == "copy":
+            self._copy(found[name], body["source"])
+        elif path == "instances":
             assert body["source"]["fingerprint"] in self.objects["images"]
             found[name].update(status="Stopped", location=query.get("target", "none"), architecture="x86_64")
         return None
+
+    def _copy(self, made, source):
+        """What a copy has that was not asked for: what the other one has, but for what is volatile."""
+        name, dummy, snapshot = source["source"].partition("/")
+        theirs = self.objects["instances"][name]
+        assert snapshot in ("", *theirs.get("snapshots", ()))
+        config = {key: value for key, value in theirs["config"].items() if not key.startswith("volatile.")}
+        made.update(
+            config={**config, "volatile.uuid": "new", **made["config"]},
+            devices={**copy.deepcopy(theirs["devices"]), **made["devices"]},
+            status="Stopped",
+            location=theirs["location"],
+            architecture=theirs["architecture"],
+        )
 
     def _put(self, path, body, query, doing, kwargs):
         kind, name, *rest = path.split("/")

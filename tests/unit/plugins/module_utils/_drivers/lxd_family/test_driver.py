@@ -51,6 +51,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Reporter, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
+from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.lxd_family.fake_lxd import FakeLxd
 
 MAC = "52:54:00:aa:bb:01"
@@ -338,6 +339,54 @@ def _made(driver, lxd, web, image):
     driver.acts.create(web, image, SEED)
     lxd.changes.clear()
     return web
+
+
+class TestClones:
+    def clone(self, driver, parent, snapshot=None, full=False):
+        copy = an_instance(name="copy", uuid="u-2", cpus=3, nics=[Nic("default", "52:54:00:aa:bb:02")])
+        seed = {"meta-data": b'{"instance-id": "u-2"}', "user-data": b"#cloud-config\n{}"}
+        return driver.clones().make(copy, parent, snapshot, seed, full)
+
+    def test_it_has_nothing_that_is_its_sources_alone(self, driver, lxd, made):
+        theirs = lxd.objects["instances"]["web"]
+        theirs["config"].update(
+            {"security.nesting": "true", "cloud-init.vendor-data": "theirs", "raw.idmap": "uid 0 0"}
+        )
+        theirs["config"]["user.user-data"] = "theirs"
+        theirs["devices"]["port-tcp-127.0.0.1-8080"] = {"type": "proxy", "listen": "tcp:127.0.0.1:8080"}
+        theirs["devices"]["gpu"] = {"type": "gpu"}
+        before = {key: dict(value) for key, value in theirs.items() if key in ("config", "devices")}
+        assert self.clone(driver, made) == "linked"
+        copy = lxd.objects["instances"]["copy"]
+        assert "theirs" not in copy["config"].values()
+        assert "raw.idmap" not in copy["config"]
+        wanted = ("security.nesting", "limits.cpu", "user.minicloud.uuid")
+        assert [copy["config"][key] for key in wanted] == ["true", "3", "u-2"]
+        assert "u-2" in copy["config"]["user.meta-data"]
+        assert sorted(copy["devices"]) == ["eth0", "root"]
+        assert copy["devices"]["eth0"]["hwaddr"] == "52:54:00:aa:bb:02"
+        assert copy["source"] == {"type": "copy", "source": "web", "project": "minicloud", "instance_only": True}
+        assert {key: theirs[key] for key in before} == before
+
+    def test_of_a_snapshot_and_on_storage_that_copies(self, driver, lxd, made):
+        snapshot = Snapshot("one", "00000000-0000-4000-8000-000000000001", "lxd", "")
+        lxd.objects["instances"]["web"]["snapshots"] = [snapshot.uuid]
+        assert self.clone(driver, made, snapshot, full=True) == "full"
+        assert lxd.objects["instances"]["copy"]["source"]["source"] == f"web/{snapshot.uuid}"
+        driver.acts.delete(an_instance(name="copy", uuid="u-2"))
+        lxd.objects["storage-pools"]["minicloud"]["driver"] = "dir"
+        assert self.clone(driver, made) == "full"
+
+    def test_what_a_killed_run_has_begun_is_begun_anew(self, driver, lxd, made):
+        self.clone(driver, made)
+        self.clone(driver, made)
+        assert lxd.objects["instances"]["copy"]["config"]["user.minicloud.uuid"] == "u-2"
+
+    def test_another_instance_of_that_name_is_no_source(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["config"]["user.minicloud.uuid"] = "u-9"
+        with pytest.raises(HypervisorError, match="another instance has its name there"):
+            self.clone(driver, made)
+        assert "copy" not in lxd.objects["instances"]
 
 
 class TestChanges:
