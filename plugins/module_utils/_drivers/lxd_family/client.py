@@ -27,8 +27,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NoSpace,
     NotFound,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 _ARTICLES = {"storage-pools": "the storage pool", "networks": "the network"}
+
+# Seconds after which a pool or network that the server is making is taken for one that it has given up.
+_HALF_MADE = 5.0
 
 # How often something is asked for anew while LXD does what a killed run has asked of the same object, and what it says
 # then: whether that was done or has failed, what was asked now has not begun.
@@ -169,7 +173,27 @@ class LxdClient:
                     )
             config = {key: value for key, value in config.items() if key not in by_member}
         body["description"] = "Made by the Ansible collection minicloud.local"
-        self.call("post", kind, doing, json={**body, "config": config}, project=project)
+        body["config"] = config
+        try:
+            self.call("post", kind, doing, json=body, project=project)
+        except InUse:
+            if environment.get("server_clustered") or not self._is_half_made(kind, name, project):
+                raise
+            # Nobody goes on with what a run that was killed has begun.
+            with contextlib.suppress(NotFound):
+                self.call("delete", f"{kind}/{name}", doing, project=project)
+            self.call("post", kind, doing, json=body, project=project)
+
+    def _is_half_made(self, kind: str, name: str, project: str) -> bool:
+        """Whether the server has given up on making a pool or a network, or does not get on with it."""
+        for dummy in Deadline(_HALF_MADE).pauses():
+            try:
+                there = self.call("get", f"{kind}/{name}", f"{_ARTICLES[kind]} {name} is half made", project=project)
+            except NotFound:
+                return True
+            if there.get("status", "Created") not in ("Pending", "Errored"):
+                return False
+        return True
 
     def members(self) -> list[str]:
         """The names of the members of the cluster."""

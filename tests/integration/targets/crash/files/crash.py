@@ -168,8 +168,10 @@ class Test:
         """A folder of the host, beside the data directory."""
         path = f"{self.data.path}-crash-folder"
         os.makedirs(path, exist_ok=True)
-        with open(os.path.join(path, "file"), "w", encoding="utf-8") as stream:
-            stream.write("of the host")
+        file = os.path.join(path, "file")
+        if not os.path.exists(file):
+            with open(file, "w", encoding="utf-8") as stream:
+                stream.write("of the host")
         return path
 
     def containers(self) -> int:
@@ -210,6 +212,8 @@ class Test:
     def remove(self) -> None:
         self.note_taps()
         self.reconcile(state="absent")
+        with self.data.lock("ports"):
+            pass  # where its holder was killed, the next one takes the file away
         check(self.processes() == 0, "a process or a container is left over")
         here = set(os.listdir("/sys/class/net"))
         check(not self.taps & here, f"a tap is left over: {self.taps & here}")

@@ -125,7 +125,8 @@ class FakeLxd:
             return None
         name, found = body["name"], self.objects[path]
         pending = found.get(name, {}).get("status") == "Pending"
-        if name in found and not (pending and "target" not in query):
+        clustered = self.server["environment"]["server_clustered"]
+        if name in found and not (pending and clustered and "target" not in query):
             raise InUse(doing, "already exists")
         found[name] = {**body, "status": "Pending" if "target" in query and path != "instances" else "Created"}
         if path == "projects":

@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import client as lxd_client
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import images as lxd_images
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import pools as lxd_pools
@@ -1038,6 +1039,31 @@ class TestNetworks:
         networks.apply(network, [])
         assert lxd.objects["networks"]["mc7"]["status"] == "Created"
         assert networks.drift(network, []) == []
+
+    @pytest.mark.parametrize("status", ["Pending", "Errored"])
+    def test_what_the_server_has_given_up_is_made_anew(self, driver, lxd, network, monkeypatch, status):
+        monkeypatch.setattr(lxd_client, "_HALF_MADE", 0.05)
+        lxd.objects["networks"]["mc7"] = {"status": status, "config": {}}
+        networks = driver.networks()
+        networks.apply(network, [])
+        assert [each for each in lxd.changes if each.endswith("networks/mc7")] == ["delete networks/mc7"]
+        assert lxd.objects["networks"]["mc7"]["status"] == "Created"
+        assert networks.drift(network, []) == []
+
+    def test_what_the_server_is_still_making_is_waited_for(self, driver, lxd, network, monkeypatch):
+        lxd.objects["networks"]["mc7"] = {"status": "Pending", "config": {}}
+        look, asked = lxd._look, []
+
+        def made_by_and_by(path, recursion):
+            if path == "networks/mc7":
+                asked.append(path)
+                if len(asked) > 3:
+                    lxd.objects["networks"]["mc7"]["status"] = "Created"
+            return look(path, recursion)
+
+        monkeypatch.setattr(lxd, "_look", made_by_and_by)
+        driver.networks().apply(network, [])
+        assert not any(each.startswith("delete") for each in lxd.changes)
 
     def test_modes(self, network, data):
         isolated = Network(
