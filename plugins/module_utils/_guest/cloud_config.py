@@ -39,6 +39,8 @@ _FORMS = "#cloud-config, #! (a script), #include, #cloud-boothook, #part-handler
 # mail header in some text, for which cloud-init would take the whole for a MIME message.
 _TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|(?<=mime)-(?=version:)", re.IGNORECASE)
 _BOUNDARY = "===============minicloud-user-data=="
+# Values in one document, each counted as often as aliases name it: no user-data has so many.
+_MOST_VALUES = 200_000
 _YAML_KEY = re.compile(r"(?:---\s*\n)?(?:\s*(?:#.*)?\n)*[A-Za-z_][\w.-]*\s*:(?:\s|$)")
 
 
@@ -65,7 +67,13 @@ def load_yaml(text: str) -> t.Any:
         except (ValueError, RecursionError) as exc:
             raise NotReadable("PyYAML is not installed on this host, and it is not JSON", 0, 0) from exc
     try:
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _check_aliases(node)
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
@@ -73,6 +81,34 @@ def load_yaml(text: str) -> t.Any:
     except (ValueError, RecursionError) as exc:
         # A day that no month has, a number that is none or is without end, lists in lists in lists.
         raise NotReadable(str(exc), 0, 0) from exc
+
+
+def _check_aliases(top: t.Any) -> None:
+    """Raise NotReadable for YAML whose aliases stand for far more than its text, or for what contains itself.
+
+    top -- the node of the whole document. Whoever follows the aliases would never come to an end.
+    """
+    values: dict[int, int] = {}  # by node: with all that is in it; 0 where that is being counted
+    left = [] if top is None else [(top, False)]
+    while left:
+        node, counted = left.pop()
+        parts = node.value if isinstance(node.value, list) else []
+        inner = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        if counted:
+            values[id(node)] = 1 + sum(values[id(each)] for each in inner)
+            if values[id(node)] > _MOST_VALUES:
+                raise NotReadable(f"with its aliases it has more than {_MOST_VALUES} values", *_place(node))
+        elif id(node) not in values:
+            values[id(node)] = 0
+            left.append((node, True))
+            for each in inner:
+                if values.get(id(each)) == 0:
+                    raise NotReadable("it contains itself, by an alias", *_place(each))
+                left.append((each, False))
+
+
+def _place(node: t.Any) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 def have_yaml() -> bool:

@@ -57,11 +57,18 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class Patience(t.NamedTuple):
-    """inactivity -- seconds without a byte; attempts -- in a row that bring nothing; pause -- before the second one"""
+    """How long is waited for a server.
+
+    inactivity -- seconds without a byte; attempts -- in a row that bring nothing; pause -- before the second one
+    span, least -- seconds, and the bytes that have to come in each such time: no line is so slow, and a server that
+    sends a byte now and then would hold a run for ever
+    """
 
     inactivity: float = 30.0
     attempts: int = 4
     pause: float = 0.5
+    span: float = 300.0
+    least: int = 64 << 10
 
 
 PATIENCE = Patience()
@@ -124,7 +131,9 @@ def read_url(
         with contextlib.closing(answer):
             parts = []
             size = 0
-            for data in _body(answer, _length(answer)):
+            for data in _body(answer, _length(answer), url, patience):
+                if deadline and deadline.expired():
+                    raise _late(url, 0, deadline)
                 size += len(data)
                 if size > limit:
                     raise ImageError(
@@ -270,7 +279,7 @@ class Download:
         with contextlib.closing(answer):
             total = self._accept(answer, stream, have)
             done = self._flow.size
-            for data in _body(answer, None if total is None else total - done):
+            for data in _body(answer, None if total is None else total - done, self.url, self._patience):
                 if self._size and self._flow.size + len(data) > self._size:
                     raise self._wrong_size(f"the server sends more than {self._size} bytes")
                 with explained(f"{self.path} could not be written"):
@@ -459,11 +468,21 @@ def _request(url: str, headers: t.Mapping[str, str], inactivity: float) -> tuple
     raise ImageError(f"{shown_url(url)} was not fetched", "the server redirects for ever", "Check the URL.")
 
 
-def _body(answer: t.Any, length: int | None) -> t.Iterator[bytes]:
+def _body(answer: t.Any, length: int | None, url: str, patience: Patience) -> t.Iterator[bytes]:
     """The body as it arrives; length -- what must come, where that is known. A short one is an error."""
     left = length
+    begun, come = time.monotonic(), 0
     while left is None or left > 0:
         data = answer.read1(CHUNK if left is None else min(CHUNK, left))
+        now, come = time.monotonic(), come + len(data)
+        if now - begun > patience.span:
+            if come < patience.least:
+                raise ImageError(
+                    f"{shown_url(url)} was not fetched",
+                    f"the server sent {come} bytes in {now - begun:.0f} seconds",
+                    "Try another server, or later.",
+                )
+            begun, come = now, 0
         if not data:
             if left:
                 raise _Passing(f"the connection was cut {format_size(left)} before the end")

@@ -21,6 +21,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_confi
     canonical,
     fingerprint,
     form,
+    load_yaml,
     to_bytes,
     to_json,
 )
@@ -139,6 +140,36 @@ def test_yaml_that_means_nothing_is_refused(text) -> None:
         CloudConfig(f"#cloud-config\n{text}\n", "cloud_init").check()
     with pytest.raises(InvalidOption, match="meta_data is not valid YAML"):
         Settings(text, "meta_data").check()
+
+
+MERGED = "".join(f"k{n}: &k{n} {{<<: [{', '.join([f'*k{n - 1}'] * 9 if n else [])}], x{n}: 1}}\n" for n in range(9))
+_LISTS = [f"k{n}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]" for n in range(9)]
+ALIASES = "\n".join(["a: &a [x, x, x, x]", *_LISTS, ""])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"{ALIASES}users: *j\n", r"at line 7, .*with its aliases it has more than 200000 values"),
+        ("a: &a [*a]\n", r"at line 2, column 4: it contains itself"),
+        ("a: &a\n  b: {<<: *a}\n", r"it contains itself"),
+        ("a: &a {x: 1}\nb: &b [*a, [*b]]\n", r"at line 3, column 4: it contains itself"),
+        ("? &a {x: *a}\n: 1\n", r"it contains itself"),
+        (MERGED, "more than 200000 values"),
+    ],
+)
+def test_aliases_without_end_are_refused_at_once(text, why) -> None:
+    with pytest.raises(InvalidOption, match=why):
+        CloudConfig(f"#cloud-config\n{text}", "cloud_init").check()
+    with pytest.raises(InvalidOption, match=r"values|contains itself"):
+        Settings(text, "network_config").check()
+
+
+def test_aliases_that_repeat_what_is_small_are_taken() -> None:
+    assert load_yaml("a: &a [1, 2]\nb: [*a, *a, {<<: &m {x: 1}, y: *a}, *m]\nc: *a\n") == {
+        "a": [1, 2], "b": [[1, 2], [1, 2], {"x": 1, "y": [1, 2]}, {"x": 1}], "c": [1, 2],
+    }  # fmt: skip
+    assert load_yaml("") is None
 
 
 def test_messages_in_messages_in_messages_are_refused() -> None:

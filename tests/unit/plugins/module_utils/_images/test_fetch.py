@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import subprocess
+import time
 
 import pytest
 
@@ -234,6 +235,28 @@ def test_a_slow_body_may_take_longer_than_the_patience(server, tmp_path):
     job = Fetch(server, tmp_path)
     job.run()
     assert job.flow.size == 500_000
+
+
+def test_a_server_that_sends_next_to_nothing_is_given_up(server, tmp_path):
+    server.rate = 1_000_000
+    patience = QUICK._replace(span=0.1, least=1 << 30)
+    begun = time.monotonic()
+    with pytest.raises(ImageError, match=r"the server sent \d+ bytes in \d+ seconds"):
+        Fetch(server, tmp_path, patience=patience).run()
+    with pytest.raises(ImageError, match=r"the server sent \d+ bytes in \d+ seconds"):
+        fetch.read_url(f"{server.url}/disk.img", patience=patience)
+    assert time.monotonic() - begun < 30
+    # What is slow and comes is waited for.
+    server.files["/disk.img"] = BODY[:500_000]
+    job = Fetch(server, tmp_path, patience=patience._replace(least=10))
+    job.run()
+    assert job.flow.size == 500_000
+
+
+def test_the_deadline_ends_a_small_file_as_well(server):
+    server.rate = 1_000_000
+    with pytest.raises(ImageError, match=r"within 0\.2 seconds"):
+        fetch.read_url(f"{server.url}/disk.img", patience=QUICK, deadline=Deadline(0.2))
 
 
 def test_the_deadline_ends_it_and_keeps_what_came(server, tmp_path):
