@@ -17,6 +17,7 @@ import os
 import random
 import typing as t
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.service import Service
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Member, Networks
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
@@ -29,7 +30,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     firewall,
     leases,
     links,
-    resolved,
     subnets,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import NUMBER, TEXT, Nic, PortForward, RecordKind
@@ -143,7 +143,7 @@ class HostNetworks(Networks):
             return found
         found = list(self._link_drift(network, members))
         found += self._firewall_drift(network, members)
-        found += self._server_drift(network, members)
+        found += self._service(network).drift(members, self._notes(network), self._index(network))
         return found
 
     def problems(self, network: Network) -> list[str]:
@@ -194,8 +194,10 @@ class HostNetworks(Networks):
             self._apply_link(network, members)
         if self._firewall_drift(network, members):
             self._apply_firewall(network, members, notes)
-        if self._server_drift(network, members):
-            self._apply_server(network, members, notes)
+        service = self._service(network)
+        if service.drift(members, self._notes(network), self._index(network)):
+            self._note(network, {**notes, **service.apply(members, notes, self._index(network))})
+            self.runtime.report.step("served")
 
     def remove(self, network: Network) -> None:
         self._forget()
@@ -206,7 +208,7 @@ class HostNetworks(Networks):
             remove_path(self._notes_path(network))
             self._forget()
             return
-        self._server(network).remove()
+        self._service(network).remove()
         self.runtime.report.step("no_dnsmasq")
         links_there = self._look_links()
         if network.interface in links_there:
@@ -444,70 +446,15 @@ class HostNetworks(Networks):
             ports.apply(guests, self._look_ruleset(), self._look_docker)
             self._ruleset = self._docker = None
 
-    # DHCP and DNS
+    # Addresses and names
 
-    def _server(self, network: Network) -> dhcp.Server:
-        return dhcp.Server(self.runtime, self.scope.networks.directory(network.name), network.interface)
+    def _service(self, network: Network) -> Service:
+        return Service(self.runtime, self.scope.networks.directory(network.name), network)
 
-    def _served(self, network: Network) -> dhcp.Served:
-        subnet = subnets.parse_subnet(network.subnet)
-        first, dummy, last = network.dhcp_range.partition("-")
-        return dhcp.Served(
-            interface=network.interface,
-            gateway=subnets.gateway(subnet),
-            netmask=str(subnet.netmask),
-            first=first,
-            last=last,
-            domain=network.domain,
-            subnet6=network.subnet6,
-            mtu=network.mtu,
-            upstream=network.mode == "nat",
-        )
-
-    def _texts(self, network: Network, members: t.Sequence[Member]) -> tuple[str, str, str]:
-        known = [
-            dhcp.Reservation(member.name, member.mac, next((each for each in member.addresses if ":" not in each), ""))
-            for member in members
-        ]
-        return (dhcp.config_text(self._served(network)), *dhcp.hosts_texts(network.domain, known))
-
-    def _server_drift(self, network: Network, members: t.Sequence[Member]) -> list[str]:
-        notes = self._notes(network)
-        config, dhcp_hosts, dns_hosts = self._texts(network, members)
-        if not self._server(network).pid():
-            return ["The server of addresses and names (dnsmasq) does not run."]
-        found = []
+    def _index(self, network: Network) -> int:
+        """The number that the kernel has for the bridge, 0 where there is none."""
         bridge = self._look_links().get(network.interface)
-        if notes.get("config") != firewall.digest(config) or bridge is None or notes.get("ifindex") != bridge.number:
-            found.append("The server of addresses and names (dnsmasq) runs with other settings.")
-        if notes.get("hosts") != firewall.digest(dhcp_hosts + dns_hosts):
-            found.append("The server of addresses and names (dnsmasq) does not know the network's instances.")
-        return found
-
-    def _apply_server(self, network: Network, members: t.Sequence[Member], notes: dict[str, t.Any]) -> None:
-        server = self._server(network)
-        config, dhcp_hosts, dns_hosts = self._texts(network, members)
-        index = self._look_links()[network.interface].number
-        runs = server.pid() and notes.get("config") == firewall.digest(config) and notes.get("ifindex") == index
-        owners = {member.addresses[0]: member.mac.lower() for member in members if member.addresses}
-        server.write_hosts(dhcp_hosts, dns_hosts)
-        self.runtime.report.step("hosts")
-        if runs:
-            server.reload()
-            gateway = self._served(network).gateway
-            for lease in leases.read_leases(self.scope.networks.directory(network.name)):
-                # An address that is kept for somebody now is not held back for whoever had it before.
-                if owners.get(lease.address, lease.mac) != lease.mac:
-                    server.release(gateway, lease.address, lease.mac)
-        else:
-            server.stop()
-            server.forget_offline(lambda mac, address: owners.get(address, mac) == mac)
-            server.start(self._served(network))
-        notes.update(config=firewall.digest(config), hosts=firewall.digest(dhcp_hosts + dns_hosts), ifindex=index)
-        if not resolved.announce(self.runtime, network.interface, self._served(network).gateway, network.domain):
-            self.runtime.report.warn(f"systemd-resolved was not told of the names of the network {network.name}.")
-        self._note(network, notes)
-        self.runtime.report.step("served")
+        return bridge.number if bridge else 0
 
     # Notes
 
