@@ -22,19 +22,9 @@ import time
 import typing as t
 
 import dev
+import drivers
 
 HERE = os.path.join(dev.BUILD, "demo")
-# What has to be there, by driver; the role minicloud.local.host installs it.
-BASE = ("ssh", "setpriv", "setsid", "mmdebstrap", "mke2fs", "newuidmap")
-QEMU = ("qemu-system-x86_64", "qemu-img")
-PROGRAMS: dict[str, tuple[str, ...]] = {
-    "qemu": (*BASE, *QEMU),
-    "libvirt": (*BASE, *QEMU, "libvirtd", "virtlogd", "dnsmasq"),
-    "lxd": (*BASE, "lxd", "mkfs.btrfs", "dnsmasq"),
-    "incus": (*BASE, "incusd", "mkfs.btrfs", "dnsmasq"),
-}
-# The clients of servers, by driver.
-CLIENTS = {"lxd": "lxc", "incus": "incus"}
 # The project and the storage pool that these drivers make.
 PROJECT = "minicloud"
 # What an ansible-core needs of Python.
@@ -112,7 +102,7 @@ class Demo:
         self.made = not os.path.exists(self.data_dir) or any(
             state["data_dir"] == self.data_dir and state["made"] for state in states().values()
         )
-        if self.driver in CLIENTS:
+        if drivers.product(self.driver):
             before = states().get(self.driver, {}).get("made_project", False)
             self.made_project = before or not self.client("project", "show", PROJECT)
         with open(os.path.join(HERE, f"{self.driver}.json"), "w", encoding="utf-8") as file:
@@ -143,7 +133,7 @@ class Demo:
     def down(self) -> None:
         """Remove the instance and its image."""
         self.play("demo_clean", self.variables())
-        if self.driver in CLIENTS:
+        if drivers.product(self.driver):
             self.remove_from_server()
         self.remove_data_dir()
         for name in (f"{self.driver}.json", f"{self.driver}.minicloud.yml"):
@@ -171,7 +161,7 @@ class Demo:
 
     def client(self, *args: str) -> str:
         """What the client of the driver's server says; nothing where it fails."""
-        name = CLIENTS[self.driver]
+        name = str(drivers.product(self.driver).get("client"))
         with contextlib.suppress(OSError):
             argv = [program(name) or name, *args]
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -233,7 +223,8 @@ class Demo:
         argv = [os.path.join(self.bin, "ansible-playbook"), f"minicloud.local.{name}"]
         argv += ["-e", json.dumps(variables)] if variables else []
         argv += ["-i", inventory] if inventory else []
-        lacks = any(not program(each) for each in PROGRAMS[self.driver])
+        wanted = [each for part in ("base", self.driver, "image_builder") for each in drivers.programs(part)]
+        lacks = not all(map(program, wanted))
         if name == "demo" and lacks and os.geteuid() != 0 and needs_password():
             dev.say("Packages must be installed; sudo will ask for your password.")
             argv.append("--ask-become-pass")
@@ -256,7 +247,7 @@ class Demo:
 def states() -> dict[str, dict[str, t.Any]]:
     """The demos that there are, by driver, each as the arguments of Demo."""
     found = {}
-    for driver in PROGRAMS:
+    for driver in drivers.names():
         with contextlib.suppress(OSError, ValueError), open(os.path.join(HERE, f"{driver}.json")) as file:
             found[driver] = json.load(file)
     return found
@@ -306,7 +297,7 @@ def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["up", "down"])
-    parser.add_argument("--driver", default="qemu", choices=list(PROGRAMS))
+    parser.add_argument("--driver", default="qemu", choices=drivers.names())
     parser.add_argument("--image", default="bootstrap:bookworm")
     parser.add_argument("--name", default="demo")
     parser.add_argument("--data-dir", default="")

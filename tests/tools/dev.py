@@ -31,6 +31,7 @@ import time
 import typing as t
 
 import backports
+import drivers
 import hypervisors
 import pictures
 
@@ -431,21 +432,28 @@ runpy.run_module("pip", run_name="__main__")
 """
 
 
-# Why there is no Incus here, if there is none.
-WITHOUT_INCUS: list[str] = []
+# Why the server of a driver is not here, by driver.
+WITHOUT: dict[str, str] = {}
 
 
-def install_incus() -> None:
-    """Install Incus. Where it cannot be had, its tests are left out, and the closing table says so."""
-    if hypervisors.incus_is_there():
-        return
-    say("==> installing incus-base ...")
-    prefix = [] if os.geteuid() == 0 else ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
-    with lock("apt"):
-        try:
-            backports.install(["incus-base"], prefix)
-        except backports.NotToBeHad as exc:
-            WITHOUT_INCUS.append(f"Incus cannot be had here: {exc}")
+def install_servers() -> None:
+    """Install servers that distributions do not have in each release.
+
+    Where one cannot be had, its tests are left out, and the closing table says so.
+    """
+    for driver in drivers.names():
+        product = drivers.product(driver)
+        if not product or hypervisors.is_installed(product):
+            continue
+        program = product["programs"][0]
+        wanted = drivers.packages(driver, program)
+        say(f"==> installing {' '.join(wanted)} ...")
+        prefix = [] if os.geteuid() == 0 else ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
+        with lock("apt"):
+            try:
+                backports.install(wanted, prefix)
+            except backports.NotToBeHad as exc:
+                WITHOUT[driver] = f"{product['name']} cannot be had here: {exc}"
 
 
 def install_packages() -> None:
@@ -835,7 +843,7 @@ def docs(tools: Tools, _cores: t.Sequence[str]) -> None:
 def integration(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str] = ()) -> None:
     """The targets of tests/integration, on this machine and its real hypervisors."""
     install_packages()
-    install_incus()
+    install_servers()
     with ready_hypervisors():
         side_by_side(integration_jobs(tools, cores, only))
     close("integration")
@@ -847,9 +855,11 @@ def integration_jobs(tools: Tools, cores: t.Sequence[str], only: t.Sequence[str]
     known = [*TARGETS_ON_DAEMONS, *OTHER_TARGETS]
     known += [name for name in found if name not in known]
     variables: dict[str, t.Any] = dict(integration_variables())
-    if not hypervisors.incus_answers():
-        record("integration conformance with incus", None, 0, WITHOUT_INCUS[0] if WITHOUT_INCUS else "it does not run")
-        variables["conformance_without"] = ["incus"]
+    for driver in drivers.names():
+        product = drivers.product(driver)
+        if product and not hypervisors.server_answers(product):
+            record(f"integration conformance with {driver}", None, 0, WITHOUT.get(driver, "it does not run"))
+            variables.setdefault("conformance_without", []).append(driver)
 
     def job(core: str, name: str) -> Job:
         return Job(lambda lane: target(tools, core, name, lane, variables), name in TARGETS_ON_DAEMONS)
@@ -1003,7 +1013,7 @@ def install(tools: Tools, cores: t.Sequence[str]) -> None:
     for name in [*(f"ansible-{core}" for core in cores), "lint", "unit"]:
         say(f"{name}: {os.path.relpath(tools.venv(name), ROOT)}")
     install_packages()
-    install_incus()
+    install_servers()
     say(f"collections path: {os.path.relpath(stage(), ROOT)}")
 
 

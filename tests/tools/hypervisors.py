@@ -11,6 +11,7 @@ where systemd runs the machine, else by hand. Their packages must be installed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import shutil
@@ -18,6 +19,8 @@ import signal
 import stat
 import subprocess
 import typing as t
+
+import drivers
 
 KVM = "/dev/kvm"
 # Where programs are looked for.
@@ -34,18 +37,14 @@ class NotReady(Exception):
 
 @contextlib.contextmanager
 def running(logs: str, say: t.Callable[[str], None]) -> t.Iterator[None]:
-    """Have the daemons of all drivers run meanwhile, that of Incus where it is there.
+    """Have the daemons of all drivers run meanwhile, as far as they are installed.
 
     logs -- a directory for what daemons of ours say; say -- tells the user what is started
     """
     os.makedirs(logs, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        for name, service, answers, by_hand in (
-            ("libvirt", "libvirtd", libvirt_answers, libvirt),
-            ("LXD", "lxd", lxd_answers, lxd),
-            ("Incus", "incus", incus_answers, incus),
-        ):
-            if answers() or (name == "Incus" and not incus_is_there()):
+        for name, service, answers, by_hand in daemons():
+            if answers():
                 continue
             if os.geteuid() != 0:
                 say(f"{name} does not run, or not for this user: its tests will fail. As root it would be started.")
@@ -57,26 +56,41 @@ def running(logs: str, say: t.Callable[[str], None]) -> t.Iterator[None]:
         yield
 
 
+class Daemon(t.NamedTuple):
+    """The daemon of a driver: its name, that of its service, whether it can be used, and a way to start it by hand."""
+
+    name: str
+    service: str
+    answers: t.Callable[[], bool]
+    by_hand: t.Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def daemons() -> list[Daemon]:
+    """Those that are installed: libvirt's, and the servers of LXD's kind."""
+    found = [Daemon("libvirt", "libvirtd", libvirt_answers, libvirt)]
+    for driver in drivers.names():
+        product = drivers.product(driver)
+        if product and is_installed(product):
+            by_hand = functools.partial(server, product["programs"][0])
+            found.append(Daemon(product["name"], driver, functools.partial(server_answers, product), by_hand))
+    return found
+
+
 def libvirt_answers() -> bool:
     """Whether libvirt can be used."""
     return succeeds(["virsh", "-q", "-c", "qemu:///system", "uri"])
 
 
-def lxd_answers() -> bool:
-    """Whether LXD can be used. Its own client waits for a daemon that does not run; this does not."""
-    place = os.environ.get("LXD_DIR", "/var/lib/lxd")
-    return os.path.exists(os.path.join(place, "unix.socket")) and succeeds(["lxc", "query", "/1.0"])
+def server_answers(product: t.Mapping[str, t.Any]) -> bool:
+    """Whether a server of LXD's kind can be used. Its own client waits for one that does not run; this does not."""
+    places = [os.environ.get(product["variable"]), *product["directories"]]
+    there = any(place and os.path.exists(os.path.join(place, "unix.socket")) for place in places)
+    return there and succeeds([product["client"], "query", "/1.0"])
 
 
-def incus_answers() -> bool:
-    """Whether Incus can be used."""
-    place = os.environ.get("INCUS_DIR", "/var/lib/incus")
-    return os.path.exists(os.path.join(place, "unix.socket")) and succeeds(["incus", "query", "/1.0"])
-
-
-def incus_is_there() -> bool:
-    """Whether Incus is installed: not every release of a distribution has it."""
-    return shutil.which("incusd", path=DIRECTORIES) is not None
+def is_installed(product: t.Mapping[str, t.Any]) -> bool:
+    """Whether such a server is installed: not every release of a distribution has each."""
+    return shutil.which(product["programs"][0], path=DIRECTORIES) is not None
 
 
 def succeeds(argv: t.Sequence[str]) -> bool:
@@ -132,19 +146,9 @@ def kvm_for_all() -> t.Iterator[None]:
         os.chmod(KVM, before)
 
 
-def lxd(logs: str) -> contextlib.AbstractContextManager[None]:
-    """LXD."""
-    return server("lxd", logs)
-
-
-def incus(logs: str) -> contextlib.AbstractContextManager[None]:
-    """Incus."""
-    return server("incusd", logs)
-
-
 @contextlib.contextmanager
 def server(name: str, logs: str) -> t.Iterator[None]:
-    """LXD or Incus. Its own shutdown ends its containers and networks too. name -- of its program"""
+    """A server of LXD's kind. Its own shutdown ends its containers and networks too. name -- of its program"""
     argv = [program(name), "--group", "root", "--logfile", os.path.join(logs, f"{name}.log")]
     with open(os.path.join(logs, f"{name}.out"), "wb") as out:
         process = subprocess.Popen(
