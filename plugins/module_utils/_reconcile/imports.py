@@ -16,6 +16,7 @@ import os
 import typing as t
 from dataclasses import replace
 
+from ansible_collections.minicloud.local.plugins.module_utils._arguments import MOUNT
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images.origin import Brought, Origin
@@ -41,6 +42,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish im
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
+
+_MOUNT_TYPES = MOUNT["type"]["choices"]
 
 
 def origin_of(source: Exported | Multipass, runtime: Runtime) -> Origin:
@@ -197,7 +200,12 @@ class Arrival:
             if self.driver.host.here and not os.path.isdir(mount.source):
                 self._warn(f"its mount of {mount.source} is left out: there is no such folder on this host")
                 continue
-            kept.append(Mount(mount.source, mount.target, mount.type, mount.uid_map, mount.gid_map, mount.read_only))
+            native = self.driver.about.can("native_mounts", self.found.instance_type)
+            if mount.type != "copy" and not (native or "classic" in _MOUNT_TYPES):
+                self._warn(f"its mount of {mount.source} is left out: the driver {self.driver.name} has no such mounts")
+                continue
+            kind = mount.type if mount.type in _MOUNT_TYPES and (native or mount.type != "native") else "auto"
+            kept.append(Mount(mount.source, mount.target, kind, mount.uid_map, mount.gid_map, mount.read_only))
         return kept or None
 
     def take_in(self, instance: Instance, brought: Brought) -> Instance:
