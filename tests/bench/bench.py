@@ -26,6 +26,7 @@ import time
 import traceback
 import typing as t
 
+import clones
 import nets
 import peers
 from frame import (
@@ -515,6 +516,7 @@ SECTIONS: dict[str, t.Callable[[Bench], list[Row]]] = {
     "inventory": inventory,
     "fetch": fetch,
     "index": index,
+    "clones": clones.clones,
     "networks": nets.networks,
     "libvirt": peers.libvirt,
     "lxd": peers.lxd,

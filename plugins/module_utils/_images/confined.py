@@ -503,6 +503,17 @@ def refuse_other_files(path: str, what: str, backing: bool = False) -> None:
         raise foreign(what, "it keeps its data in another file, which it names")
 
 
+def virtual_size(path: str, what: str) -> int:
+    """Bytes of the disk in a qcow2 file that has its data in itself, by its header. Else ImageError"""
+    refuse_other_files(path, what, backing=True)
+    with explained(f"{path} could not be read"), open(path, "rb") as stream:
+        head = stream.read(32)
+    (size,) = struct.unpack(">Q", head[24:32])
+    if not 0 < size <= LARGEST:
+        raise damaged(what, f"its disk has {size} bytes, and a disk has at most {LARGEST >> 40} TiB")
+    return int(size)
+
+
 def damaged(what: str, why: str) -> ImageError:
     return ImageError(
         f"{what} is damaged", why, "Fetch or copy it anew, and compare its checksum with the publisher's."

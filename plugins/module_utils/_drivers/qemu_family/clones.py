@@ -32,7 +32,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.snapshots import FamilySnapshots
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
-from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg
+from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg, virtual_size
 from ansible_collections.minicloud.local.plugins.module_utils._model import FULL, LINKED, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
@@ -67,9 +67,9 @@ class FamilyClones(Clones):
 
         def make_disk(disk: str) -> None:
             self._share(theirs, ours, stack, layer)
-            tool = QemuImg(self.runtime, f"the disk of {instance.name}")
-            size = int(tool.info(ours.chain(layer))["virtual-size"])
-            tool.overlay(disk, ours.path(layer), max(size, instance.disk))
+            what = f"the disk of {instance.name}"
+            size = max(virtual_size(ours.path(layer), what), instance.disk)
+            QemuImg(self.runtime, what).overlay(disk, ours.path(layer), size)
             self.runtime.report.step("clone_disk")
             self._copy_nvram(instance, parent, snapshot)
 

@@ -37,7 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.nvram import copy_sparse, fetch_nvram
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
-from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg
+from ansible_collections.minicloud.local.plugins.module_utils._images.confined import QemuImg, virtual_size
 from ansible_collections.minicloud.local.plugins.module_utils._model import STOPPED, Instance
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
@@ -80,7 +80,7 @@ class FamilySnapshots(Snapshots):
         """Have all that is on the disk of a stopped instance be in a layer, and return which; no snapshot needs it."""
         layers = Layers(self.look, instance)
         stack = layers.recover()
-        size = int(self._tool(instance).info(layers.chain(DISK, stack))["virtual-size"])
+        size = virtual_size(layers.path(DISK), f"the disk of {instance.name}")
         if stack.disk != IMAGE and self._is_blank(layers, stack.disk, size):
             return stack.disk
         layer = str(uuid.uuid4())
