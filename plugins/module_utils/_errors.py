@@ -11,6 +11,19 @@ from __future__ import annotations
 import typing as t
 
 
+def shown(text: str) -> str:
+    """A text for people, in which a guest or a server may have had a say: nothing in it that a terminal would obey.
+
+    What was no text, and was decoded to half of a surrogate pair, is left for whoever writes it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" or "\ud800" <= each <= "\udfff" else " " if each.isspace() else "?"
+        for each in text
+    )
+
+
 class MinicloudError(Exception):
     """The root of all errors that the collection raises on purpose.
 
@@ -38,7 +51,7 @@ class MinicloudError(Exception):
             text = f"{text}: {self.why.strip()}"
         if not text.endswith((".", "!", "?")):
             text += "."
-        return f"{text} {self.hint}" if self.hint else text
+        return shown(f"{text} {self.hint}" if self.hint else text)
 
 
 class InvalidOption(MinicloudError):

@@ -16,7 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError, shown
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._options import check_options, normal_options
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Reporter, Runner, Runtime
@@ -76,7 +76,7 @@ class ActivityReporter(Reporter):
         self._write(f"warning: {text}")
 
     def _write(self, text: str) -> None:
-        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} [{os.getpid()}] {self._subject}: {text}\n"
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} [{os.getpid()}] {self._subject}: {shown(text)}\n"
         try:
             if os.path.getsize(self._path) > _ACTIVITY_LIMIT:
                 os.rename(self._path, f"{self._path}.1")

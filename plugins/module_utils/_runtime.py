@@ -20,6 +20,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CommandFailed,
     MissingRequirement,
     NoSpace,
+    shown,
 )
 
 # What a command gets that nobody knows better of: seconds, and bytes of output. Long ones are those that work on whole
@@ -83,6 +84,7 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         """Something that the user should know although the work goes on."""
+        text = shown(text)
         if text not in self.warnings:
             self.warnings.append(text)
 

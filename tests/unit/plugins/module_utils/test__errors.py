@@ -19,6 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     LaunchError,
     MinicloudError,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Reporter
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,21 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 def test_text_is_made_of_sentences(parts, text):
     assert str(MinicloudError(*parts)) == text
+
+
+HOSTILE = "a\x1b[2Jb\x9bm\x07c\u202ed\te\u00a0f\r\ng"
+TAMED = "a?[2Jb?m?c?d e f \ng."
+
+
+def test_nothing_that_a_terminal_would_obey_is_said():
+    assert str(MinicloudError(HOSTILE)) == TAMED
+    assert (
+        str(MinicloudError("the server failed", HOSTILE, "grüße, 世界 🐧"))
+        == f"the server failed: {TAMED} grüße, 世界 🐧"
+    )
+    reporter = Reporter()
+    reporter.warn(HOSTILE)
+    assert reporter.warnings == [TAMED[:-1]]
 
 
 def test_parts_and_facts_are_kept():
