@@ -129,8 +129,10 @@ class Attachment:
                 network = self.scope.networks.read(name)
                 if network is None or networks is None or not networks.is_up(network):
                     continue
-                instances = [each for each in self.scope.instances()[0] if each.phase != "removing"]
-                if network.on_demand and not users_of(network, instances):
+                instances, broken = self.scope.instances()
+                instances = [each for each in instances if each.phase != "removing"]
+                # An instance whose record cannot be read may be on it.
+                if network.on_demand and not broken and not users_of(network, instances):
                     networks.remove(network)
                 else:
                     networks.apply(network, members_of(network, instances))

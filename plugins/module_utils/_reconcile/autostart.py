@@ -49,10 +49,15 @@ def kept_unit(runtime: Runtime, data: DataDirectory) -> t.Iterator[None]:
         yield
     finally:
         with data.lock("autostart", Deadline(60), runtime.report):
-            records: list[Starting] = []
-            for scope in data.scopes():
-                records += [*_networks(scope), *_instances(scope)]
-            unit.finish(any(map(needs_unit, records)))
+            unit.finish(any(map(_scope_needs_unit, data.scopes())))
+
+
+def _scope_needs_unit(scope: Scope) -> bool:
+    """Whether anything in a scope needs the unit; what has a record that cannot be read may well need it."""
+    for found, broken in (scope.networks.all(), scope.instances()):
+        if broken or any(map(needs_unit, found)):
+            return True
+    return False
 
 
 def warn_of_obstacle(record: Starting | None, runtime: Runtime, data: DataDirectory) -> None:

@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InvalidOption,
     MinicloudError,
     NotSupported,
+    RecordError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
@@ -281,13 +282,25 @@ class _Task:
     def look(self) -> tuple[Network | None, NetworkPlan]:
         """The record of the network, and the plan that follows from what is there."""
         current = self.scope.networks.read(self.wish.name)
-        instances = self.scope.instances()[0] if current else []
+        instances = self._instances() if current else []
         self.drift = []
         plan = plan_network(self.wish, current, (), users_of(current, instances) if current else ())
         if current and current.phase == "ready" and not plan.steps and self.wish.state != ABSENT:
             self.drift = self.networks.drift(current, members_of(current, instances))
             plan = plan_network(self.wish, current, self.drift, ())
         return current, plan
+
+    def _instances(self) -> list[Instance]:
+        """The instances that may be on the network. RecordError where it is to go, and one cannot be read."""
+        instances, broken = self.scope.instances()
+        if broken and self.wish.state == ABSENT:
+            raise RecordError(
+                f"it cannot be known which instances are on the network {self.wish.name}",
+                str(broken[0]),
+                "Repair that first; the network was not removed.",
+                **broken[0].facts,
+            )
+        return instances
 
     def problems(self, network: Network, check_mode: bool) -> list[str]:
         """What keeps it from working although it is as it should be."""
