@@ -57,6 +57,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._hostnet import (
     uplink,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import (
+    archive,
     bootstrap,
     checksum,
     clean,
@@ -65,6 +66,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._images import (
     hosts,
     lxd_metadata,
     manifest,
+    multipass,
+    ova,
     simplestreams,
     source,
 )
@@ -560,6 +563,29 @@ class Files:
         if found.format == "qcow2":
             confined.refuse_other_files(self.path, "x")
 
+    def exported(self, content: bytes) -> None:
+        """A file that an instance was exported to: nothing in it says where anything goes."""
+        work = os.path.join(self.scratch, "members")
+        shutil.rmtree(work, ignore_errors=True)
+        reading = archive.Reading(Runtime(None, Reporter()), self.put(content, "x.minicloud"))  # type: ignore[arg-type]
+        try:
+            reading.extract(work)
+        finally:
+            found = os.listdir(work) if os.path.isdir(work) else []
+            assert all(name.startswith("member-") for name in found)
+        assert set(reading.sums) == {archive.MANIFEST, *(name for name, dummy in reading.manifest.files)}
+
+    def multipass(self, value: t.Any) -> None:
+        """What Multipass knows of an instance, which is beside a disk that it has not."""
+        top = os.path.join(self.scratch, "multipass")
+        os.makedirs(os.path.join(top, "vault", "instances", "web"), exist_ok=True)
+        for name in ("vault/instances/web/disk.img", "vault/multipassd-instance-image-records.json"):
+            with open(os.path.join(top, name), "w", encoding="ascii") as stream:
+                stream.write('{"web": {"image": {"path": "/x/disk.img"}, "query": {}}}')
+        self.put(as_json(value), "multipass/multipassd-vm-instances.json")
+        found = multipass.MultipassOrigin(Runtime(None, Reporter()), "web", top).describe()  # type: ignore[arg-type]
+        assert found.cpus >= 0 and found.memory >= 0 and found.disk >= 0
+
     def console(self, content: bytes) -> None:
         self.put(content)
         lines = console.tail(self.path)
@@ -605,9 +631,62 @@ LEASES = (
 )
 
 
+def exported_archive() -> bytes:
+    """What an instance was exported to, with disks that are none."""
+    base = _model.Instance(
+        "web", "1" * 8 + "-1111" * 3 + "-" + "1" * 12, "qemu", "qemu", "", "x86_64", 1, 1 << 28, 1 << 32
+    )
+    contents = [("base.qcow2", b"x" * 600), ("disk.qcow2", b"y" * 700)]
+    pieces = [archive.Piece(name, len(data), lambda data=data: [data]) for name, data in contents]  # type: ignore[misc]
+    target = io.BytesIO()
+    packer = archive.Packer(Runtime(None, Reporter()), target, "none")  # type: ignore[arg-type]
+    listed = archive.Manifest(base, [(name, len(data)) for name, data in contents])
+    archive.write_archive(packer, listed.to_bytes(), pieces, 0, Runtime(None, Reporter()))  # type: ignore[arg-type]
+    return target.getvalue()
+
+
+def machine_of(content: t.Any) -> None:
+    found = ova.parse_ovf(content if isinstance(content, bytes) else str(content).encode(errors="replace"), "x")
+    assert found.disk and 0 <= found.cpus <= _model.MAX_CPUS
+    assert 0 <= found.memory <= _model.MAX_SIZE and 0 <= found.capacity <= _model.MAX_SIZE
+
+
+OVF = b"""<?xml version="1.0"?><Envelope xmlns:ovf="o" xmlns:rasd="r">
+<References><File ovf:id="f" ovf:href="d.vmdk"/></References>
+<DiskSection>
+<Disk ovf:diskId="d" ovf:fileRef="f" ovf:capacity="4" ovf:capacityAllocationUnits="byte * 2^20"/></DiskSection>
+<VirtualSystem ovf:id="vm"><Name>vm</Name><VirtualHardwareSection>
+<Item><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+<Item><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>256</rasd:VirtualQuantity></Item>
+</VirtualHardwareSection></VirtualSystem></Envelope>"""
+MULTIPASS = {
+    "web": {
+        "num_cores": 1,
+        "mem_size": "1073741824",
+        "disk_space": "5368709120",
+        "ssh_username": "ubuntu",
+        "state": 1,
+        "deleted": False,
+        "metadata": {"machine_type": "pc-i440fx-8.0"},
+        "mac_addr": "52:54:00:6d:70:01",
+        "extra_interfaces": [{"id": "br0", "mac_address": "52:54:00:6d:70:02", "auto_mode": True}],
+        "mounts": [
+            {
+                "source_path": "/srv",
+                "target_path": "/mnt",
+                "uid_mappings": [{"host_uid": 1000, "instance_uid": -1}],
+                "gid_mappings": [],
+                "mount_type": 0,
+            }
+        ],
+    }
+}
+
+
 def image_surfaces(files: Files) -> list[Surface]:
-    archive = container_archive()
-    packed = [gzip.compress(archive), bz2.compress(archive), lzma.compress(archive)]
+    root = container_archive()
+    packed = [gzip.compress(root), bz2.compress(root), lzma.compress(root)]
+    exported = exported_archive()
     streams = sample_of("_images", "samples", "images-products.json")
     listed = {
         "Debian": {
@@ -620,7 +699,11 @@ def image_surfaces(files: Files) -> list[Surface]:
     sums = "\n".join([f"{'ab' * 32} *x.img", f"SHA256 (y.img) = {'cd' * 32}", "ef" * 32])
     return [
         Surface("disk images", disk_heads(), files.disk, share=0.5),
-        Surface("archives of containers", [archive], root_of),
+        Surface("archives of containers", [root], root_of),
+        Surface("exported instances", [exported], files.exported),
+        Surface("packed exported instances", [gzip.compress(exported)], files.exported, share=0.3),
+        Surface("descriptions of OVA", [OVF], machine_of),
+        Surface("instances of Multipass", [MULTIPASS], files.multipass),
         Surface("packed archives", packed, root_of, share=0.5),
         Surface("metadata of containers", [METADATA], described, share=0.5),
         Surface("lists of products", [streams], listed_products(simplestreams), (ValueError,), share=0.5),

@@ -425,6 +425,7 @@ class Reading:
         self._work = ""
         self._fed = self._out = 0
         self._stated: dict[str, str] | None = None
+        self._targets: list[Sparse] = []
         self._packed = False
         self.manifest: Manifest | None = None
         self.sums: dict[str, str] = {}
@@ -484,10 +485,12 @@ class Reading:
                 unpacker.finish()
             self._reader.close()
             self.whole = digest.hexdigest()
-        except BaseException:
+        finally:
             with contextlib.suppress(Exception):
                 unpacker.abandon()
-            raise
+            for target in self._targets:
+                with contextlib.suppress(OSError, ValueError):
+                    target.close()
 
     def write(self, data: bytes) -> None:
         """The next bytes, decompressed."""
@@ -526,7 +529,8 @@ class Reading:
         if not (name.endswith(".qcow2") or name in (FIRMWARE, ROOT)):
             return _Nowhere()
         self.written[name] = os.path.join(self._work, f"member-{len(self.written)}")
-        return Sparse(self.written[name], size, lambda: self._fed)
+        self._targets.append(Sparse(self.written[name], size, lambda: self._fed))
+        return self._targets[-1]
 
     def _keep_manifest(self, content: bytes) -> None:
         self.manifest = parse_manifest(content, self._path)

@@ -254,6 +254,7 @@ class OvaOrigin(Origin):
         self._work = ""
         self._disk = ""
         self._fed = 0
+        self._target: Sparse | None = None
         self._sums: dict[str, dict[str, str]] = {}
         self._stated: list[tuple[str, str, str]] = []
 
@@ -278,14 +279,19 @@ class OvaOrigin(Origin):
         self._work, self._disk, self._fed = work, "", 0
         self._machine, self._sums, self._stated = None, {}, []
         reader = tar.Reader(self.path, self._begin)
-        with open_regular(self.path) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            for data in iter(lambda: stream.read(CHUNK), b""):
-                self._fed += len(data)
-                if work:
-                    self.runtime.report.progress(os.path.basename(self.path), self._fed, size)
-                reader.write(data)
-        reader.close()
+        try:
+            with open_regular(self.path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                for data in iter(lambda: stream.read(CHUNK), b""):
+                    self._fed += len(data)
+                    if work:
+                        self.runtime.report.progress(os.path.basename(self.path), self._fed, size)
+                    reader.write(data)
+            reader.close()
+        finally:
+            if self._target:
+                with contextlib.suppress(OSError, ValueError):
+                    self._target.close()
 
     def _begin(self, name: str, size: int) -> tar.Member:
         if name in self._sums:
@@ -308,7 +314,7 @@ class OvaOrigin(Origin):
             if size > LARGEST:
                 raise ImageError(f"{self.path} is refused", f"its disk has {size} bytes")
             self._disk = os.path.join(self._work, "disk")
-            kept = Sparse(self._disk, size, lambda: self._fed)
+            kept = self._target = Sparse(self._disk, size, lambda: self._fed)
         else:
             kept = _Nothing()
         return _Member(kept, lambda sums: self._sums.update({name: sums}))

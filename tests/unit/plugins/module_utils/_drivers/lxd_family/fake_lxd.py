@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import ipaddress
@@ -70,6 +71,11 @@ class FakeLxd:
         told = {"instances/web/console": b"login: ", "instances/web/logs/lxc.log": warning + b"lxc said no\n" + warning}
         return told.get(path, b"")
 
+    @contextlib.contextmanager
+    def download(self, path):
+        assert path == "images/made/export" and "made" in self.objects["images"]
+        yield 4, iter([b"ro", b"ot"])
+
     def _look(self, path, recursion):
         kind, dummy, name = path.partition("/")
         if not kind:
@@ -111,6 +117,10 @@ class FakeLxd:
         return getattr(self, f"_{method}")(path, copy.deepcopy(json), query or {}, doing, kwargs)
 
     def _post(self, path, body, query, doing, kwargs):
+        if path == "images" and body:
+            assert self.objects["instances"][body["source"]["name"]]["status"] == "Stopped"
+            self.objects["images"]["made"] = {"fingerprint": "made", "properties": body["properties"]}
+            return {"metadata": {"fingerprint": "made"}}
         if path == "images":
             data = kwargs["data"].read()
             fingerprint = hashlib.sha256(data).hexdigest()

@@ -125,6 +125,17 @@ class TestAnswers:
         server.answer = said(404, error="no")
         assert api.text("instances/web/console") == b""
 
+    def test_downloads(self, serve):
+        content = bytes(range(256)) * 1000
+        api, server = serve(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+        with api.download("images/x/export") as (size, blocks):
+            assert (size, b"".join(blocks)) == (len(content), content)
+        for answer in (said(404, error="not found"), b"HTTP/1.0 200 OK\r\n\r\nx", b"", b"x" * 100_000):
+            server.answer = answer
+            with pytest.raises(HypervisorError, match="LXD did not hand out images/x/export"):
+                with api.download("images/x/export"):
+                    pass
+
 
 class TestMissing:
     def test_lxd_is_not_installed(self, tmp_path, monkeypatch):

@@ -84,6 +84,7 @@ def _make_driver(lxd, data, monkeypatch, tmp_path):
         driver = LxdDriver(ABOUT["lxd"], Runtime(None, Reporter()), data.scope("lxd"), options)
         monkeypatch.setattr(driver.api, "get", lxd.get)
         monkeypatch.setattr(driver.api, "text", lxd.text)
+        monkeypatch.setattr(driver.api, "download", lxd.download)
         return driver
 
     return make
@@ -492,8 +493,25 @@ class TestChanges:
         assert lxd.objects["instances"] == {}
 
     def test_it_cannot_be_published(self, driver):
-        assert driver.export() is None
         assert not driver.about.can("publish")
+        with pytest.raises(NotSupported):
+            driver.export().export_disk(None, "", "")
+
+    def test_it_is_exported_as_an_image_that_goes_again(self, driver, lxd, made):
+        lxd.objects["images"]["left"] = {"fingerprint": "left", "properties": {"minicloud.export": made.uuid}}
+        lxd.objects["images"]["other"] = {"fingerprint": "other", "properties": {"minicloud.export": "else"}}
+        before = {name for name in lxd.objects["images"] if name != "left"}
+        export = driver.export()
+        stamp = export.stamp(made)
+        with export.content(made, []) as content:
+            # What a run that was killed had left is gone first.
+            assert set(lxd.objects["images"]) == {*before, "made"}
+            (piece,) = content.pieces
+            assert (piece.name, piece.size, b"".join(piece.blocks())) == ("container.tar", 4, b"root")
+        assert set(lxd.objects["images"]) == before
+        assert export.stamp(made) == stamp
+        lxd.objects["instances"]["web"]["last_used_at"] = "2026-05-04T10:20:30Z"
+        assert export.stamp(made) != stamp
 
     def test_one_that_lxd_protects_is_not_touched(self, driver, lxd, made):
         lxd.objects["instances"]["web"]["config"]["security.protection.delete"] = "true"
