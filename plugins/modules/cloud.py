@@ -91,6 +91,7 @@ options:
         is one that has the name itself.
       - C(after) is a list of instances that are to be ready before this one is begun. A name of an entry with C(count)
         means all that come from it. They are stopped in the opposite order. One whose predecessor fails is not begun.
+        An instance whose C(source) is another one of the cloud comes after that without being told to.
     type: dict
   prune:
     description:

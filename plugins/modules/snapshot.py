@@ -80,6 +80,7 @@ options:
     description:
       - With O(state=restored), do not wait for the instance to shut down, which is like pulling its plug, and where
         a network that it was on is gone keep the network interfaces that it has.
+      - With O(state=absent), also remove one that linked clones were made of. These keep all that they have.
     type: bool
     default: false
   wait:

@@ -232,10 +232,13 @@ class Cloning:
         self._remove_leftovers(parent)
 
     def _remove_leftovers(self, parent: Instance) -> None:
-        """Have snapshots go that are not whole: those of this run, and what one that was killed has left."""
+        """Have snapshots go that are not whole: that of this run, and what one that was killed has left.
+
+        What a run that was to keep one has left, the next run that changes snapshots takes away.
+        """
         records = self.crew.wanted.scope.snapshots(parent.name)
         for each in records.all()[0]:
-            if each.phase == "creating":
+            if each.phase == "creating" and each.uuid != parent.snapshot:
                 _part(self.crew.of(parent).snapshots()).delete(parent, each)
                 records.remove(each.uuid)
                 self.runtime.report.step("clone_snapshot_gone")

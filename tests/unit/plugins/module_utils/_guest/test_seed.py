@@ -333,3 +333,63 @@ def test_meta_data_gets_another_host_name_unless_the_user_gave_one():
     after = renamed(before, "web", "www")
     assert after == seed_files("www", "i-1", ["ssh-ed25519 AAAA"], [], SeedOptions())["meta-data"]
     assert renamed(after, "web", "other") == after
+
+
+class TestClones:
+    """What goes into the seed of an instance whose disk is that of another one."""
+
+    def parts(self, **options: t.Any) -> list[str]:
+        cloned = wishes_of(**options)._replace(known_user="ann", cloned=True)
+        seed = seed_files("copy", "i-2", [KEY], [HOST], cloned, [])
+        message = email.message_from_bytes(seed["vendor-data"])
+        leaves = [part for part in message.walk() if not part.is_multipart()]
+        return [t.cast(bytes, part.get_payload(decode=True)).decode() for part in leaves]
+
+    def test_one_logs_in_as_the_user_that_is_there(self):
+        ours, identity, login = self.parts()
+        assert json.loads(ours.partition("\n")[2])["users"] == []
+        assert identity.startswith("#cloud-boothook\n#!/bin/sh\n")
+        assert "user=ann\n" in login
+        known = wishes_of()._replace(known_user="ann")
+        assert expected_login_user(known) == Login("ann", listed=True)
+
+    @pytest.mark.parametrize(
+        ("options", "login"),
+        [
+            ({"user": "bob"}, Login("bob")),
+            ({"cloud_init": {"user": "bob"}}, Login("bob")),
+            ({"cloud_init": {"users": ["default"]}}, Login("")),
+            ({"cloud_init": {"users": [{"name": "bob"}]}}, Login("bob", listed=True)),
+            ({"cloud_init": {"packages": ["nginx"]}}, Login("ann", listed=True)),
+            ({"cloud_init": "#!/bin/sh\ntrue\n"}, Login("ann", listed=True)),
+        ],
+        ids=str,
+    )
+    def test_unless_the_task_names_another(self, options, login):
+        assert expected_login_user(wishes_of(**options)._replace(known_user="ann")) == login
+        users = "users" in json.loads(self.parts(**options)[0].partition("\n")[2])
+        assert users == (login.user == "ann")
+
+    def test_it_gets_an_identity_of_its_own_once(self, tmp_path):
+        """The script runs with its paths below a directory."""
+        script = next(part for part in self.parts() if part.startswith("#cloud-boothook"))
+        for directory in ("etc", "dev", "var/lib/dbus", "var/lib/systemd", "var/lib/cloud/instance"):
+            (tmp_path / directory).mkdir(parents=True)
+        for name in ("etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed"):
+            (tmp_path / name).write_text("theirs\n")
+        for path in ("/etc/machine-id", "/var/lib", "/dev/urandom", "/run/systemd"):
+            script = script.replace(path, f"{tmp_path}{path}")
+        found = []
+        for dummy in range(2):
+            subprocess.run(["sh", "-eu"], input=script.encode(), check=True)
+            found.append((tmp_path / "etc/machine-id").read_text())
+            (tmp_path / "etc/machine-id").write_text("its own\n")
+        assert len(found[0].strip()) == 32
+        assert int(found[0], 16)
+        assert found[1] == "its own\n"
+        assert (tmp_path / "var/lib/dbus/machine-id").read_text() == found[0]
+        assert not (tmp_path / "var/lib/systemd/random-seed").exists()
+        assert len((tmp_path / "dev/urandom").read_text()) > 100
+
+    def test_no_two_get_the_same(self):
+        assert self.parts()[1] != self.parts()[1]

@@ -412,3 +412,11 @@ def test_those_that_were_deleted_long_ago_go_with_their_clones(world):
     outcome = purge.purge_instances({**params, "force": False, "timeout": 9}, world._runtime(None), world.data)
     assert sorted(outcome.after) == ["copy", "web"]
     assert world.there() == []
+
+
+def test_what_another_kind_of_run_has_left_of_a_snapshot_stays_for_that(world):
+    world.run()
+    keep(world, phase="creating")
+    world.scope.write(replace(world.scope.read("web"), snapshot=SNAPSHOT))
+    clone(world)
+    assert [each.uuid for each in world.scope.snapshots("web").all()[0]] == [SNAPSHOT]
