@@ -43,6 +43,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import Ru
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
+_LOOPBACK = ("127.0.0.1", "::1")
 _MOUNT_TYPES = MOUNT["type"]["choices"]
 
 
@@ -140,6 +141,12 @@ class Arrival:
         taken = [port for other in self._others() for port in other.ports]
         kept = []
         for port in self.found.ports:
+            if isinstance(self.source, Exported) and port.host_ip not in _LOOPBACK:
+                self._warn(
+                    f"its port {port.guest_port} is forwarded from 127.0.0.1 only: name {port} in ports if others are"
+                    " to reach it"
+                )
+                port = port._replace(host_ip="127.0.0.1")
             if port.host_port and any(ports_exclude(port, other) for other in taken):
                 self._warn(f"its host port {port.host_port} is that of another instance, so another one is chosen")
                 port = port._replace(host_port=0)
@@ -195,6 +202,13 @@ class Arrival:
         return True
 
     def _mounts(self) -> list[Mount] | None:
+        """Those of Multipass's own data on this host; a file may come from anybody, and names folders of this host."""
+        if isinstance(self.source, Exported):
+            for mount in self.found.mounts:
+                self._warn(
+                    f"its mount of {mount.source} is left out: name it in mounts if it is to have it here as well"
+                )
+            return None
         kept = []
         for mount in self.found.mounts:
             if self.driver.host.here and not os.path.isdir(mount.source):

@@ -187,6 +187,24 @@ def test_what_is_imported_is_a_new_instance(host):
     assert host.disk() == before
 
 
+def test_a_file_gets_no_folder_of_this_host_and_no_port_for_others_by_itself(host):
+    (host.path / "folder").mkdir()
+    mounts = [{"source": str(host.path / "folder"), "target": "/mnt/it", "type": "copy"}]
+    host.make(state="present", mounts=mounts, ports=["0.0.0.0:8081:80"])
+    assert host.scope.read("web").mounts
+    host.export()
+    host.make(state="absent")
+    host.make(source=str(host.path / "web.minicloud"))
+    new = host.scope.read("web")
+    assert new.mounts == []
+    assert [str(port) for port in new.ports] == ["127.0.0.1:8081:80/tcp"]
+    told = " ".join(host.reporter.warnings)
+    assert f"its mount of {host.path}/folder is left out: name it in mounts" in told
+    assert "name 0.0.0.0:8081:80/tcp in ports" in told
+    host.make("named", source=str(host.path / "web.minicloud"), mounts=mounts, ports=["0.0.0.0:8082:80"])
+    assert [each.source for each in host.scope.read("named").mounts] == [str(host.path / "folder")]
+
+
 def test_nothing_of_the_user_data_runs_again(host):
     from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files
 
