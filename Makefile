@@ -9,7 +9,7 @@ DEV = python3 tests/tools/dev.py
 IMAGE ?= bootstrap:bookworm
 DRIVER ?= qemu
 
-.PHONY: help demo demo-clean test lint docs sanity unit fuzz integration bench changelog format tools clean
+.PHONY: help demo demo-clean test lint docs sanity unit fuzz integration molecule bench changelog format tools clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ fuzz:  ## damaged input for every reader; CASES=5000 takes longer, SEED=1 the sa
 
 integration:  ## targets on real hypervisors; T="a b" runs only these
 	@$(DEV) integration $(T)
+
+molecule:  ## the scenario for the tests of roles, with molecule from the package index
+	@$(DEV) molecule
 
 bench:  ## measure
 	@$(DEV) bench

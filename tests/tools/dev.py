@@ -938,16 +938,56 @@ def demo_jobs() -> list[Job]:
     return [job(driver) for driver in DEMO_DRIVERS]
 
 
+def molecule(tools: Tools, _cores: t.Sequence[str]) -> None:
+    """The scenario for roles' authors, with molecule from the package index."""
+    install_packages()
+    integration_variables()
+    with ready_hypervisors():
+        side_by_side(molecule_jobs(tools))
+    close("molecule")
+
+
+def molecule_jobs(tools: Tools) -> list[Job]:
+    """Runs of the scenario with each of its drivers as jobs, once the small guest is built."""
+
+    def scenario(driver: str) -> None:
+        venv, top = tools.venv("molecule"), stage(f"molecule-{driver}")
+        container = driver == "lxd"
+        env = {
+            **tools.environment(venv, top),
+            "MINICLOUD_DATA_DIR": os.path.join(INTEGRATION, f"molecule-{driver}"),
+            "MINICLOUD_MOLECULE_DRIVER": driver,
+            "MINICLOUD_MOLECULE_TYPE": "container" if container else "vm",
+            "MINICLOUD_MOLECULE_IMAGE": guests()["minicloud_test_container" if container else "minicloud_test_tiny"],
+            "MINICLOUD_MOLECULE_MEMORY": "128M",
+        }
+        argv = [os.path.join(venv, "bin", "molecule"), "test"]
+        step(f"molecule {driver}", argv, cwd=os.path.join(top, COLLECTION, "extensions"), env=env)
+
+    def job(driver: str) -> Job:
+        return Job(lambda dummy: scenario(driver), driver in DEMOS_ON_DAEMONS)
+
+    return [job(driver) for driver in DEMO_DRIVERS]
+
+
 def not_there(path: str) -> t.Callable[[Command], tuple[bool, str]]:
     """Judges a command well that has removed a path."""
     return lambda done: (done.rc == 0 and not os.path.exists(path), f"{path} is left" if os.path.exists(path) else "")
+
+
+def guests() -> dict[str, str]:
+    """The images of the small guest, as variables of the targets."""
+    return {
+        "minicloud_test_tiny": os.path.join(INTEGRATION, "tiny.qcow2"),
+        "minicloud_test_container": os.path.join(INTEGRATION, "tiny.tar.gz"),
+    }
 
 
 def integration_variables() -> dict[str, str]:
     """What the targets share: the images of a small guest. Data directories of an earlier run are removed."""
     shutil.rmtree(INTEGRATION, ignore_errors=True)
     os.makedirs(INTEGRATION)
-    disk, container = os.path.join(INTEGRATION, "tiny.qcow2"), os.path.join(INTEGRATION, "tiny.tar.gz")
+    disk, container = guests().values()
     script = os.path.join(ROOT, "tests", "integration", "tiny", "build.py")
     say("==> building the small guest, as a disk and as a container ...")
     done = [
@@ -955,7 +995,7 @@ def integration_variables() -> dict[str, str]:
         for path in (disk, container)
     ]
     say(f"    ok after {sum(each.seconds for each in done):.1f} s")
-    return {"minicloud_test_tiny": disk, "minicloud_test_container": container, **GIVEN_VARIABLES}
+    return {**guests(), **GIVEN_VARIABLES}
 
 
 def integration_targets() -> list[str]:
@@ -1033,8 +1073,10 @@ def test(tools: Tools, cores: t.Sequence[str]) -> None:
             part(tools, cores)
 
     with ready_hypervisors():
-        side_by_side([Job(without_guests), *demo_jobs(), *integration_jobs(tools, cores)])
+        targets = integration_jobs(tools, cores)
+        side_by_side([Job(without_guests), *demo_jobs(), *molecule_jobs(tools), *targets])
     close("integration")
+    close("molecule")
     close("demo")
 
 
@@ -1058,6 +1100,7 @@ def main() -> int:
         "fuzz": fuzz,
         "integration": integration,
         "demo": demo,
+        "molecule": molecule,
         "bench": bench,
         "changelog": changelog,
         "format": format_code,
