@@ -271,7 +271,7 @@ class LxdNetworks(Networks):
         there = self._look(network)
         if there is None:
             return [f"{self.product} has no network {network.interface}"]
-        if there.get("status", "Created") != "Created":
+        if not _is_finished(there):
             return [f"{self.product} has not finished making the network {network.interface}"]
         found = differences(there["config"], config_of(network, self._spelled(there["config"])))
         if self._rules_differ(network, self._rules(network)):
@@ -311,7 +311,7 @@ class LxdNetworks(Networks):
         wanted = config_of(network, self.data.path)
         doing = f"{self.product} could not change the network {network.interface}"
         there = self._look(network)
-        finished = there is not None and there.get("status", "Created") == "Created"
+        finished = _is_finished(there)
         if there is not None and finished and there.get("config", {}).get(NETWORK) != network.name:
             raise InUse(
                 f"{self.product} has another network {network.interface}",
@@ -420,7 +420,7 @@ class LxdNetworks(Networks):
                 f"{instance.name} cannot be attached to the network {nic.network}", "there is no such network"
             )
         bridged = network.mode == "bridged"
-        if self.drift(network, ()) if bridged else not self.has(network):
+        if self.drift(network, ()) if bridged else not _is_finished(self._look(network)):
             # LXD makes no instance on a network that is not there, whether it starts or not.
             with self.look.scope.networks.lock(network.name, report=self.look.runtime.report):
                 self.apply(network, ())
@@ -428,3 +428,8 @@ class LxdNetworks(Networks):
             return NicPlace({"network": network.interface})
         kind = "macvlan" if network.bridge_type == "macvtap" else "bridged"
         return NicPlace({"nictype": kind, "parent": network.interface}, keeps_address=False)
+
+
+def _is_finished(there: t.Mapping[str, t.Any] | None) -> bool:
+    """Whether a network that LXD tells of is made: not one that a killed run has asked for, and that was given up."""
+    return there is not None and there.get("status", "Created") == "Created"

@@ -1068,6 +1068,14 @@ class TestNetworks:
         assert lxd.objects["networks"]["mc7"]["status"] == "Created"
         assert networks.drift(network, []) == []
 
+    def test_an_instance_is_attached_to_what_is_made_only(self, driver, lxd, web, image, network, monkeypatch):
+        monkeypatch.setattr(lxd_client, "_HALF_MADE", 0.05)
+        driver.scope.networks.write(network)
+        web.nics = [Nic("lab", "52:54:00:00:00:01")]
+        lxd.objects["networks"]["mc7"] = {"status": "Pending", "config": {}}
+        assert driver.networks().place_of(web, web.nics[0]).keys == {"network": "mc7"}
+        assert lxd.objects["networks"]["mc7"]["status"] == "Created"
+
     def test_what_the_server_is_still_making_is_waited_for(self, driver, lxd, network, monkeypatch):
         lxd.objects["networks"]["mc7"] = {"status": "Pending", "config": {}}
         look, asked = lxd._look, []
