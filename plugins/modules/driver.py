@@ -101,8 +101,8 @@ RETURN = r"""
 actions:
   description:
     - The steps that were taken, or in check mode would be taken, in order. Without a change there is none.
-    - They are C(stop NAME), C(activate), C(start NAME), C(wait_ready NAME), and V(finish) where nothing but the end of
-      an interrupted switch was missing.
+    - They are C(suspend NAME), C(stop NAME), C(activate), C(start NAME), C(wait_ready NAME), and V(finish) where
+      nothing but the end of an interrupted switch was missing.
   type: list
   elements: str
   returned: success

@@ -281,7 +281,8 @@ options:
       - Whether the instance starts when the host does. Unless given, a new instance does not.
       - With the drivers V(lxd) and V(incus) the server does it. With V(qemu) and V(libvirt) a unit of systemd does,
         which the collection writes when the first instance or network asks for it and removes with the last. It needs
-        no Ansible on the host; of a user other than root it needs C(loginctl enable-linger).
+        no Ansible on the host; of a user other than root it needs C(loginctl enable-linger). When the host goes down,
+        the unit suspends the instance, and it goes on when the host starts.
       - On a host without systemd nothing would start it. A warning says so then, with the command to be run instead.
     type: bool
   allow_restart:

@@ -98,11 +98,13 @@ class Taken(t.NamedTuple):
     memory -- bytes of saved memory, 0 where none was taken; quiet -- how the guest's file systems were when the disk
     was: frozen, synced (written out, best effort), stopped or suspended; crash where nobody could see to it
     disk -- bytes that the snapshot takes by itself now, 0 where nobody knows
+    pause -- seconds for which the guest was halted, and by which its clock is behind
     """
 
     memory: int
     quiet: str
     disk: int = 0
+    pause: float = 0.0
 
 
 class Snapshots(Part):

@@ -77,10 +77,13 @@ class ThisHost(HypervisorHost):
         own = self.architecture()
         return "" if arch == own else f"the instance is {arch} and this host is {own}"
 
-    def start_background(self, runtime: Runtime, argv: t.Sequence[str], what: str, title: str, **kwargs: t.Any) -> str:
+    def start_background(
+        self, runtime: Runtime, argv: t.Sequence[str], what: str, title: str, outlasts: str = "", **kwargs: t.Any
+    ) -> str:
         """Run a command that leaves a process behind, and have that outlive the session that this run belongs to.
 
         what -- says what failed if it fails; title -- of the process, for people
+        outlasts -- a unit of systemd that is stopped before the process is when the host goes down
         """
         return runtime.check(argv, what, **kwargs)
 
@@ -130,10 +133,12 @@ class Linux(ThisHost):
                     return bool({"vmx", "svm"}.intersection(line.split()))
         return False
 
-    def start_background(self, runtime: Runtime, argv: t.Sequence[str], what: str, title: str, **kwargs: t.Any) -> str:
+    def start_background(
+        self, runtime: Runtime, argv: t.Sequence[str], what: str, title: str, outlasts: str = "", **kwargs: t.Any
+    ) -> str:
         from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 
-        return systemd.start(runtime, argv, what, title, **kwargs)
+        return systemd.start(runtime, argv, what, title, outlasts, **kwargs)
 
 
 class Darwin(ThisHost):

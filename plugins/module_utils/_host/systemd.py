@@ -58,15 +58,23 @@ def program_of(module: t.Any) -> bytes:
     return source if isinstance(source, bytes) else source.encode()  # the loader of collections reads bytes
 
 
-def start(runtime: Runtime, argv: t.Sequence[str], what: str, title: str, **kwargs: t.Any) -> str:
+def is_going_down(runtime: Runtime) -> bool:
+    """Whether systemd ends all that it runs: the host goes down, or this user's own manager does."""
+    done = runtime.run(["systemctl", *manager_options(), "is-system-running"], env=manager_env())
+    return done.out.strip() == "stopping"
+
+
+def start(runtime: Runtime, argv: t.Sequence[str], what: str, title: str, outlasts: str = "", **kwargs: t.Any) -> str:
     """Run a command that leaves a process behind, and have that outlive the session that this run belongs to.
 
     what -- says what failed if it fails; title -- of the process, for people
+    outlasts -- a unit that is stopped before the process is when the host goes down
     """
     # The manager of a user who does not linger goes with the last session: a session's processes may last longer.
     program = find_program("systemd-run") if is_booted() and (os.geteuid() == 0 or lingers()) else None
     if program:
-        prefix = [program, *manager_options(), "--scope", "--quiet", "--collect", f"--description={title}", "--"]
+        prefix = [program, *manager_options(), "--scope", "--quiet", "--collect", f"--description={title}"]
+        prefix += [f"--property=Before={outlasts}", "--"] if outlasts else ["--"]
         done = runtime.run([*prefix, *argv], env=manager_env(), **kwargs)
         if done.rc == 0:
             return done.out

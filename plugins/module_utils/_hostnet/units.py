@@ -69,9 +69,11 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart={command}
 ExecReload={command}
-# The instances stay when this unit is stopped.
+# The instances stay when this unit is stopped, but with the host: then they are suspended, before their processes end.
+ExecStop={command} stop
 KillMode=process
 TimeoutStartSec=infinity
+TimeoutStopSec=900
 
 [Install]
 WantedBy={target}
@@ -94,7 +96,7 @@ class Unit:
         self.system = os.geteuid() == 0
         self.target = "multi-user.target" if self.system else "default.target"
         self.unit_dir = unit_dir or _unit_dir(self.system)
-        self.name = _unit_name(data.path)
+        self.name = unit_name(data.path)
         self.archive = os.path.join(data.path, "autostart.pyz")
         self._begun = os.path.join(data.path, "autostart.changing")
         self._booted = booted
@@ -227,7 +229,8 @@ def _unit_dir(system: bool) -> str:
     return os.path.join(base, "systemd", "user")
 
 
-def _unit_name(path: str) -> str:
+def unit_name(path: str) -> str:
+    """The name of the unit of a data directory."""
     if path == SYSTEM_PATH:
         return "minicloud-autostart.service"
     import hashlib

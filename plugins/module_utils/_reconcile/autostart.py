@@ -15,6 +15,7 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT, load
 from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._host import systemd
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import Unit
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
 from ansible_collections.minicloud.local.plugins.module_utils._network import Network
@@ -89,10 +90,42 @@ class _Journal(Reporter):
 
 
 def main(arguments: t.Sequence[str], runner: Runner) -> int:
-    """Start what is to start with the host. arguments -- the data directory; returns an exit status."""
-    data = DataDirectory(arguments[0])
+    """Start what is to start with the host, or suspend it where the host goes down; returns an exit status.
+
+    arguments -- the data directory, and `stop` where the unit is stopped
+    """
+    data, runtime = DataDirectory(arguments[0]), Runtime(runner, _Journal())
     data.require_own()
-    return 1 if start_all(Runtime(runner, _Journal()), data) else 0
+    if list(arguments[1:]) == ["stop"]:
+        return 1 if systemd.is_going_down(runtime) and suspend_all(runtime, data) else 0
+    return 1 if start_all(runtime, data) else 0
+
+
+def suspend_all(runtime: Runtime, data: DataDirectory) -> dict[str, str]:
+    """Suspend what starts with the host and runs, so that it goes on then. Returns what went wrong, by name."""
+    failures: dict[str, str] = {}
+    for scope in data.scopes():
+        for instance in filter(needs_unit, _instances(scope)):
+            with _noted(failures, instance.name, runtime):
+                _suspend(instance, runtime, data)
+    return failures
+
+
+def _suspend(instance: Instance, runtime: Runtime, data: DataDirectory) -> None:
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+
+    if not instance.owner:
+        return
+    crew = Crew(load(instance.owner, runtime, data))
+    scope = crew.wanted.scope
+    with scope.lock(instance.name, Deadline(60), runtime.report):
+        latest = scope.read(instance.name)
+        if latest is None or latest.phase != "ready" or not latest.owner:
+            return
+        driver = crew.of(latest)
+        part = driver.suspension()
+        if part and part.outlives_host and driver.host.here and driver.alive(latest):
+            Power(crew, runtime, data).suspend(latest)
 
 
 def start_all(runtime: Runtime, data: DataDirectory) -> dict[str, str]:

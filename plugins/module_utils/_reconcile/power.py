@@ -264,7 +264,7 @@ class Power:
             lambda: self._locate(instance),
         )
         if instance.resumed:
-            self._set_clock(instance, readiness.user or instance.user)
+            self.set_clock(instance, readiness.user or instance.user)
         with self.scope.lock(instance.name, Deadline(60), self.runtime.report):
             latest = self.scope.read(instance.name)
             if latest is None or not self._is_still(instance, latest):
@@ -276,7 +276,7 @@ class Power:
                 replace(latest, ready=True, booted=True, restarting=False, resumed=False, cloud_init=found, user=user)
             )
 
-    def _set_clock(self, instance: Instance, user: str) -> None:
+    def set_clock(self, instance: Instance, user: str) -> None:
         """Set the clock of a guest that has not seen time go by, by that of its machine, which has."""
         from ansible_collections.minicloud.local.plugins.module_utils._guest.clock import set_clock
 

@@ -18,6 +18,7 @@ import typing as t
 from dataclasses import field, replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
     DRIVERS,
@@ -63,6 +64,7 @@ class Side:
 
     instances -- those that are whole, not deleted, and were not removed by other means
     running -- the uuids of those that run, or are paused; noted -- states by uuid
+    suspending -- the uuids of those among them that a switch to the other side suspends
     """
 
     driver: str
@@ -70,6 +72,7 @@ class Side:
     instances: tuple[Instance, ...] = ()
     running: frozenset[str] = frozenset()
     noted: t.Mapping[str, str] = field(default_factory=dict)
+    suspending: frozenset[str] = frozenset()
 
     def wanted(self) -> list[Instance]:
         """The instances that run, or would if no switch had brought them down."""
@@ -81,12 +84,14 @@ class SwitchPlan:
     """What a switch does.
 
     note -- the states to note of the scope that is left, by uuid; down -- what is stopped there
+    suspending -- the uuids of those among them that are suspended instead
     activate -- whether the active driver changes; up -- what is started; waits -- what is waited for
     finish -- whether there is anything to be taken note of at the end
     """
 
     note: dict[str, str] = field(default_factory=dict)
     down: list[Instance] = field(default_factory=list)
+    suspending: frozenset[str] = frozenset()
     activate: bool = False
     up: list[Instance] = field(default_factory=list)
     waits: list[Instance] = field(default_factory=list)
@@ -95,11 +100,19 @@ class SwitchPlan:
     @property
     def steps(self) -> list[str]:
         """What it does, in order, as users see it."""
-        named = [f"stop {each.name}" for each in self.down]
+        named = [f"{'suspend' if each.uuid in self.suspending else 'stop'} {each.name}" for each in self.down]
         named += ["activate"] if self.activate else []
         named += [f"start {each.name}" for each in self.up]
         named += [f"wait_ready {each.name}" for each in self.waits]
         return named or (["finish"] if self.finish else [])
+
+
+def suspends(driver: Driver, active: str, wanted: str) -> bool:
+    """Whether a switch suspends what a driver runs: where that outlives the host, and nobody else is to run it."""
+    if scope_of(active) == scope_of(wanted):
+        return False
+    part = driver.suspension()
+    return part is not None and part.outlives_host
 
 
 def make_switch_plan(here: Side, there: Side, pending: bool, wait: bool) -> SwitchPlan:
@@ -112,7 +125,7 @@ def make_switch_plan(here: Side, there: Side, pending: bool, wait: bool) -> Swit
         plan = SwitchPlan(finish=pending or bool(there.noted))
         back = [each for each in there.instances if there.noted.get(each.uuid) == RUNNING]
     else:
-        plan = SwitchPlan(activate=True, finish=True)
+        plan = SwitchPlan(activate=True, finish=True, suspending=here.suspending)
         running = [each for each in here.instances if each.uuid in here.running]
         # If both drivers share the scope, an instance that the wanted driver runs already needs no move.
         plan.down = [each for each in running if not shared or each.owner != there.driver]
@@ -187,14 +200,17 @@ class Switch:
 
     def _side(self, driver: str, instances: tuple[Instance, ...], noted: dict[str, str]) -> Side:
         states: dict[str, str] = {}
+        suspending: set[str] = set()
         if instances:  # else there is nothing to ask the hypervisor for, which may not even be there
             for acting, owned in self.crew(driver).group(instances):
-                states.update(
-                    (each.uuid, as_recorded(each, seen).state) for each, seen in zip(owned, acting.observe(owned))
-                )
+                found = {each.uuid: as_recorded(each, seen).state for each, seen in zip(owned, acting.observe(owned))}
+                states.update(found)
+                up = [uuid for uuid, state in found.items() if state in UP]
+                if up and suspends(acting, driver, self.wish.name):
+                    suspending.update(up)
         there = tuple(each for each in instances if states[each.uuid] not in (ABSENT, DELETED))
         running = frozenset(each.uuid for each in there if states[each.uuid] in UP)
-        return Side(driver, scope_of(driver), there, running, noted)
+        return Side(driver, scope_of(driver), there, running, noted, frozenset(suspending))
 
     def check_options(self) -> None:
         """Raise for a driver_option that neither the active driver nor the wanted one knows."""

@@ -57,6 +57,9 @@ _BROUGHT_BACK = ("cpus", "memory", "disk", "ports", "chosen_ports", "nics", "mou
 _DEFAULT_NAME = re.compile(r"snapshot([1-9][0-9]{0,8})\Z", re.IGNORECASE)
 _LONGEST_COMMENT = 10_000
 
+# Seconds by which the clock of a guest may be behind.
+_UNNOTICED = 0.5
+
 
 @dataclass
 class SnapshotWish:
@@ -462,6 +465,8 @@ class _Task:
         self.runtime.report.step("taken")
         snapshot = replace(snapshot, phase="ready", memory=taken.memory, quiet=quiet)
         self.records.write(snapshot)
+        if taken.pause > _UNNOTICED and instance.ready:
+            self._power().set_clock(instance, instance.user)
         if state in UP and not instance.booted and not taken.memory:
             self.runtime.report.warn(
                 f"{instance.name} has not finished its first boot: what is brought back to {name} may go through it"

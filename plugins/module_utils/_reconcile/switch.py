@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import scope_of
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     MinicloudError,
@@ -25,6 +23,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes 
     Switch,
     SwitchPlan,
     make_switch_plan,
+    suspends,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
@@ -70,7 +69,7 @@ def _leave(switch: Switch, here: Side, plan: SwitchPlan) -> None:
     for dummy in range(_ROUNDS):
         data.scope(here.scope).note(plan.note)
         report.step("noted")
-        failures = _each(down, lambda instance: _stop(switch, here, instance))
+        failures = _each(down, lambda instance: _stop(switch, here, instance, plan))
         if failures:
             raise SwitchIncomplete(
                 f"the switch from {here.driver} to {switch.wish.name} has stopped halfway:"
@@ -140,7 +139,7 @@ def _told(failures: t.Mapping[str, str]) -> str:
     return " ".join(f"{name}: {text}" for name, text in failures.items())
 
 
-def _stop(switch: Switch, here: Side, instance: Instance) -> None:
+def _stop(switch: Switch, here: Side, instance: Instance, plan: SwitchPlan) -> None:
     crew = switch.crew(here.driver)
     deadline = Deadline(switch.wish.timeout)
     with crew.wanted.scope.lock(instance.name, deadline, switch.runtime.report):
@@ -151,15 +150,11 @@ def _stop(switch: Switch, here: Side, instance: Instance) -> None:
                 with contextlib.suppress(MinicloudError):
                     switch.runtime.report.step(f"suspend {instance.name}")
                     power.suspend(latest)
+                    plan.suspending |= {instance.uuid}
                     return
+            plan.suspending -= {instance.uuid}
             switch.runtime.report.step(f"stop {instance.name}")
             power.stop(latest, deadline, switch.wish.force)
-
-
-def suspends(driver: Driver, active: str, wanted: str) -> bool:
-    """Whether a switch suspends what a driver runs: where that outlives the host, and nobody else is to run it."""
-    part = driver.suspension()
-    return part is not None and part.outlives_host and scope_of(active) != scope_of(wanted)
 
 
 def _halted(switch: Switch) -> list[Instance]:

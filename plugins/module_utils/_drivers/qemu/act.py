@@ -249,7 +249,11 @@ class QemuActs(FamilyActs):
         argv += arguments
         self.runtime.report.step("spawn")
         what, title = f"QEMU could not be started for {instance.name}", f"Instance {instance.name} of minicloud.local"
-        this_host().start_background(self.runtime, argv, what, title, cwd=directory, pass_fds=descriptors)
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.units import unit_name
+
+        # Before the host ends it, it is suspended.
+        unit = unit_name(self.scope.data.path)
+        this_host().start_background(self.runtime, argv, what, title, unit, cwd=directory, pass_fds=descriptors)
         self.runtime.report.step("spawned")
 
     def _connect(

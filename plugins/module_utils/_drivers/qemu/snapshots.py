@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Taken
@@ -143,6 +144,7 @@ class QemuSnapshots(FamilySnapshots):
             self.runtime.report.step("overlay")
             live.have_node(qmp, layer, new)
             self.runtime.report.step("node")
+            begun = time.monotonic()
             runs = live.halt(self.look, instance, qmp, layer)
             self.runtime.report.step("halted")
             if with_memory:
@@ -159,13 +161,14 @@ class QemuSnapshots(FamilySnapshots):
                 layers.recover()
             raise
         live.let_go_on(self.look, instance, qmp, runs)
+        pause = time.monotonic() - begun if runs else 0.0
         self.runtime.report.step("goes_on")
         if with_memory:
             saved_state.put_in_place(temporary, layers.kept(layer, "memory"), doing)
             self.runtime.report.step("memory_kept")
             saved_state.write_origin(layers.kept(layer, "machine"), origin, size)
             self.runtime.report.step("machine_kept")
-        return Taken(size, "crash", used_bytes(layers.path(layer)))
+        return Taken(size, "crash", used_bytes(layers.path(layer)), pause)
 
     def _replace_disk(
         self, instance: Instance, snapshot: Snapshot, qmp: Qmp, layers: Layers, before: Stack, after: Stack

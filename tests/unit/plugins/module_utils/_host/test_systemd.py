@@ -60,6 +60,12 @@ def test_what_root_starts_has_a_scope_of_its_own(place: pathlib.Path) -> None:
     assert host.kwargs == [{"env": {}, "pass_fds": (7,)}]
 
 
+def test_what_is_suspended_with_the_host_ends_after_the_unit_that_does_so(place: pathlib.Path) -> None:
+    host = Host()
+    systemd.start(Runtime(host), ["serve"], "it could not be started", "A server", "some.service")
+    assert host.seen[0][-3:] == ["--property=Before=some.service", "--", "serve"]
+
+
 def test_without_systemd_it_is_started_as_it_is(place: pathlib.Path) -> None:
     (place / "booted").rmdir()
     host = Host()

@@ -125,6 +125,7 @@ def test_nothing_waits_for_the_unit_and_it_comes_again_with_nftables(tmp_path: p
     commands = [line.partition("=")[2] for line in lines if line.startswith(("ExecStart=", "ExecReload="))]
     assert len(commands) == 2
     assert len(set(commands)) == 1
+    assert f"ExecStop={commands[0]} stop" in lines
 
 
 def test_each_data_directory_has_its_own(tmp_path: pathlib.Path) -> None:

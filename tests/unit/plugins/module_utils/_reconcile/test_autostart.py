@@ -171,3 +171,41 @@ def test_the_exit_status_tells(data: DataDirectory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(autostart, "_start", fail)
     assert autostart.main([data.path], nothing) == 1
     assert "warning: a: a could not be started." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("state", "suspended"), [("running", []), ("stopping", ["web"])])
+def test_what_starts_with_the_host_is_suspended_when_it_goes_down(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, state: str, suspended: list[str]
+) -> None:
+    instance(data, "web", owner="qemu")
+    instance(data, "stopped")
+    instance(data, "ended", owner="qemu")
+    instance(data, "other", owner="qemu", autostart=False)
+    done: list[str] = []
+    monkeypatch.setattr(QemuDriver, "alive", lambda self, instance: instance.name in ("web", "other"))
+    monkeypatch.setattr(Power, "suspend", lambda self, instance: done.append(instance.name))
+
+    def told(argv: t.Sequence[str], **dummy: t.Any) -> Completed:
+        assert argv[-1] == "is-system-running"
+        return Completed(1, f"{state}\n", "")
+
+    assert autostart.main([data.path, "stop"], told) == 0
+    assert done == suspended
+
+
+def test_one_that_cannot_be_suspended_does_not_keep_the_others(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def suspend(dummy: Power, instance: Instance) -> None:
+        if instance.name == "a":
+            raise HypervisorError("it cannot be suspended")
+        done.append(instance.name)
+
+    for name in ("a", "b"):
+        instance(data, name, owner="qemu")
+    monkeypatch.setattr(QemuDriver, "alive", lambda self, instance: True)
+    monkeypatch.setattr(Power, "suspend", suspend)
+    assert list(autostart.suspend_all(Runtime(nothing, Reporter()), data)) == ["a"]
+    assert done == ["b"]

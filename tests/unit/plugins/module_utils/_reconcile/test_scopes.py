@@ -332,6 +332,13 @@ class TestFailures:
         assert world.data.settings()["switch"]["to"] == "lxd"
         assert world.switch("lxd").actions == ["stop web", "activate"]
 
+    def test_it_says_of_what_it_suspends_that_it_does(self, world):
+        both_sides(world)
+        world.can_suspend = True
+        foretold = world.switch("lxd", check=True)
+        assert world.switch("lxd").actions == foretold.actions == ["suspend db", "suspend web", "activate"]
+        assert world.switch("qemu").actions[-3:] == ["start web", "wait_ready db", "wait_ready web"]
+
     @pytest.mark.parametrize("when", ["fail_before", "fail_after"])
     def test_one_that_does_not_start_is_named_and_the_others_run(self, world, when):
         both_sides(world)
