@@ -22,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB, RUNNING, STOPPED, Mount, Nic
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile import mounts, purge
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile import mounts, purge, snapshots
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
@@ -420,3 +420,21 @@ def test_what_another_kind_of_run_has_left_of_a_snapshot_stays_for_that(world):
     world.scope.write(replace(world.scope.read("web"), snapshot=SNAPSHOT))
     clone(world)
     assert [each.uuid for each in world.scope.snapshots("web").all()[0]] == [SNAPSHOT]
+
+
+def test_a_snapshot_that_has_linked_clones_goes_by_force_only(world, monkeypatch):
+    monkeypatch.setattr(snapshots, "load", world._load)
+    world.run(state="stopped")
+    keep(world)
+    clone(world, source="web@before")
+    clone(world, name="other")
+
+    def remove(check, **wish):
+        wish = snapshots.SnapshotWish("web", "before", "absent", **wish)
+        return snapshots.reconcile_snapshot(wish, world._runtime(None), world.data, None, None, check)
+
+    for check in (True, False):
+        with pytest.raises(InUse, match=r"the snapshot Before of web cannot be removed: linked clones .*: copy\."):
+            remove(check)
+    assert remove(False, force=True).actions == ["delete"]
+    assert clone(world, source="web@before").changed is False
