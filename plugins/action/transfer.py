@@ -16,16 +16,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.text.converters import to_native
 from ansible.plugins.action import ActionBase
 
-_ARGUMENTS = {
-    "source": {"type": "list", "elements": "str", "required": True},
-    "target": {"type": "str", "default": ""},
-    "recursive": {"type": "bool", "default": False},
-    "fetch": {"type": "bool", "default": False},
-    # Of the action group.
-    "driver": {"type": "str"},
-    "driver_options": {"type": "dict"},
-    "data_dir": {"type": "path"},
-}
+from ansible_collections.minicloud.local.plugins.module_utils._module import common_arguments
+from ansible_collections.minicloud.local.plugins.modules.transfer import ARGUMENTS
 
 # Runs in the guest. $1: where to; $2: the name of what comes; $3: the directory that has it; $4: file or directory.
 # Tells where it is then.
@@ -66,7 +58,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """See ActionBase."""
         result = dict(super().run(tmp, task_vars))
-        dummy, options = self.validate_argument_spec(_ARGUMENTS)
+        dummy, options = self.validate_argument_spec({**common_arguments(), **ARGUMENTS})
         if not options["source"]:
             raise AnsibleActionFail("source names nothing.")
         move = self._fetch if options["fetch"] else self._put

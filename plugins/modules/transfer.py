@@ -92,3 +92,11 @@ transferred:
   returned: success
   sample: [/srv/site]
 """
+
+# The action plugin of the same name does all of it.
+ARGUMENTS = {
+    "source": {"type": "list", "elements": "str", "required": True},
+    "target": {"type": "str", "default": ""},
+    "recursive": {"type": "bool", "default": False},
+    "fetch": {"type": "bool", "default": False},
+}

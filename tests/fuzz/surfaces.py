@@ -236,7 +236,9 @@ def module_of(name: str) -> types.ModuleType:
 
 
 def modules() -> list[str]:
-    return sorted(name[:-3] for name in os.listdir(MODULES) if name.endswith(".py") and name[0] != "_")
+    """All but those that are only the documentation of an action plugin."""
+    names = sorted(name[:-3] for name in os.listdir(MODULES) if name.endswith(".py") and name[0] != "_")
+    return [name for name in names if hasattr(module_of(name), "run")]
 
 
 # What examples leave out.
