@@ -894,11 +894,16 @@ def target(tools: Tools, core: str, name: str, lane: str, variables: t.Mapping[s
         )
     except BaseException:
         say(f"    {name} was ended: removing what it has left in {os.path.relpath(data_dir, ROOT)} ...")
-        playbook = os.path.join(top, COLLECTION, "tests", "integration", "leftovers.yml")
-        argv = [os.path.join(venv, "bin", "ansible-playbook"), "-e", f"minicloud_test_data_dir={data_dir}", playbook]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(argv, env=tools.environment(venv, top), timeout=300, check=False)
+        remove_leftovers(venv, top, data_dir, tools.environment(venv, top))
         raise
+
+
+def remove_leftovers(venv: str, top: str, data_dir: str, env: t.Mapping[str, str]) -> None:
+    """Remove the instances and networks of a data directory."""
+    playbook = os.path.join(top, COLLECTION, "tests", "integration", "leftovers.yml")
+    argv = [os.path.join(venv, "bin", "ansible-playbook"), "-e", f"minicloud_test_data_dir={data_dir}", playbook]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(argv, env=dict(env), timeout=300, check=False, stdout=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
@@ -962,7 +967,11 @@ def molecule_jobs(tools: Tools) -> list[Job]:
             "MINICLOUD_MOLECULE_MEMORY": "128M",
         }
         argv = [os.path.join(venv, "bin", "molecule"), "test"]
-        step(f"molecule {driver}", argv, cwd=os.path.join(top, COLLECTION, "extensions"), env=env)
+        try:
+            step(f"molecule {driver}", argv, cwd=os.path.join(top, COLLECTION, "extensions"), env=env)
+        finally:
+            # The network that its instance was on.
+            remove_leftovers(venv, top, env["MINICLOUD_DATA_DIR"], env)
 
     def job(driver: str) -> Job:
         return Job(lambda dummy: scenario(driver), driver in DEMOS_ON_DAEMONS)
