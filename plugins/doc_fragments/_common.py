@@ -23,7 +23,7 @@ options:
       - By default the active driver of the data directory. Until one was made active, it is V(qemu) on hosts of the
         architecture x86_64 and V(lxd) on others.
     type: str
-    choices: [qemu, libvirt, lxd, incus]
+    choices: [qemu, libvirt, lxd, incus, virtualbox]
   driver_options:
     description:
       - What only one driver needs, by key. A key that the driver does not know is refused.

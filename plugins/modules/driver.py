@@ -33,7 +33,7 @@ options:
       - Until one was made active, it is V(lxd) on Linux where the processor is not an x86_64, else V(qemu).
     type: str
     required: true
-    choices: [qemu, libvirt, lxd, incus]
+    choices: [qemu, libvirt, lxd, incus, virtualbox]
   state:
     description: V(active) is what the driver becomes.
     type: str

@@ -20,7 +20,7 @@ options:
   name:
     description: Only this driver. By default all that there are.
     type: str
-    choices: [qemu, libvirt, lxd, incus]
+    choices: [qemu, libvirt, lxd, incus, virtualbox]
   driver:
     description:
       - Not used; O(name) is. It is accepted so that defaults for the action group may contain it.

@@ -51,6 +51,12 @@ def _load_incus(about: About, runtime: Runtime, scope: Scope, options: Options, 
     return IncusDriver(about, runtime, scope, options, shared)
 
 
+def _load_virtualbox(about: About, runtime: Runtime, scope: Scope, options: Options, shared: bool) -> Driver:
+    from ansible_collections.minicloud.local.plugins.module_utils._drivers.virtualbox.driver import VirtualBoxDriver
+
+    return VirtualBoxDriver(about, runtime, scope, options, shared)
+
+
 _LXD = About(
     name="lxd",
     scope="lxd",
@@ -109,6 +115,19 @@ ABOUT: dict[str, About] = {
         _LXD,
         # A fork of LXD, which can the same.
         _LXD._replace(name="incus", scope="incus", title="containers and virtual machines of Incus", load=_load_incus),
+        About(
+            name="virtualbox",
+            scope="virtualbox",
+            title="virtual machines of VirtualBox",
+            option_names=(),
+            capabilities=dict.fromkeys(
+                ("vm", "live_ports", "console_log", "suspend", "snapshots", "live_snapshots"), _VM
+            ),
+            image_formats={"disk": ("qcow2",)},
+            is_server=False,
+            platforms=("Linux", "macOS"),
+            load=_load_virtualbox,
+        ),
     )
 }
 DRIVERS = tuple(ABOUT)
