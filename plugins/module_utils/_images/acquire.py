@@ -22,17 +22,17 @@ from dataclasses import replace
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     Busy,
     ChecksumMismatch,
-    ImageError,
     InvalidOption,
     NotFound,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, fetch
-from ansible_collections.minicloud.local.plugins.module_utils._images.checksum import (
-    Promise,
-    find_in_list,
-    parse_checksum,
+from ansible_collections.minicloud.local.plugins.module_utils._images.content import (
+    Content,
+    check_stamp,
+    digests_of,
+    stamp_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import Copy, Digest, Flow, Outlet
 from ansible_collections.minicloud.local.plugins.module_utils._images.guess import guess
@@ -47,7 +47,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.vault impo
     DISK_FILE,
     Entry,
     Vault,
-    file_stamp,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, timestamp
@@ -83,11 +82,11 @@ class Acquisition:
         self._reference = reference
         self._arch = normal_arch(arch)
         self._checksum = checksum.strip()
-        self._promise = parse_checksum(checksum)
         self._refresh = refresh
         self._deadline = deadline
         self._patience = patience or fetch.PATIENCE
         self._force = force
+        self._content = Content(reference, self._report, checksum, patience or fetch.PATIENCE, deadline)
 
     def run(self) -> tuple[Image, bool]:
         """The image, and whether anything was changed."""
@@ -134,10 +133,10 @@ class Acquisition:
             return None
         source = self._source()
         if reference.host == "file":
-            self._stamp_of(source.location)
+            stamp_of(source.location)
         sha256 = source.sha256.lower()
-        if self._promise and self._promise.algorithm == "sha256":
-            sha256 = self._expected(self._promise)
+        if self._content.promise and self._content.promise.algorithm == "sha256":
+            sha256 = self._content.expected(self._content.promise)
         if image and entry and self._is_current(image, entry, source, sha256):
             return None
         there = self._there(source, sha256)
@@ -176,10 +175,10 @@ class Acquisition:
 
     def _is_promised(self, image: Image, entry: Entry | None) -> bool:
         """Whether the cached image is what the checksum says; False where only fetching it anew can tell."""
-        promise = self._promise
+        promise = self._content.promise
         if not promise or (entry and entry.checksum == self._checksum):
             return True
-        expected = self._expected(promise)
+        expected = self._content.expected(promise)
         actual = self._digest(image, promise.algorithm)
         if not actual:
             return False
@@ -210,24 +209,6 @@ class Acquisition:
         """The image of the vault that the source offers, as far as that can be told."""
         hash_ = self._hash_of(source, sha256)
         return self._vault.get(hash_, self.kind) if hash_ else None
-
-    def _expected(self, promise: Promise) -> str:
-        """The checksum (hex) that is promised, looked up where only a list was named."""
-        if not promise.url:
-            return promise.value
-        location = self._reference.name
-        filename = urllib.parse.unquote(urllib.parse.urlsplit(location).path if "://" in location else location)
-        if self._reference.host not in ("url", "file"):
-            raise InvalidOption(
-                f"checksum {self._checksum!r} is not valid for the image {self._reference}",
-                "a list of checksums is looked up by file name, and only images from a URL or path have one",
-                "Leave the checksum out: image hosts say themselves what their images must be.",
-            )
-        page = fetch.read_url(promise.url, patience=self._patience, deadline=self._deadline)
-        text = (page.body or b"").decode("utf-8", "replace")
-        value = find_in_list(text, os.path.basename(filename), promise.algorithm, shown_url(promise.url))
-        self._promise = promise._replace(value=value)
-        return value
 
     def _source(self) -> Source:
         reference, arch = self._reference, self._arch
@@ -297,23 +278,9 @@ class Acquisition:
 
     # -- the three ways -----------------------------------------------------------------------------------------------
 
-    def _promised(self, source: Source) -> tuple[str, str]:
-        """The sha256 and sha512 (hex) that the image's file must have, each empty where nobody has promised it."""
-        sha256, sha512 = source.sha256.lower(), source.sha512.lower()
-        if self._promise:
-            expected = self._expected(self._promise)
-            stated = sha256 if self._promise.algorithm == "sha256" else sha512
-            if stated and stated != expected:
-                raise self._mismatch(self._promise.algorithm, expected, stated, "its image host states")
-            if self._promise.algorithm == "sha256":
-                sha256 = expected
-            else:
-                sha512 = expected
-        return sha256, sha512
-
     def _fetched(self, source: Source, entry: Entry | None, work: str, partial: str) -> tuple[Image, bool]:
         """The image from a URL, unless what is here is still the same. partial -- where a download can be resumed"""
-        sha256, sha512 = self._promised(source)
+        sha256, sha512 = self._content.promised(source)
         image = self._there(source, sha256)
         if image and not self._force:
             return self._named(image, source, entry or Entry(image.hash))
@@ -342,14 +309,14 @@ class Acquisition:
         def outlets() -> list[Outlet]:
             return [Unpacker(os.path.join(work, "unpacked"), self._runtime)]
 
-        fetched = self._download(part, outlets, partial, known)
+        fetched = self._content.download(part, outlets, partial, known)
         if fetched is None and cached:
             return self._named(cached, source, entry or Entry(cached.hash))
         result, flow = t.cast("tuple[fetch.Fetched, Flow]", fetched)
         digests = digests_of(flow)
         unpacked = next(o for o in flow.outlets if isinstance(o, Unpacker))
         actual = digests["sha256"]
-        self._tell_unverified(part, actual)
+        self._content.tell_unverified(part, actual)
         try:
             if unpacked.kind:
                 remove_path(result.path)
@@ -362,78 +329,8 @@ class Acquisition:
         named = self._named(image, source, Entry(actual, etag=result.etag, last_modified=result.last_modified))
         return named[0], placed or named[1]
 
-    def _tell_unverified(self, part: Part, actual: str) -> None:
-        if not (part.sha256 or part.sha512):
-            self._report.warn(
-                f"The image {shown_url(part.location)} was fetched without a checksum to compare it with; it has"
-                f" sha256:{actual}. Give that as its checksum to be sure of getting the same again."
-            )
-
-    def _download(
-        self, part: Part, outlets: t.Callable[[], list[Outlet]], partial: str, known: tuple[str, str] = ("", "")
-    ) -> tuple[fetch.Fetched, Flow] | None:
-        """Fetch and verify; what an earlier run had left, and was no good, is fetched once more from the beginning.
-
-        outlets -- for the bytes, beside those of the checksums
-        """
-        promised = {"sha256": part.sha256, "sha512": part.sha512}
-
-        def all_outlets() -> list[Outlet]:
-            return [Digest("sha256"), *([Digest("sha512")] if part.sha512 else []), *outlets()]
-
-        while True:
-            flow = Flow(all_outlets)
-            download = fetch.Download(
-                part.location,
-                partial,
-                flow,
-                self._report,
-                part.size,
-                bool(part.sha256 or part.sha512),
-                self._patience,
-                self._deadline,
-            )
-            try:
-                result = download.run(*known)
-                if result is None:
-                    return None
-                for algorithm, actual in digests_of(flow).items():
-                    expected = promised[algorithm]
-                    if expected and actual != expected:
-                        raise self._mismatch(algorithm, expected, actual, "what was fetched has")
-                return result, flow
-            except ImageError as exc:
-                if isinstance(exc, ChecksumMismatch):
-                    download.discard()
-                elif not flow.failed:
-                    raise
-                if not download.resumed:
-                    raise
-
-    def _mismatch(self, algorithm: str, expected: str, actual: str, who: str) -> ChecksumMismatch:
-        return ChecksumMismatch(
-            f"the image {self._reference} does not match its checksum",
-            f"{algorithm} {expected} is expected, and {who} {actual}",
-            "Nothing of it was kept. If the publisher has replaced the file, use the checksum of the new one;"
-            " otherwise do not trust this server.",
-            expected=expected,
-            actual=actual,
-        )
-
-    @staticmethod
-    def _stamp_of(path: str) -> str:
-        """The stamp of a file that is to be imported; NotFound where there is none."""
-        stamp = file_stamp(path)
-        if not stamp or not os.path.isfile(path):
-            raise NotFound(
-                f"the image {path} was not found",
-                "it is not a file" if stamp else "there is no such file on this host",
-                "Check the path; it is one of the host that runs the instances.",
-            )
-        return stamp
-
     def _begin_import(self, path: str) -> str:
-        stamp = self._stamp_of(path)
+        stamp = stamp_of(path)
         if self._vault.known(self._reference, self._arch, self.kind) and not self._refresh:
             self._report.step(f"the file {path} has changed since it was last imported")
         self._report.step("import_image")
@@ -449,7 +346,7 @@ class Acquisition:
         found = None if packed else disk.inspect(path, name)
         unpacked = os.path.join(work, "unpacked")
         copied = os.path.join(work, "copied")
-        sha512 = self._promise is not None and self._promise.algorithm == "sha512"
+        sha512 = self._content.promise is not None and self._content.promise.algorithm == "sha512"
         # A copy is only worth its space where it may become the disk as it is.
         cloned = bool(found and found.ready) and disk.clone(path, copied)
 
@@ -463,7 +360,7 @@ class Acquisition:
                 wanted.append(Copy(copied))
             return wanted
 
-        digests = self._read(source, copied if cloned else path, Flow(outlets))
+        digests = self._content.read(source, copied if cloned else path, Flow(outlets))
         actual = digests["sha256"]
         image = self._vault.get(actual, self.kind)
         placed = False
@@ -473,30 +370,12 @@ class Acquisition:
         named = self._named(image, source, Entry(actual, stamp=stamp))
         return named[0], placed or named[1]
 
-    def _read(self, source: Source, path: str, flow: Flow) -> dict[str, str]:
-        """Read a whole file into FLOW, and return its checksums, which are what they should be."""
-        progress = fetch.Progress(self._report, os.path.basename(source.location))
-        try:
-            size = os.path.getsize(path)
-            flow.put_file(path, lambda done: progress(done, size))
-            flow.finish()
-        finally:
-            flow.abandon()
-        digests = digests_of(flow)
-        expected = {"sha256": source.sha256.lower(), "sha512": source.sha512.lower()}
-        if self._promise:
-            expected[self._promise.algorithm] = self._expected(self._promise)
-        for algorithm, value in digests.items():
-            if expected[algorithm] and expected[algorithm] != value:
-                raise self._mismatch(algorithm, expected[algorithm], value, "the file has")
-        return digests
-
     def _built(self, source: Source, work: str) -> tuple[Image, bool]:
         """The image, made on this host."""
         from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
 
         release = source.reference.name
-        if self._promise:
+        if self._content.promise:
             raise InvalidOption(
                 f"a checksum cannot be given for the image {self._reference}",
                 "it is built on this host, from packages that are verified themselves",
@@ -541,20 +420,10 @@ class Acquisition:
         ready = make_dir(os.path.join(work, "ready"))
         target = os.path.join(ready, DISK_FILE)
         virtual_size = disk.prepare(self._runtime, origin, target, str(self._reference), movable)
-        self._check_stamp(source, stamp)
+        check_stamp(source, stamp)
         image = self._image(source, hash_, os.path.getsize(target), virtual_size)
         extra = {"sha512": digests["sha512"]} if "sha512" in digests else {}
         return image, self._vault.place(ready, image, self._force, **extra)
-
-    @staticmethod
-    def _check_stamp(source: Source, stamp: str) -> None:
-        """Raise if the file at the source's location is no longer the one with this stamp; without one: return."""
-        if stamp and file_stamp(source.location) != stamp:
-            raise ImageError(
-                f"the image {source.location} was not imported",
-                "the file was written to meanwhile",
-                "Run this again when whatever writes it is done.",
-            )
 
     def _image(
         self,
@@ -593,8 +462,3 @@ class Acquisition:
         entry = entry._replace(hash=image.hash, checksum=self._checksum)
         moved = self._vault.set_entry(self._reference, self._arch, entry, self.kind)
         return replace(image, name=str(self._reference)), moved
-
-
-def digests_of(flow: Flow) -> dict[str, str]:
-    """The checksums (hex) of what has come through a flow, by algorithm."""
-    return {outlet.algorithm: outlet.hex for outlet in flow.outlets if isinstance(outlet, Digest) and outlet.algorithm}

@@ -20,7 +20,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import Ima
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images import disk, lxd_metadata
-from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition, digests_of
+from ansible_collections.minicloud.local.plugins.module_utils._images.acquire import Acquisition
+from ansible_collections.minicloud.local.plugins.module_utils._images.content import check_stamp, digests_of
 from ansible_collections.minicloud.local.plugins.module_utils._images.flow import (
     Copy,
     Digest,
@@ -97,17 +98,19 @@ class RootAcquisition(Acquisition):
             scan = RootScan(str(self._reference), self._runtime, deep=not before)
             return [scan, _Together(before)] if before else [scan]
 
-        fetched: t.Any = self._download(part, outlets, partial, known)
+        fetched: t.Any = self._content.download(part, outlets, partial, known)
         if fetched is None and cached:
             return self._named(cached, source, entry or Entry(cached.hash))
         result, flow = fetched
         together = next((o.hex for o in flow.outlets if isinstance(o, _Together)), "")
         root = next(o.root for o in flow.outlets if isinstance(o, RootScan))
         digests = digests_of(flow)
-        self._tell_unverified(part, digests["sha256"])
+        self._content.tell_unverified(part, digests["sha256"])
         try:
             if together and source.fingerprint and together != source.fingerprint:
-                raise self._mismatch("sha256", source.fingerprint, together, "metadata and root file system have")
+                raise self._content.mismatch(
+                    "sha256", source.fingerprint, together, "metadata and root file system have"
+                )
             image, placed = self.prepared_root(source, root, result.path, work, digests, before, together)
         finally:
             remove_path(result.path)
@@ -120,7 +123,7 @@ class RootAcquisition(Acquisition):
         if part.size > _METADATA_SIZE:
             raise self._too_large(part.size)
         part = part._replace(sha256=part.sha256.lower(), sha512=part.sha512.lower())
-        fetched: t.Any = self._download(part, list, partial)
+        fetched: t.Any = self._content.download(part, list, partial)
         path = fetched[0].path
         try:
             if os.path.getsize(path) > _METADATA_SIZE:
@@ -142,7 +145,7 @@ class RootAcquisition(Acquisition):
         path = source.location
         stamp = self._begin_import(path)
         copied = os.path.join(work, "copied")
-        sha512 = self._promise is not None and self._promise.algorithm == "sha512"
+        sha512 = self._content.promise is not None and self._content.promise.algorithm == "sha512"
         cloned = disk.clone(path, copied)
         scan = RootScan(str(self._reference), self._runtime)
 
@@ -150,7 +153,7 @@ class RootAcquisition(Acquisition):
             wanted: list[Outlet] = [Digest("sha256"), *([Digest("sha512")] if sha512 else []), scan]
             return wanted if cloned else [*wanted, Copy(copied)]
 
-        digests = self._read(source, copied if cloned else path, Flow(outlets))
+        digests = self._content.read(source, copied if cloned else path, Flow(outlets))
         image, placed = self.prepared_root(source, scan.root, copied, work, digests, stamp=stamp)
         named = self._named(image, source, Entry(image.hash, stamp=stamp))
         return named[0], placed or named[1]
@@ -210,7 +213,7 @@ class RootAcquisition(Acquisition):
             with contextlib.closing(os.fdopen(descriptor, "rb")):
                 # The record that comes after this promises that it is there, also after a power cut.
                 os.fsync(descriptor)
-        self._check_stamp(source, stamp)
+        check_stamp(source, stamp)
         return image, self._vault.place(ready, image, self._force, **digests)
 
     def _described(self, source: Source, said: lxd_metadata.Description) -> Source:
