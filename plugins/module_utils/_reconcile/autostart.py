@@ -34,25 +34,6 @@ def needs_unit(record: Starting) -> bool:
     return starts and record.phase != "removing" and not ABOUT[record.driver].is_server
 
 
-def is_in_place(record: Starting | None, runtime: Runtime, data: DataDirectory) -> bool:
-    """Whether the unit is there as far as a record needs it, and no earlier run has left it undecided; cheap."""
-    unit = Unit(runtime, data)
-    return unit.is_finished() and (record is None or not needs_unit(record) or unit.is_on())
-
-
-@contextlib.contextmanager
-def kept_unit(runtime: Runtime, data: DataDirectory) -> t.Iterator[None]:
-    """Change records; then the unit is there if anything needs it, and gone if nothing does."""
-    unit = Unit(runtime, data)
-    with contextlib.suppress(NoSpace):  # removing is what makes room
-        unit.begin()
-    try:
-        yield
-    finally:
-        with data.lock("autostart", Deadline(60), runtime.report):
-            unit.finish(any(map(_scope_needs_unit, data.scopes())))
-
-
 def _scope_needs_unit(scope: Scope) -> bool:
     """Whether anything in a scope needs the unit; what has a record that cannot be read may well need it."""
     for found, broken in (scope.networks.all(), scope.instances()):
@@ -61,12 +42,36 @@ def _scope_needs_unit(scope: Scope) -> bool:
     return False
 
 
-def warn_of_obstacle(record: Starting | None, runtime: Runtime, data: DataDirectory) -> None:
-    """Tell the user where what is to start with this host will not."""
-    if record and needs_unit(record):
-        obstacle = Unit(runtime, data).obstacle()
-        if obstacle:
-            runtime.report.warn(f"autostart of {record.name}: {obstacle}")
+class Autostart:
+    """What is to start with the host, and the unit that starts it where its hypervisor does not."""
+
+    def __init__(self, runtime: Runtime, data: DataDirectory) -> None:
+        self.runtime = runtime
+        self.data = data
+
+    def is_in_place(self, record: Starting | None) -> bool:
+        """Whether the unit is there as far as a record needs it, and no earlier run has left it undecided; cheap."""
+        unit = Unit(self.runtime, self.data)
+        return unit.is_finished() and (record is None or not needs_unit(record) or unit.is_on())
+
+    @contextlib.contextmanager
+    def kept_unit(self) -> t.Iterator[None]:
+        """Change records; then the unit is there if anything needs it, and gone if nothing does."""
+        unit = Unit(self.runtime, self.data)
+        with contextlib.suppress(NoSpace):  # removing is what makes room
+            unit.begin()
+        try:
+            yield
+        finally:
+            with self.data.lock("autostart", Deadline(60), self.runtime.report):
+                unit.finish(any(map(_scope_needs_unit, self.data.scopes())))
+
+    def warn_of_obstacle(self, record: Starting | None) -> None:
+        """Tell the user where what is to start with this host will not."""
+        if record and needs_unit(record):
+            obstacle = Unit(self.runtime, self.data).obstacle()
+            if obstacle:
+                self.runtime.report.warn(f"autostart of {record.name}: {obstacle}")
 
 
 def _networks(scope: Scope) -> list[Network]:

@@ -47,6 +47,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._image import Image
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import Autostart
 
 
 class Outcome(t.NamedTuple):
@@ -201,11 +202,9 @@ class _Task:
         autostart = self.wish.autostart is not None or any(
             each and each.autostart for each in (self.current, self.plan.after)
         )
-        self.autostart: t.Any = _autostart() if autostart or self.wish.state == ABSENT else None
+        self.autostart = _autostart(self.runtime, self.data) if autostart or self.wish.state == ABSENT else None
         self.repairs = (
-            self.autostart is not None
-            and not self.plan.changes
-            and not self.autostart.is_in_place(self.current, self.runtime, self.data)
+            self.autostart is not None and not self.plan.changes and not self.autostart.is_in_place(self.current)
         )
 
     def _read_source(self) -> None:
@@ -244,7 +243,7 @@ class _Task:
 
     def _changing(self) -> t.ContextManager[None]:
         if self.autostart:
-            return t.cast("t.ContextManager[None]", self.autostart.kept_unit(self.runtime, self.data))
+            return self.autostart.kept_unit()
         return contextlib.nullcontext()
 
     def predict(self) -> None:
@@ -267,7 +266,7 @@ class _Task:
         # Another run that has changed the instance sees to it, too, before it gives the lock back.
         scope = self.crew.wanted.scope
         with scope.lock(self.wish.name, report=self.runtime.report):
-            self.repairs = not self.autostart.is_in_place(scope.read(self.wish.name), self.runtime, self.data)
+            self.repairs = not self.autostart.is_in_place(scope.read(self.wish.name))
             if self.repairs:
                 with self._changing():
                     pass
@@ -278,18 +277,18 @@ class _Task:
         if current and observed and observed.state == RUNNING and not check_mode:
             self.crew.of(current).tidy(current)
         if self.autostart:
-            self.autostart.warn_of_obstacle(current, self.runtime, self.data)
+            self.autostart.warn_of_obstacle(current)
         steps = [*self.plan.steps, "repair_autostart"] if self.repairs else self.plan.steps
         view = instance_view(current, observed, self.crew.of(current), self.data) if current and observed else None
         after = comparable(current, observed.state if observed else ABSENT)
         return Outcome(self.plan.changes or self.repairs, steps, view, self.before, after)
 
 
-def _autostart() -> t.Any:
+def _autostart(runtime: Runtime, data: DataDirectory) -> Autostart:
     """What sees to the start with the host, imported only now."""
-    from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import Autostart
 
-    return autostart
+    return Autostart(runtime, data)
 
 
 def _choose_networks(wish: Wish, current: Instance | None, driver: Driver, around: Surroundings) -> None:

@@ -36,6 +36,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.plan im
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, timestamp
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import Autostart
+
 # Options that are compared, in the order of their steps.
 _OPTIONS = (
     "mode",
@@ -233,17 +236,17 @@ def reconcile_network_of(
     task = _Task(wish, driver, data)
     current, plan = task.look()
     before = comparable(current)
-    autostart = _autostart() if _concerns_start(wish, current) else None
-    repair = autostart is not None and not plan.steps and not autostart.is_in_place(current, runtime, data)
+    autostart = _autostart(runtime, data) if _concerns_start(wish, current) else None
+    repair = autostart is not None and not plan.steps and not autostart.is_in_place(current)
     if plan.steps or repair:
         runtime.begin_changes()
         if check_mode:
             plan = task.foresee(plan)
         else:
-            with autostart.kept_unit(runtime, data) if autostart else contextlib.nullcontext():
+            with autostart.kept_unit() if autostart else contextlib.nullcontext():
                 plan = task.carry_out()
     if autostart:
-        autostart.warn_of_obstacle(plan.after, runtime, data)
+        autostart.warn_of_obstacle(plan.after)
     steps = [*plan.steps, "repair_autostart"] if repair else plan.steps
     view = None
     if plan.after:
@@ -260,11 +263,11 @@ def _concerns_start(wish: NetworkWish, current: Network | None) -> bool:
     return wish.autostart is not None or wish.state == ABSENT or bool(current and current.autostart)
 
 
-def _autostart() -> t.Any:
+def _autostart(runtime: Runtime, data: DataDirectory) -> Autostart:
     """What sees to the start with the host, imported only now."""
-    from ansible_collections.minicloud.local.plugins.module_utils._reconcile import autostart
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import Autostart
 
-    return autostart
+    return Autostart(runtime, data)
 
 
 class _Task:

@@ -49,6 +49,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import De
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
+if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
+
 RESTORED = "restored"
 
 # The fields of an instance's record that are restored together with its disk.
@@ -268,7 +271,7 @@ class _Task:
     def _part(self, instance: Instance) -> Snapshots:
         return t.cast(Snapshots, self.crew.of(instance).snapshots())
 
-    def _power(self) -> t.Any:
+    def _power(self) -> Power:
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.power import Power
 
         return Power(self.crew, self.runtime, self.data)

@@ -56,56 +56,56 @@ def test_who_needs_the_unit(data: DataDirectory) -> None:
 def test_the_unit_comes_with_the_first_and_goes_with_the_last(data: DataDirectory) -> None:
     runtime = Runtime(nothing)
     unit = units.Unit(runtime, data)
-    with autostart.kept_unit(runtime, data):
+    with autostart.Autostart(runtime, data).kept_unit():
         instance(data, "b", autostart=False)
     assert not unit.is_on()
-    with autostart.kept_unit(runtime, data):
+    with autostart.Autostart(runtime, data).kept_unit():
         made = instance(data, "a")
         net = network(data, "lan")
-        assert not autostart.is_in_place(made, runtime, data)
+        assert not autostart.Autostart(runtime, data).is_in_place(made)
     assert unit.is_on()
-    assert autostart.is_in_place(made, runtime, data)
-    with autostart.kept_unit(runtime, data):
+    assert autostart.Autostart(runtime, data).is_in_place(made)
+    with autostart.Autostart(runtime, data).kept_unit():
         data.scope("qemu").remove("a")
     assert unit.is_on()
-    with autostart.kept_unit(runtime, data):
+    with autostart.Autostart(runtime, data).kept_unit():
         net.autostart = False
         data.scope("qemu").networks.write(net)
     assert not unit.is_on()
-    assert autostart.is_in_place(net, runtime, data)
+    assert autostart.Autostart(runtime, data).is_in_place(net)
     assert sorted(os.listdir(data.path)) == ["locks", "scopes"]
 
 
 def test_a_change_that_failed_leaves_nothing_undecided(data: DataDirectory) -> None:
     runtime = Runtime(nothing)
     with pytest.raises(HypervisorError):
-        with autostart.kept_unit(runtime, data):
+        with autostart.Autostart(runtime, data).kept_unit():
             made = instance(data, "a")
             raise HypervisorError("a could not be started")
-    assert autostart.is_in_place(made, runtime, data)
+    assert autostart.Autostart(runtime, data).is_in_place(made)
     assert units.Unit(runtime, data).is_on()
 
 
 def test_a_unit_that_somebody_removed_is_noticed(data: DataDirectory) -> None:
     runtime = Runtime(nothing)
-    with autostart.kept_unit(runtime, data):
+    with autostart.Autostart(runtime, data).kept_unit():
         made = instance(data, "a")
     os.unlink(units.Unit(runtime, data).path)
-    assert not autostart.is_in_place(made, runtime, data)
-    assert autostart.is_in_place(instance(data, "b", autostart=False), runtime, data)
+    assert not autostart.Autostart(runtime, data).is_in_place(made)
+    assert autostart.Autostart(runtime, data).is_in_place(instance(data, "b", autostart=False))
 
 
 def test_a_host_that_cannot_have_the_unit(data: DataDirectory, tmp_path: pathlib.Path) -> None:
     (tmp_path / "booted").rmdir()
     runtime = Runtime(nothing, Reporter())
-    with autostart.kept_unit(runtime, data):
+    with autostart.Autostart(runtime, data).kept_unit():
         made = instance(data, "a")
-    assert autostart.is_in_place(made, runtime, data)
-    autostart.warn_of_obstacle(made, runtime, data)
+    assert autostart.Autostart(runtime, data).is_in_place(made)
+    autostart.Autostart(runtime, data).warn_of_obstacle(made)
     assert len(runtime.report.warnings) == 1
     assert "autostart of a: This host does not run systemd" in runtime.report.warnings[0]
-    autostart.warn_of_obstacle(instance(data, "b", autostart=False), runtime, data)
-    autostart.warn_of_obstacle(None, runtime, data)
+    autostart.Autostart(runtime, data).warn_of_obstacle(instance(data, "b", autostart=False))
+    autostart.Autostart(runtime, data).warn_of_obstacle(None)
     assert len(runtime.report.warnings) == 1
 
 

@@ -210,7 +210,7 @@ def test_what_starts_it_with_the_host_stays(
     newer(newer_code, data, "web")
     needed: list[bool] = []
     monkeypatch.setattr(autostart.Unit, "finish", lambda self, wanted: needed.append(wanted))
-    with autostart.kept_unit(runtime, data):
+    with autostart.Autostart(runtime, data).kept_unit():
         pass
     assert needed == [True]
 
