@@ -256,19 +256,19 @@ class _Task:
 
     def carry_out(self) -> None:
         """Do what is planned, and look at what is then."""
-        if self.repairs:
-            self._repair_autostart()
+        if self.repairs and self.autostart:
+            self._repair(self.autostart)
         self.plan, self.current = self.applier.carry_out(self.plan)
         current = self.current
         self.observed = as_recorded(current, self.crew.of(current).observe([current])[0]) if current else None
 
-    def _repair_autostart(self) -> None:
+    def _repair(self, autostart: Autostart) -> None:
         # Another run that has changed the instance sees to it, too, before it gives the lock back.
         scope = self.crew.wanted.scope
         with scope.lock(self.wish.name, report=self.runtime.report):
-            self.repairs = not self.autostart.is_in_place(scope.read(self.wish.name))
+            self.repairs = not autostart.is_in_place(scope.read(self.wish.name))
             if self.repairs:
-                with self._changing():
+                with autostart.kept_unit():
                     pass
 
     def outcome(self, check_mode: bool) -> Outcome:
