@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import functools
 import pathlib
+import zlib
+from collections.abc import Iterable
 
 import pytest
 
@@ -222,3 +224,14 @@ def test_a_driver_is_named_where_docs_say_and_nowhere_else(driver: str) -> None:
         if path.exists() and driver in path.read_text(encoding="utf-8").lower():
             naming.append(path.relative_to(top).as_posix())
     assert naming == []
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_driver_is_a_small_part_of_what_ansible_packs(driver: str) -> None:
+    """All drivers are in the pack of a module, so what one adds is bounded; what several need is shared."""
+
+    def packed(paths: Iterable[pathlib.Path]) -> int:
+        return sum(len(zlib.compress(path.read_bytes())) for path in paths)
+
+    whole = packed(PLUGINS.glob("module_utils/**/*.py"))
+    assert packed(PLUGINS.glob(f"module_utils/_drivers/{driver}/*.py")) < whole / 12
