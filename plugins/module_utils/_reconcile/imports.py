@@ -76,6 +76,7 @@ class Arrival:
         self.origin = origin_of(self.source, runtime)
         self.found = self.origin.describe()
         self.found.arch = self.found.arch or host_arch
+        self.name, self.going = wish.name, wish.going
         self.wish = self._filled(wish)
         export = driver.export()
         able = driver.about.can("export_snapshots", self.found.instance_type)
@@ -122,20 +123,22 @@ class Arrival:
         )
 
     def _warn(self, text: str) -> None:
-        self.runtime.report.warn(f"{self.wish_name}: {text}.")
+        self.runtime.report.warn(f"{self.name}: {text}.")
 
     @property
     def image(self) -> dict[str, str]:
         """What the instance's record will have of its image, as far as that is known before."""
         return {**self.found.image, "name": self.found.image.get("name") or self.origin.path}
 
-    @property
-    def wish_name(self) -> str:
-        """Whom warnings are about."""
-        return self.found.name
-
     def _others(self) -> list[Instance]:
-        return [other for scope in self.data.scopes() for other in scope.instances()[0]]
+        """All other instances that stay: not what a run that was killed has left of this one."""
+        going = {key_of(self.name), *self.going}
+        return [
+            other
+            for scope in self.data.scopes()
+            for other in scope.instances()[0]
+            if scope.name != self.driver.scope.name or key_of(other.name) not in going
+        ]
 
     def _ports(self) -> list[PortForward] | None:
         taken = [port for other in self._others() for port in other.ports]

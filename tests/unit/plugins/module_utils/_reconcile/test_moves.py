@@ -25,11 +25,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import exports, instances, snapshots
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.multipass import take_over_all
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import parse_wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.tests.unit import processes
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images import foreign
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.test_multipass import generator
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._reconcile.world import RecordingReporter
 
 MIB = 1 << 20
@@ -372,3 +374,55 @@ def test_a_renamed_instance_keeps_what_is_known_of_its_exports_and_snapshots(hos
     host.snapshot("first", "www", state="restored", safeguard=False)
     assert host.scope.read("www").name == "www"
     assert host.disk("www")[16 * MIB : 16 * MIB + 4] == bytes(4)
+
+
+@pytest.fixture
+def multipass(host):
+    """A directory of Multipass with an instance that has a snapshot, and has gone on from it."""
+    made = generator.Multipass(str(host.path / "multipass"), str(host.path / "image.qcow2"))
+    disk = made.add("old", file="xenial-disk1.img", disk_space=str(64 * MIB), num_cores=2)
+    foreign.qemu_img("amend", "-o", "compat=1.1", disk)
+    foreign.qemu_img("resize", disk, "64M")
+    made.snapshot("old", 1, name="base", comment="as delivered")
+    command = f"write -q -P 7 {8 * MIB} 65536"
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, disk], check=True, capture_output=True)
+    made.add("busy", "running")
+    made.write()
+    return made
+
+
+@pytest.mark.parametrize("step", ["", "unpack", "extracted", "layer", "layers", "taken_in", "snapshot_record"])
+def test_what_multipass_has_is_taken_over(host, multipass, step):
+    root = pathlib.Path(multipass.root)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    params = {"source": "multipass:old", "source_root": str(root)}
+    if step:
+        killed_at(step, lambda reporter: host.make("old", reporter=reporter, **params))
+    assert host.make("old", **params).changed
+    assert not host.make("old", **params).changed
+    new = host.scope.read("old")
+    assert (new.cpus, new.memory, new.disk, new.user) == (2, 128 * MIB, 64 * MIB, "ubuntu")
+    assert new.nics[0].mac == multipass.specs["old"]["mac_addr"]
+    assert host.disk("old")[8 * MIB : 8 * MIB + 4] == b"\7\7\7\7"
+    assert [(each.name, each.comment) for each in host.scope.snapshots("old").all()[0]] == [("base", "as delivered")]
+    host.snapshot("base", "old", state="restored", safeguard=False)
+    assert host.disk("old")[8 * MIB : 8 * MIB + 4] == bytes(4)
+    assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert host.leftovers() == []
+
+
+def test_all_that_multipass_has_is_taken_over_at_once(host, multipass):
+    params = {
+        "driver": "qemu",
+        "driver_options": None,
+        "state": "stopped",
+        "source_root": multipass.root,
+        "timeout": 300,
+    }
+    for check in (True, False, False):
+        outcome, views = take_over_all(params, host.runtime(), host.data, check)
+        assert [view["name"] for view in views] == ["old"]
+        assert any("busy of Multipass cannot be taken over" in text for text in host.reporter.warnings)
+    assert not outcome.changed
+    with pytest.raises(InvalidOption, match="state: absent"):
+        take_over_all({**params, "state": "absent"}, host.runtime(), host.data)
