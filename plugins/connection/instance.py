@@ -395,6 +395,7 @@ class Connection(ConnectionBase):
             why = ""
             with contextlib.suppress(MinicloudError):
                 why = self._execution.why_not(self._instance)
+            why = "" if why in str(exc) else why
             raise AnsibleConnectionFailure(f"{exc} {why and f'It cannot be reached now: {why}.'}".strip()) from exc
 
     @staticmethod

@@ -113,11 +113,17 @@ settings:
       type: dict
       returned: always
       sample: {"release": {"mirror": "https://mirror.example.com/ubuntu-cloud-images/releases/"}}
+entries:
+  description: The same as keys and values, as the playbooks C(get) and C(set) of the collection have them.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{"key": "default.memory", "value": "1024M"}]
 """
 
 from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.settings import change
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.settings import change, entries
 
 ARGUMENTS = {
     "cpus": {"type": "int"},
@@ -130,7 +136,12 @@ ARGUMENTS = {
 
 def run(context: ModuleContext) -> dict[str, object]:
     changed, before, after = change(context.runtime, context.data, context.params, context.check_mode)
-    return {"changed": changed, "settings": after, "diff": {"before": before, "after": after}}
+    return {
+        "changed": changed,
+        "settings": after,
+        "entries": entries(after),
+        "diff": {"before": before, "after": after},
+    }
 
 
 def main() -> None:

@@ -11,7 +11,12 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import active_driver
-from ansible_collections.minicloud.local.plugins.module_utils._model import DEFAULT_CPUS, DEFAULT_DISK, DEFAULT_MEMORY
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DEFAULT_CPUS,
+    DEFAULT_DISK,
+    DEFAULT_MEMORY,
+    MIB,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish, parse_sizes
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
@@ -23,6 +28,15 @@ _IMAGE_HOSTS = "image_hosts"
 def effective_settings(data: DataDirectory) -> dict[str, t.Any]:
     """What counts: what is set, and else the collection's own."""
     return _effective(data, data.settings())
+
+
+def entries(settings: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """What counts as keys and values, as the commands get and set have them; sizes in MiB."""
+    found = {"local.driver": settings["driver"], "default.cpus": settings["cpus"]}
+    found.update({f"default.{name}": f"{settings[name] // MIB}M" for name in ("memory", "disk")})
+    for host, keys in settings[_IMAGE_HOSTS].items():
+        found.update({f"{_IMAGE_HOSTS}.{host}.{key}": value for key, value in keys.items()})
+    return [{"key": key, "value": value} for key, value in found.items()]
 
 
 def _effective(data: DataDirectory, settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

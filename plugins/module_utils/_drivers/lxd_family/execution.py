@@ -22,6 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts imp
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 # What a websocket's frame is: more of the one before, text, bytes, the end, a question whether anybody is there.
 _MORE, _TEXT, _BYTES, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
@@ -33,6 +34,8 @@ _OPENING, _SILENCE = 20.0, 10.0
 # The status of a command that nobody knows the end of, and of those that ended with the instance.
 _UNKNOWN = -1
 _SIGNALS = (129, 137, 143)
+# Seconds after which an instance that is being stopped is said to be.
+_SETTLING = 2.0
 
 
 class LxdExecution(Execution):
@@ -120,8 +123,9 @@ class _LxdCommand(GuestCommand):
             self.status = _UNKNOWN if told is None else int(told)
             why = str(done.get("err") or "")
         if self.status in (_UNKNOWN, *_SIGNALS):
-            # Whether it has ended, or the instance with it.
-            self._require_running()
+            # Whether it has ended, or the instance with it, which the server says of itself a moment later.
+            for dummy in Deadline(_SETTLING).pauses(first=0.1, longest=0.5):
+                self._require_running()
         if self.status == _UNKNOWN:
             raise HypervisorError(f"nobody knows what became of a command in {self.instance.name}", why)
         self.ended = True

@@ -8,7 +8,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._model import GIB
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.settings import change
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.settings import change, entries
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
@@ -39,6 +39,17 @@ def test_what_is_set_counts_until_it_is_reset(data):
     found = set_(data, reset=["cpus"], disk="9G")[2]
     assert (found["cpus"], found["memory"], found["disk"]) == (1, 2 * GIB, 9 * GIB)
     assert found["image_hosts"] == MIRROR
+
+
+def test_what_counts_is_told_as_keys_and_values(data):
+    found = entries(set_(data, memory="2G", image_hosts=MIRROR)[2])
+    assert {each["key"]: each["value"] for each in found} == {
+        "local.driver": found[0]["value"],
+        "default.cpus": 1,
+        "default.memory": "2048M",
+        "default.disk": "5120M",
+        "image_hosts.release.mirror": MIRROR["release"]["mirror"],
+    }
 
 
 def test_other_settings_stay(data):

@@ -154,7 +154,16 @@ def test_a_command_that_ended_with_its_instance_is_lost(monkeypatch, done):
         command(monkeypatch, done, "Stopped").receive(1)
 
 
+def test_a_command_whose_instance_is_said_to_be_stopped_a_moment_later_is_lost(monkeypatch):
+    found = command(monkeypatch, {"metadata": {"return": 137}})
+    said = iter(["Running", "Running", "Stopped"])
+    found.execution.look.record = lambda instance: {"status": next(said), "config": {}}
+    with pytest.raises(HypervisorError, match="stopped"):
+        found.receive(1)
+
+
 def test_a_command_ended_by_a_signal_in_an_instance_that_runs_is_not_lost(monkeypatch):
+    monkeypatch.setattr(execution, "_SETTLING", 0.2)
     found = command(monkeypatch, {"metadata": {"return": 137}})
     assert found.receive(1) is None
     assert found.status == 137
