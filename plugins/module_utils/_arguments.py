@@ -13,7 +13,7 @@ import typing as t
 MOUNT: dict[str, t.Any] = {
     "source": {"type": "path"},
     "target": {"type": "str"},
-    "type": {"type": "str", "choices": ["auto", "native", "copy"], "default": "auto"},
+    "type": {"type": "str", "choices": ["auto", "native", "classic", "copy"], "default": "auto"},
     "uid_map": {"type": "list", "elements": "str"},
     "gid_map": {"type": "list", "elements": "str"},
     "read_only": {"type": "bool", "default": False},

@@ -415,18 +415,23 @@ class Nic:
         return cls(**NIC.split(data))
 
 
+# In the place of a guest's id: that of its login user.
+DEFAULT_ID = -1
+
+
 @dataclass
 class Mount:
     """A folder of the host in a guest.
 
     source -- an absolute path of the host
     target -- a path of the guest, absolute or from the home directory of the login user
-    type -- auto, native or copy, as asked for
-    uid_map, gid_map -- pairs of an id of the host and the id that it is in the guest; none: as they are
+    type -- auto, native, classic or copy, as asked for
+    uid_map, gid_map -- pairs of an id of the host and the id (or DEFAULT_ID) that it is in the guest; none: as they are
     delete -- whether what is not in a copied folder is removed from the guest
     mechanism -- what it was made with last, such as disk device or tar; empty where it never was
     copied -- fingerprint of what was copied last
     failure -- why the last attempt to make it failed; empty where it did not
+    not_native -- why one of the type auto was not made by the hypervisor's means; empty where it was
     unknown -- fields of its record that a newer version has written
     """
 
@@ -440,7 +445,18 @@ class Mount:
     mechanism: str = ""
     copied: str = ""
     failure: str = ""
+    not_native: str = ""
     unknown: dict[str, t.Any] = field(default_factory=dict)
+
+    @property
+    def may_be_native(self) -> bool:
+        """Whether the hypervisor's own means are used for it where that can be."""
+        return self.type in ("auto", "native")
+
+    @property
+    def may_be_classic(self) -> bool:
+        """Whether ssh is used for it where need be."""
+        return self.type in ("auto", "classic")
 
     def to_dict(self) -> dict[str, t.Any]:
         """As plain data, for the record."""

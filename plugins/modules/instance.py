@@ -253,9 +253,9 @@ options:
         description: Where it appears in the guest. Unless given, its name in the home directory of the login user.
         type: str
       type:
-        description: How it comes there. V(copy) works with every driver.
+        description: How it comes there. V(classic) and V(copy) work with every driver.
         type: str
-        choices: [auto, native, copy]
+        choices: [auto, native, classic, copy]
         default: auto
       uid_map:
         description: Which users of the host are which in the guest, each as C(host:guest) in quotes.
@@ -679,7 +679,7 @@ instance:
           returned: always
           sample: auto
         mechanism:
-          description: What it was made with last, C(disk device) or C(tar); empty where it never was.
+          description: What it was made with last, such as C(disk device), C(sshfs) or C(tar); empty where it never was.
           type: str
           returned: always
           sample: disk device
@@ -690,6 +690,11 @@ instance:
           sample: true
         reason:
           description: Why it is not there; empty where it is.
+          type: str
+          returned: always
+          sample: ""
+        not_native:
+          description: Why one of the type V(auto) was not made by the hypervisor's own means; empty where it was.
           type: str
           returned: always
           sample: ""

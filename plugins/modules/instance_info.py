@@ -230,7 +230,7 @@ instances:
           returned: always
           sample: auto
         mechanism:
-          description: What it was made with last, C(disk device) or C(tar); empty where it never was.
+          description: What it was made with last, such as C(disk device), C(sshfs) or C(tar); empty where it never was.
           type: str
           returned: always
           sample: disk device
@@ -241,6 +241,11 @@ instances:
           sample: true
         reason:
           description: Why it is not there; empty where it is.
+          type: str
+          returned: always
+          sample: ""
+        not_native:
+          description: Why one of the type V(auto) was not made by the hypervisor's own means; empty where it was.
           type: str
           returned: always
           sample: ""

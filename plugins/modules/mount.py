@@ -46,19 +46,23 @@ options:
     default: mounted
   type:
     description:
-      - V(native) is a mount by the hypervisor's own means. Drivers that have the capability C(native_mounts) can do it,
-        for containers.
+      - V(native) is a mount by the hypervisor's own means. Drivers that have the capability C(native_mounts) can do it.
+      - V(classic) is one by way of ssh. Every driver can do it, on Linux, and it is slower. A process on the host
+        serves the folder, and nothing else, to sshfs in the guest, which is installed there by the guest's package
+        manager if need be.
       - V(copy) is no mount. It brings the content of the folder into the guest, and again in each run in which it has
         changed. Every driver can do it. The files belong to the login user.
-      - V(auto) is a native mount. Where the driver has none, the task fails and says so.
+      - V(auto) is a native mount where that works now, else a classic one. RV(mount.not_native) says why.
     type: str
-    choices: [auto, native, copy]
+    choices: [auto, native, classic, copy]
     default: auto
   uid_map:
     description:
-      - Which users of the host are which in the guest, each as C(host:guest) in quotes. Both are numbers.
-      - Unless given, they are the same in the guest as on the host, which needs a kernel that can shift the ids of the
-        folder's file system.
+      - Which users of the host are which in the guest, each as C(host:guest) in quotes. Both are numbers; V(default) in
+        the place of the second one is the guest's login user.
+      - Unless given, they are the same in the guest as on the host. In containers that needs a kernel that can shift
+        the ids of the folder's file system.
+      - Of users that the map does not have, the guest sees nobody's. An ordinary user can map no id but their own.
       - With the drivers V(lxd) and V(incus) the host's C(/etc/subuid) must let root use each of them, as in
         C(root:1000:1). They are mapped when the instance is started the next time.
     type: list
@@ -157,7 +161,7 @@ mount:
       returned: always
       sample: auto
     mechanism:
-      description: What it was made with last, C(disk device) or C(tar); empty where it never was.
+      description: What it was made with last, such as C(disk device), C(sshfs) or C(tar); empty where it never was.
       type: str
       returned: always
       sample: disk device
@@ -168,6 +172,11 @@ mount:
       sample: true
     reason:
       description: Why it is not there; empty where it is.
+      type: str
+      returned: always
+      sample: ""
+    not_native:
+      description: Why one of the type V(auto) was not made by the hypervisor's own means; empty where it was.
       type: str
       returned: always
       sample: ""

@@ -25,7 +25,10 @@ import drivers
 KVM = "/dev/kvm"
 # Where programs are looked for.
 DIRECTORIES = os.pathsep.join(
-    (os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/libexec/incus")
+    (
+        os.environ.get("PATH", os.defpath),
+        *("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/libexec/incus", "/usr/lib/openssh"),
+    )
 )
 # Seconds that a daemon may take to answer, and to end.
 PATIENCE = 60

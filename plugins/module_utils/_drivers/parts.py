@@ -24,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._network import Ne
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
 
 if t.TYPE_CHECKING:
+    from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
     from ansible_collections.minicloud.local.plugins.module_utils._images.archive import Piece
     from ansible_collections.minicloud.local.plugins.module_utils._images.origin import Layered
 
@@ -219,33 +220,17 @@ class Suspension(Part):
         """
 
 
-class GuestMount(t.NamedTuple):
-    """What the guest itself has to do for a mount: mount -t FSTYPE -o OPTIONS SOURCE TARGET."""
-
-    fstype: str
-    source: str
-    options: str = ""
-
-
-class Attached(t.NamedTuple):
-    """A mount that is there on the hypervisor's side.
-
-    mechanism -- virtiofs, 9p, disk device …; guest -- what is left for the guest to do; None where it sees it already
-    """
-
-    mechanism: str
-    guest: GuestMount | None = None
-
-
 class Mounts(Part):
     """Folders of the host in guests by the hypervisor's own means: the mounts of type native.
 
     Those of type classic, by ssh, need no driver. The capability `native_mounts` says for which types of instances.
 
     blocks_saving -- whether what is attached keeps the instance from being suspended, and from a snapshot with memory
+    guest_mounts -- the type of the file system that the guest itself mounts for it; empty where it sees it anyway
     """
 
     blocks_saving: t.ClassVar[bool] = False
+    guest_mounts: t.ClassVar[str] = ""
 
     @abc.abstractmethod
     def why_not(self, instance: Instance, mount: Mount) -> str:
@@ -256,9 +241,10 @@ class Mounts(Part):
         """
 
     @abc.abstractmethod
-    def attach(self, instance: Instance, mount: Mount) -> Attached:
-        """Have a folder be there for a running instance, whatever is there of it already, helpers of it included.
+    def attach(self, instance: Instance, mount: Mount, access: SshAccess) -> str:
+        """Have a folder be there in a running instance, whatever is there of it already, helpers of it included.
 
+        access -- the way into the guest; returns the mechanism: virtiofs, disk device …
         HypervisorError: nothing of it is left. Before start() it is called for none: whatever must be there from the
         beginning start() sees to by itself, from the record.
         """

@@ -111,7 +111,7 @@ def copy_folder(
     ours = [tar, "-c", "-f", "-", "-C", source, "--no-recursion", "--mode=ug-s", "--null", "-T", "-"]
     quoted = shlex.quote(target)
     flags = {"staged": "yes" if delete else "", "wants_empty": "yes" if delete and first else ""}
-    _ask(runtime, access, _PREPARE.format(target=quoted, **flags), target)
+    ask_guest(runtime, access, _PREPARE.format(target=quoted, **flags), target)
     into = f"{quoted}/{_NEW}" if delete else quoted
     theirs = ssh_argv(access, f"exec tar -x -o -f - -C {into}", _CONNECT)
     script = f"({shlex.join(ours)}; echo {shlex.quote(_TAR_ENDED)}$? >&2) | {shlex.join(theirs)}"
@@ -123,7 +123,7 @@ def copy_folder(
         raise _failed(source, target, (before + after.partition("\n")[2]).strip() or f"ssh ended with {done.rc}")
     if delete:
         replacing()
-        _ask(runtime, access, _REPLACE.format(target=quoted), target)
+        ask_guest(runtime, access, _REPLACE.format(target=quoted), target)
 
 
 # A folder that this makes is the login user's; what is there already stays whose it is.
@@ -167,7 +167,7 @@ def users_of(runtime: Runtime, access: SshAccess, target: str) -> list[str]:
     """The numbers of some processes of a guest that have a folder, or something in it, open. CommandFailed."""
     script = _USERS.format(target=shlex.quote(target.replace("\\", "\\\\")))
     try:
-        said = _ask(runtime, access, script, target)
+        said = ask_guest(runtime, access, script, target)
     except MinicloudError as exc:
         exc.hint = "Who in the guest uses it is not known; add force: true to take it away all the same."
         raise
@@ -178,10 +178,11 @@ def users_of(runtime: Runtime, access: SshAccess, target: str) -> list[str]:
 def is_missing(runtime: Runtime, access: SshAccess, target: str) -> bool:
     """Whether a guest has no such folder, such as one that keeps it in memory and was restarted. CommandFailed."""
     script = f"[ -d {shlex.quote(target)} ] || echo missing"
-    return _ask(runtime, access, script, target).strip() == "missing"
+    return ask_guest(runtime, access, script, target).strip() == "missing"
 
 
-def _ask(runtime: Runtime, access: SshAccess, script: str, target: str) -> str:
+def ask_guest(runtime: Runtime, access: SshAccess, script: str, target: str) -> str:
+    """What a script for the guest's shell says. CommandFailed with target, which it is about, where it fails."""
     argv = ssh_argv(access, f"sh -c {shlex.quote(script)}", _CONNECT)
     done = runtime.run(argv, timeout=_SHORT, limit=1 << 20)
     if done.rc != 0:

@@ -351,9 +351,9 @@ class Applier:
 
         driver = self.crew.of(work.there)
         gone = changed_mounts(work.there, work.wanted)[0]
-        # A guest that does not run cannot be asked to unmount. The mounts go when it runs again.
-        if gone and "start" not in work.plan.steps and driver.observe([work.there])[0].state == RUNNING:
-            Mounter(driver, self.runtime, self.data, self._store).take_away(work.there, gone, self.wish.force)
+        if gone and "start" not in work.plan.steps:
+            runs = driver.observe([work.there])[0].state == RUNNING
+            Mounter(driver, self.runtime, self.data, self._store).take_away(work.there, gone, runs, self.wish.force)
 
     def _set_ports_step(self, work: _Work) -> None:
         self._set_ports(work.wanted, "start" in work.plan.steps)
@@ -606,6 +606,7 @@ class Applier:
         self.runtime.report.step("removing")
         try:
             self._at_each_driver(instance, lambda driver: driver.acts.delete(instance))
+            self.power.stop_serving(instance)
             self.scope.remove_content(instance.name)
             if not noted:
                 # There may be room now.

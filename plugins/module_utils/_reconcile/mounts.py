@@ -21,12 +21,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry 
     ABOUT,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
+    HypervisorError,
     InUse,
     InvalidOption,
     MinicloudError,
     NotSupported,
     RestartRequired,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._guest import sshfs
 from ansible_collections.minicloud.local.plugins.module_utils._guest.folders import (
     copy_folder,
     is_missing,
@@ -34,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.folders imp
     users_of,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    DEFAULT_ID,
     RUNNING,
     Instance,
     Mount,
@@ -46,11 +49,12 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 _SYSTEM_TREES = ("/dev", "/proc", "/sys", "/boot", "/bin", "/sbin", "/lib")
 _SYSTEM_FOLDERS = ("/", "/etc", "/home", "/lib32", "/lib64", "/libx32", "/opt", "/root", "/run", "/usr", "/var", "/tmp")
 
-_MAP = re.compile(r"([0-9]{1,10}):([0-9]{1,10})\Z", re.ASCII)
+_MAP = re.compile(r"([0-9]{1,10}):([0-9]{1,10}|default)\Z", re.ASCII)
 _LARGEST_ID = (1 << 32) - 2
 
 # Why a copy was not brought yet, and a mount not made.
 _LONGEST_FAILURE = 1000
+_LATER_MOUNTED = "The next run for the instance mounts it."
 _LATER = "The next run for the instance copies it."
 _NEXT_RUN = "the next run for the instance sees to it"
 
@@ -118,11 +122,13 @@ def _parse_map(option: str, pairs: t.Sequence[str]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for text in pairs:
         match = _MAP.match(text)
-        pair = (int(match[1]), int(match[2])) if match else (-1, -1)
-        if not match or max(pair) > _LARGEST_ID:
+        if not match or int(match[1]) > _LARGEST_ID or (match[2] != "default" and int(match[2]) > _LARGEST_ID):
             raise InvalidOption(
-                f"{option} has {text!r}", "it is no pair of numbers", "Write host:guest in quotes, such as '1000:1000'."
+                f"{option} has {text!r}",
+                "it is no pair of numbers",
+                "Write host:guest in quotes, such as '1000:1000', or '1000:default' for the guest's login user.",
             )
+        pair = (int(match[1]), DEFAULT_ID if match[2] == "default" else int(match[2]))
         if any(pair[0] == other[0] or pair[1] == other[1] for other in found):
             raise InvalidOption(f"{option} maps one id twice", f"with {text!r}", "Give each id one other.")
         found.append(pair)
@@ -145,12 +151,12 @@ def check_mounts(instance: Instance, mounts: t.Sequence[Mount], driver: Driver, 
             list_folder(mount.source)
         else:
             # What goes with the next start is no reason to refuse it.
-            why = _native_obstacle(replace(instance, owner=""), mount, driver)
+            why = _obstacle(replace(instance, owner=""), mount, driver)
             if why:
                 raise NotSupported(
                     f"{mount.source} cannot be mounted in {instance.name}",
                     why,
-                    "Use type: copy, which brings the content of the folder into the guest.",
+                    "Put that right, or use type: copy, which brings the content of the folder into the guest.",
                 )
 
 
@@ -178,11 +184,27 @@ def _part(driver: Driver, instance: Instance) -> Mounts | None:
     return driver.mounts() if can else None
 
 
-def _attached(instance: Instance, driver: Driver) -> t.Mapping[str, str]:
+def _obstacle(instance: Instance, mount: Mount, driver: Driver) -> str:
+    """Why a mount cannot be made, by any of the means that it may be made by."""
+    native = _native_obstacle(instance, mount, driver) if mount.may_be_native else ""
+    if not mount.may_be_classic or (mount.may_be_native and not native):
+        return native
+    classic = sshfs.why_not(mount)
+    return f"by the hypervisor: {native}; by ssh: {classic}" if native and classic else classic
+
+
+def _attached(instance: Instance, driver: Driver) -> dict[str, str]:
+    """The mounts of a running instance that are there: their mechanism by place."""
+    found: dict[str, str] = {}
     part = _part(driver, instance)
-    if part is None or all(mount.type == "copy" for mount in instance.mounts):
-        return {}
-    return part.active([instance]).get(instance.uuid, {})
+    if part is not None and any(mount.may_be_native for mount in instance.mounts):
+        found.update(part.active([instance]).get(instance.uuid, {}))
+    directory = driver.scope.directory(instance.name)
+    for mount in instance.mounts:
+        place = instance.place_of(mount)
+        if mount.may_be_classic and place and place not in found and sshfs.is_served(directory, place):
+            found[place] = sshfs.MECHANISM
+    return found
 
 
 def is_incomplete(instance: Instance, driver: Driver, data: DataDirectory) -> bool:
@@ -195,7 +217,7 @@ def is_incomplete(instance: Instance, driver: Driver, data: DataDirectory) -> bo
             with contextlib.suppress(InvalidOption):  # some of it cannot be read
                 if list_folder(mount.source).fingerprint != mount.copied:
                     return True
-        elif not _native_obstacle(instance, mount, driver):
+        elif not _obstacle(instance, mount, driver):
             return True
     return False
 
@@ -209,7 +231,7 @@ def mount_views(instance: Instance, state: str, driver: Driver, data: DataDirect
         if state == RUNNING and not (mount.copied if mount.type == "copy" else instance.place_of(mount) in attached):
             reason = source_obstacle(mount, data)
             if not reason and mount.type != "copy":
-                reason = _native_obstacle(instance, mount, driver)
+                reason = _obstacle(instance, mount, driver)
             reason = reason or mount.failure or _NEXT_RUN
         views.append(
             {
@@ -219,13 +241,18 @@ def mount_views(instance: Instance, state: str, driver: Driver, data: DataDirect
                 "mechanism": mount.mechanism,
                 "active": not reason,
                 "reason": reason,
+                "not_native": mount.not_native,
                 "read_only": mount.read_only,
-                "uid_map": [f"{host}:{guest}" for host, guest in mount.uid_map],
-                "gid_map": [f"{host}:{guest}" for host, guest in mount.gid_map],
+                "uid_map": _shown(mount.uid_map),
+                "gid_map": _shown(mount.gid_map),
                 "delete": mount.delete,
             }
         )
     return views
+
+
+def _shown(pairs: t.Sequence[tuple[int, int]]) -> list[str]:
+    return [f"{host}:{'default' if guest == DEFAULT_ID else guest}" for host, guest in pairs]
 
 
 class Mounter:
@@ -264,6 +291,9 @@ class Mounter:
                 continue
             if made:
                 instance, acted = self._noted(instance, made), True
+                # What was mounted in it is below it now, where nobody sees it.
+                below = f"{instance.place_of(mount)}/"
+                attached = {place: found for place, found in attached.items() if not place.startswith(below)}
         return instance, acted
 
     def _noted(self, instance: Instance, mount: Mount) -> Instance:
@@ -280,6 +310,22 @@ class Mounter:
             raise InvalidOption(f"{mount.source} cannot be mounted", why)
         if mount.type == "copy":
             return self._copy(instance, mount, place, started)
+        if not mount.may_be_native:
+            return self._serve(instance, mount, place)
+        try:
+            return self._attach(instance, mount, place)
+        except (RestartRequired, NotSupported, HypervisorError) as exc:
+            if not mount.may_be_classic:
+                raise
+            why = sshfs.why_not(mount)
+            if why:
+                exc.why = f"by the hypervisor: {exc.why or exc.what}; by ssh: {why}"
+                raise
+            not_native = (exc.why or exc.what)[:_LONGEST_FAILURE]
+        return replace(self._serve(instance, mount, place), not_native=not_native)
+
+    def _attach(self, instance: Instance, mount: Mount, place: str) -> Mount:
+        """Have the hypervisor make a mount."""
         why = _native_obstacle(instance, mount, self.driver)
         part = _part(self.driver, instance)
         if why and not _native_obstacle(replace(instance, owner=""), mount, self.driver):
@@ -287,9 +333,28 @@ class Mounter:
         if why or part is None:
             raise NotSupported(f"{mount.source} cannot be mounted", why)
         self.runtime.report.step("attach_folder")
-        attached = part.attach(instance, replace(mount, target=place))
+        if part.guest_mounts and not instance.ready:
+            raise NotSupported(f"{mount.source} is not mounted yet", "nobody has waited for the guest", _LATER_MOUNTED)
+        access = ssh_access(instance, self.driver, self.data)
+        mechanism = part.attach(instance, replace(mount, target=place), access)
         self.runtime.report.step("attached_folder")
-        return replace(mount, mechanism=attached.mechanism, failure="")
+        return replace(mount, mechanism=mechanism, failure="", not_native="")
+
+    def _serve(self, instance: Instance, mount: Mount, place: str) -> Mount:
+        """Have a mount made by way of ssh."""
+        why = sshfs.why_not(mount)
+        if why:
+            raise NotSupported(f"{mount.source} cannot be mounted", why)
+        if not instance.ready:
+            raise NotSupported(f"{mount.source} is not mounted yet", "nobody has waited for the guest", _LATER_MOUNTED)
+        access = ssh_access(instance, self.driver, self.data)
+        self.runtime.report.step("serve_folder")
+        sshfs.serve(self.runtime, self._directory(instance), access, replace(mount, target=place), instance.name)
+        self.runtime.report.step("served_folder")
+        return replace(mount, mechanism=sshfs.MECHANISM, failure="", not_native="")
+
+    def _directory(self, instance: Instance) -> str:
+        return self.driver.scope.directory(instance.name)
 
     def _copy(self, instance: Instance, mount: Mount, place: str, started: bool) -> Mount | None:
         if started and not instance.ready:
@@ -323,9 +388,12 @@ class Mounter:
         self.runtime.report.step("copied_folder")
         return replace(mount, mechanism="tar", copied=listing.fingerprint, failure="")
 
-    def take_away(self, instance: Instance, mounts: t.Sequence[Mount], force: bool) -> None:
-        """Take mounts from a running instance. Copies stay. InUse where the guest uses one, unless by force."""
-        attached = _attached(instance, self.driver)
+    def take_away(self, instance: Instance, mounts: t.Sequence[Mount], runs: bool, force: bool) -> None:
+        """Take mounts from an instance. Copies stay. InUse where the guest uses one, unless by force.
+
+        runs -- whether it does: what does nothing cannot be asked, and gives them up when it goes on
+        """
+        attached = _attached(instance, self.driver) if runs else {}
         part = _part(self.driver, instance)
         gone = [replace(each, target=instance.place_of(each)) for each in mounts if instance.place_of(each) in attached]
         for mount in gone if not force else ():
@@ -337,9 +405,31 @@ class Mounter:
                     f"by processes of the guest with the numbers {', '.join(users)}",
                     "End them; or add force: true, and they lose what they have open.",
                 )
-        for mount in gone:
-            if part:
+        for mount in sorted(gone, key=lambda each: each.target, reverse=True):
+            if attached[mount.target] == sshfs.MECHANISM:
+                self._unmount(instance, mount.target, force, "fuse.sshfs")
+                sshfs.stop_serving(self._directory(instance), mount.target)
+            elif part:
+                if part.guest_mounts:
+                    self._unmount(instance, mount.target, force, part.guest_mounts)
                 part.detach(instance, mount, force)
+        for mount in mounts:
+            # Also one that waits for its guest.
+            if mount.may_be_classic and instance.place_of(mount):
+                sshfs.stop_serving(self._directory(instance), instance.place_of(mount))
+
+    def _unmount(self, instance: Instance, place: str, force: bool, kind: str) -> None:
+        """Have the guest let a folder go, before it is served no longer: so nothing that was written is lost."""
+        access = ssh_access(instance, self.driver, self.data)
+        try:
+            sshfs.unmount(self.runtime, access, place, force, kind)
+        except MinicloudError as exc:
+            if not force:
+                raise InUse(
+                    f"{place} of {instance.name} could not be unmounted",
+                    exc.why,
+                    "Put that right; or add force: true, and whoever uses it loses what is open.",
+                ) from exc
 
 
 @contextlib.contextmanager
@@ -352,13 +442,19 @@ def set_aside(
     InUse where the guest uses one; nothing has changed then.
     """
     part = _part(driver, instance)
-    attached = _attached(instance, driver) if part and part.blocks_saving else {}
-    if part is None or not attached:
+    attached = _attached(instance, driver) if instance.mounts else {}
+    mounts = [each for each in instance.mounts if instance.place_of(each) in attached]
+    # One by ssh goes on after a moment, but not after hours.
+    served = [each for each in mounts if attached[instance.place_of(each)] == sshfs.MECHANISM and not comes_back]
+    plugged = [each for each in mounts if attached[instance.place_of(each)] != sshfs.MECHANISM]
+    plugged = plugged if part and part.blocks_saving else []
+    if not (served or plugged):
         yield
         return
-    mounts = [each for each in instance.mounts if instance.place_of(each) in attached]
     runtime.report.step("set_mounts_aside")
-    Mounter(driver, runtime, data, lambda record: record).take_away(instance, mounts, force=False)
+    mounter = Mounter(driver, runtime, data, lambda record: record)
+    mounter.take_away(instance, plugged, True, force=False)
+    mounter.take_away(instance, served, True, force=True)
     saved = False
     try:
         yield
@@ -366,11 +462,7 @@ def set_aside(
     finally:
         if comes_back or not saved:
             runtime.report.step("put_mounts_back")
-            for mount in mounts:
-                try:
-                    part.attach(instance, replace(mount, target=instance.place_of(mount)))
-                except MinicloudError as exc:
-                    runtime.report.warn(f"{mount.source} is not mounted in {instance.name} any more: {exc}")
+            mounter.make(replace(instance, mounts=[*plugged, *served]), "", False)
 
 
 def changed_mounts(before: Instance, after: Instance) -> tuple[list[Mount], list[Mount]]:

@@ -375,7 +375,7 @@ def _made(wish: Wish, image: Image | None, around: Surroundings, current: Instan
         tags=dict(wish.tags or {}),
         ports=list(wish.ports or []),
         nics=list(wish.networks or [Nic(around.default_network, "")]),
-        mounts=[replace(mount) for mount in wish.mounts or ()],
+        mounts=wanted_mounts(wish, ()),
         origin=dict(wish.origin),
         source={"name": str(wish.source)} if wish.source else {},
         cloud=wish.cloud or (current.cloud if current else ""),
@@ -651,9 +651,9 @@ def wanted_mounts(wish: Wish, actual: t.Sequence[Mount]) -> list[Mount]:
     for mount in sorted(wanted, key=lambda each: each.target):
         same = there.get(mount.target)
         if same:
-            known = {key: getattr(same, key) for key in ("mechanism", "copied", "failure", "unknown")}
+            known = {key: getattr(same, key) for key in ("mechanism", "copied", "failure", "not_native", "unknown")}
             found = replace(mount, **known)
-            mount = found if found == same else replace(found, copied="", failure="")
+            mount = found if found == same else replace(found, copied="", failure="", not_native="")
         kept.append(mount)
     return kept
 

@@ -60,6 +60,7 @@ class Power:
                 self._store(replace(instance, stopping=timestamp()))
             raise
         instance = self._store(replace(instance, owner="", ready=False, stopping="", suspended="", resumed=False))
+        self.stop_serving(instance)
         if instance.ports and not instance.user_mode:
             Attachment(driver, self.runtime, self.data).disconnect(instance)
         return instance
@@ -85,6 +86,13 @@ class Power:
                 f"{instance.name} is suspended in the memory of its host: after a restart of the host it is stopped."
             )
         return instance
+
+    def stop_serving(self, instance: Instance) -> None:
+        """End what serves folders of the host to an instance that is down."""
+        if any(mount.type != "copy" for mount in instance.mounts):
+            from ansible_collections.minicloud.local.plugins.module_utils._guest import sshfs
+
+            sshfs.stop_all(self.scope.directory(instance.name))
 
     def drop_memory(self, instance: Instance) -> Instance:
         """Forget what a suspended instance was doing: it is stopped then."""

@@ -40,6 +40,7 @@ from pathlib import Path
 
 PACKAGES = [
     *("busybox-static", "dropbear-bin", "libtomcrypt1", "libtommath1", "libgmp10", "libcrypt1", "libc6", "zlib1g"),
+    *("sshfs", "libfuse3-3", "libglib2.0-0", "libpcre2-8-0"),
 ]
 BOOT_PACKAGES = ["grub-common", "grub-pc-bin"]
 # Loaded at each boot, in this order; the second line is there to be asked for.
@@ -355,12 +356,15 @@ def system(root: Path, tree: Path, files: dict[str, str]) -> None:
         "usr/bin/dropbearkey",
         "usr/lib/dropbear/dropbearconvert",
         "usr/bin/dropbearconvert",
+        "usr/bin/sshfs",
     ):
         if (root / name).exists():
             shutil.copy(root / name, tree / "usr/bin" / os.path.basename(name))
     libraries = tree / "lib/x86_64-linux-gnu"
     libraries.mkdir(parents=True)
-    wanted = r"(libc|libcrypt|libtomcrypt|libtommath|libgmp|libz|libnss_files|libresolv|ld-linux-x86-64)\.so\.[0-9]+"
+    wanted = (
+        r"(lib(c|crypt|tomcrypt|tommath|gmp|z|m|nss_files|resolv|fuse3|glib-2.0|pcre2-8)|ld-linux-x86-64)\.so\.[0-9]+"
+    )
     for directory in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"):
         for path in sorted((root / directory).glob("*.so.*")):
             if re.fullmatch(wanted, path.name) and path.is_file():

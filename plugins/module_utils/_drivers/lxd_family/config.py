@@ -162,7 +162,7 @@ def idmap_of(instance: Instance) -> str:
     """The ids that the mounts of an instance map, as LXD takes them; empty for none."""
     lines: list[str] = []
     for mount in instance.mounts:
-        if mount.type == "copy":
+        if not mount.may_be_native:
             continue
         for kind, pairs in (("uid", mount.uid_map), ("gid", mount.gid_map)):
             lines += [f"{kind} {host} {guest}" for host, guest in pairs]

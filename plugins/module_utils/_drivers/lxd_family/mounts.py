@@ -15,9 +15,10 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Attached, Mounts
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
+from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
+from ansible_collections.minicloud.local.plugins.module_utils._model import DEFAULT_ID, Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 _MECHANISM = "disk device"
@@ -50,6 +51,8 @@ class LxdMounts(Mounts):
     def why_not(self, instance: Instance, mount: Mount) -> str:
         if not self.look.host.here:
             return f"{self.look.product} runs on another host, which does not have the folders of this one"
+        if DEFAULT_ID in [guest for dummy, guest in (*mount.uid_map, *mount.gid_map)]:
+            return "its ids are mapped before the guest runs, which alone knows those of its login user"
         if not (mount.uid_map or mount.gid_map):
             return ""
         missing = self._missing_subids(mount)
@@ -64,6 +67,11 @@ class LxdMounts(Mounts):
             if not set(lxd_config.idmap_of(_only(instance, mount)).split("\n")) <= set(mapped):
                 return "its ids are mapped when the instance is started the next time"
         return ""
+
+    def _unmappable(self, mount: Mount) -> bool:
+        return bool(self._missing_subids(mount)) or DEFAULT_ID in [
+            guest for dummy, guest in mount.uid_map + mount.gid_map
+        ]
 
     @staticmethod
     def _missing_subids(mount: Mount) -> str:
@@ -84,15 +92,13 @@ class LxdMounts(Mounts):
 
     def kept(self, instance: Instance, devices: t.Mapping[str, t.Mapping[str, str]]) -> lxd_config.Devices:
         """Of the devices that are there, those of folders that the record, and the host, still have."""
-        there = (mount for mount in instance.mounts if mount.type != "copy" and os.path.isdir(mount.source))
+        there = (mount for mount in instance.mounts if mount.may_be_native and os.path.isdir(mount.source))
         names = {lxd_config.folder_name(instance.place_of(mount)) for mount in there}
         return {name: device for name, device in lxd_config.folders_of(devices).items() if name in names}
 
     def map_ids(self, instance: Instance, before: t.Mapping[str, str], after: lxd_config.Config) -> None:
         """Have the configuration of a stopped instance map the ids of its mounts, unless somebody else has it so."""
-        wanted = lxd_config.idmap_of(
-            _only(instance, *(each for each in instance.mounts if not self._missing_subids(each)))
-        )
+        wanted = lxd_config.idmap_of(_only(instance, *(each for each in instance.mounts if not self._unmappable(each))))
         ours = before.get(lxd_config.OUR_IDMAP, "")
         if before.get(lxd_config.IDMAP, "") != ours:
             return
@@ -101,7 +107,7 @@ class LxdMounts(Mounts):
             if wanted:
                 after[key] = wanted
 
-    def attach(self, instance: Instance, mount: Mount) -> Attached:
+    def attach(self, instance: Instance, mount: Mount, access: SshAccess) -> str:
         doing = f"{self.look.product} could not mount {mount.source} in {instance.name}"
         name = lxd_config.folder_name(mount.target)
         maps = bool(mount.uid_map or mount.gid_map)
@@ -119,7 +125,7 @@ class LxdMounts(Mounts):
                     "This kernel cannot shift the ids of that file system: give uid_map and gid_map, or use type: copy."
                 )
             raise
-        return Attached(_MECHANISM)
+        return _MECHANISM
 
     def detach(self, instance: Instance, mount: Mount, force: bool) -> None:
         name = lxd_config.folder_name(mount.target)

@@ -17,6 +17,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
         Clones,
         Export,
+        Mounts,
         Snapshots,
         Suspension,
     )
@@ -36,6 +37,11 @@ class QemuDriver(QemuLooks, Driver):
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.suspension import QemuSuspension
 
         return QemuSuspension(self, QemuActs(self))
+
+    def mounts(self) -> Mounts:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.mounts import QemuMounts
+
+        return QemuMounts(self, self.runtime)
 
     def export(self) -> Export:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.export import FamilyExport

@@ -77,6 +77,9 @@ ARCHITECTURES = {
     ),
 }
 
+# Ports of the machine that folders of the host are plugged into while it runs, which nothing else is put on.
+FOLDER_PORTS = tuple(f"folder{number}" for number in range(4))
+
 _BASE = {"driver": "qcow2", "read-only": True, "backing": None}
 
 ACCELERATORS = ("auto", "kvm", "tcg", "hvf")
@@ -181,10 +184,13 @@ def command_line(
     argv += ["-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     uefi = "code" in fds
-    argv += ["-machine", f"{arch.machine},pflash0=code,pflash1=nvram" if uefi else arch.machine]
+    # What serves folders reads and writes the guest's memory.
+    argv += ["-machine", f"{arch.machine},memory-backend=memory" + (",pflash0=code,pflash1=nvram" if uefi else "")]
+    size = f"{max(1, instance.memory // MIB)}M"
+    argv += ["-object", f"memory-backend-memfd,id=memory,size={size},share=on"]
     argv += ["-accel", "tcg,thread=multi,tb-size=512" if accelerator.name == "tcg" else accelerator.name]
     argv += ["-cpu", arch.cpu if accelerator.name == "tcg" else "host"]
-    argv += ["-smp", str(instance.cpus), "-m", f"{max(1, instance.memory // MIB)}M"]
+    argv += ["-smp", str(instance.cpus), "-m", size]
     for name, fd in fds.items():
         argv += ["-add-fd", f"fd={fd},set={sets[name]},opaque={name}"]
     argv += [
@@ -224,6 +230,9 @@ def command_line(
             argv += ["-netdev", ",".join(["user", f"id=net{number}", *closed, *forwards])]
         argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac}"]
     argv += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
+    # After all others, which have the addresses that they would have without them.
+    for number, port in enumerate(FOLDER_PORTS, start=1):
+        argv += ["-device", f"pcie-root-port,id={port},chassis={number}"]
     argv += ["-chardev", f"file,id=console,path=/dev/fdset/{sets['console']},append=on", "-serial", "chardev:console"]
     argv += ["-chardev", f"socket,id=monitor,fd={monitor_fd},server=on,wait=off"]
     argv += ["-mon", "chardev=monitor,mode=control"]

@@ -10,6 +10,8 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     CommandFailed,
+    HypervisorError,
+    InUse,
     InvalidOption,
     NotFound,
     NotSupported,
@@ -89,7 +91,7 @@ def test_targets(text, target):
         ({"source": "x"}, "not an absolute path"),
         ({"source": "/"}, "target"),
         ({"source": "/x", "uid_map": ["1000"]}, "pair of numbers"),
-        ({"source": "/x", "uid_map": ["1000:default"]}, "pair of numbers"),
+        ({"source": "/x", "uid_map": ["default:1000"]}, "pair of numbers"),
         ({"source": "/x", "uid_map": ["1:99999999999"]}, "pair of numbers"),
         ({"source": "/x", "gid_map": ["1:2", "1:3"]}, "maps one id twice"),
         ({"source": "/x", "gid_map": ["1:3", "2:3"]}, "maps one id twice"),
@@ -201,11 +203,101 @@ def test_folders_that_are_refused_change_nothing(world, copies, tmp_path, place)
     assert world.everything() == before
 
 
-def test_a_driver_without_mounts_says_so(world, folder):
+def test_a_driver_without_mounts_says_so(world, folder, monkeypatch):
+    monkeypatch.setattr(mounts.sshfs, "why_not", lambda mount: "there is no sftp-server")
     world.run()
-    for type_ in ("auto", "native"):
-        with pytest.raises(NotSupported, match="type: copy"):
+    for type_, why in (
+        ("auto", "by the hypervisor: .*; by ssh: "),
+        ("native", "has no folders"),
+        ("classic", "no sftp"),
+    ):
+        with pytest.raises(NotSupported, match=f"{why}.*type: copy"):
             mount(world, source=str(folder), type=type_)
+
+
+@pytest.fixture(name="served")
+def _served(monkeypatch):
+    """What is served, by target. One named broken fails, and one named busy is not unmounted."""
+    found = {}
+    told = []
+
+    def serve(runtime, directory, access, mount, name):
+        if mount.target.endswith("broken"):
+            raise HypervisorError("it broke")
+        told.append(f"serve {mount.target}")
+        found[mount.target] = mount
+
+    def unmount(runtime, access, target, lazily, kind=""):
+        if target.endswith("busy") and not lazily:
+            raise CommandFailed("x", "target is busy")
+        told.append(f"unmount {target}")
+
+    def stop(directory, target):
+        if found.pop(target, None):
+            told.append(f"stop {target}")
+
+    monkeypatch.setattr(mounts.sshfs, "why_not", lambda mount: "")
+    monkeypatch.setattr(mounts.sshfs, "is_served", lambda directory, target: target in found)
+    monkeypatch.setattr(mounts.sshfs, "serve", serve)
+    monkeypatch.setattr(mounts.sshfs, "unmount", unmount)
+    monkeypatch.setattr(mounts.sshfs, "stop_serving", stop)
+    monkeypatch.setattr(mounts.sshfs, "stop_all", lambda directory: found.clear())
+    monkeypatch.setattr(mounts, "users_of", lambda runtime, access, target: ["7"] if target.endswith("used") else [])
+    found["told"] = told
+    return found
+
+
+def test_auto_is_classic_where_nothing_else_works_and_says_why(world, folder, served):
+    world.run()
+    view = mount(world, source=str(folder), type="auto")[1]
+    assert (view["mechanism"], view["active"]) == ("sshfs", True)
+    assert "no folders of the host" in view["not_native"]
+    assert not mount(world, source=str(folder), type="auto")[0].changed
+    assert mount(world, source=str(folder), type="classic")[1]["not_native"] == ""
+    assert mount(world, source=str(folder), state="unmounted")[0].actions == ["set_mounts"]
+    assert served["told"][-2:] == ["unmount /home/ubuntu/folder", "stop /home/ubuntu/folder"]
+
+
+def test_folders_that_are_served_come_and_go_in_order(world, folder, served):
+    wished = [{"source": str(folder), "target": each, "type": "classic"} for each in ("/srv/a/b", "/srv/a")]
+    world.run(mounts=wished)
+    assert served["told"] == ["serve /srv/a", "serve /srv/a/b"]
+    served.pop("/srv/a")
+    assert world.run().actions == ["mount"]
+    # What was mounted in it is made anew.
+    assert served["told"][2:] == ["serve /srv/a", "serve /srv/a/b"]
+    del served["told"][:]
+    world.run(mounts=[])
+    assert served["told"] == ["unmount /srv/a/b", "stop /srv/a/b", "unmount /srv/a", "stop /srv/a"]
+
+
+def test_what_is_used_is_taken_away_by_force_only(world, folder, served):
+    world.run(
+        mounts=[{"source": str(folder), "target": each, "type": "classic"} for each in ("/srv/used", "/srv/busy")]
+    )
+    for target in ("/srv/used", "/srv/busy"):
+        with pytest.raises(InUse, match="force"):
+            mount(world, target=target, state="unmounted")
+        assert target in served
+        mount(world, target=target, state="unmounted", force=True)
+        assert target not in served
+
+
+def test_folders_are_served_no_longer_than_the_guest_runs(world, folder, served):
+    world.run(mounts=[{"source": str(folder), "target": "/srv/a", "type": "classic"}])
+    world.run(state="stopped")
+    assert "/srv/a" not in served
+    assert world.run().actions == ["start", "wait_ready", "mount"]
+    assert "/srv/a" in served
+    assert not world.run().changed
+    world.run(state="absent")
+    assert "/srv/a" not in served
+
+
+def test_nobody_waits_for_a_guest_to_serve(world, folder, served):
+    outcome = world.run(wait=False, mounts=[{"source": str(folder), "type": "classic"}])
+    assert "nobody has waited" in outcome.view["mounts"][0]["reason"]
+    assert world.run().view["mounts"][0]["active"]
 
 
 def test_there_must_be_an_instance(world, folder):

@@ -61,7 +61,7 @@ def _part(record, acts, box, monkeypatch, tmp_path):
 
 def test_a_folder_comes_and_goes(part, acts, box, record):
     assert part.why_not(box, DATA) == ""
-    assert part.attach(box, DATA).mechanism == "disk device"
+    assert part.attach(box, DATA, None) == "disk device"
     record["devices"] = acts.devices
     assert part.active([box]) == {"u-1": {"/mnt/data": "disk device"}}
     device = acts.devices[lxd_config.folder_name("/mnt/data")]
@@ -76,14 +76,14 @@ def test_a_folder_comes_and_goes(part, acts, box, record):
 def test_ids_that_cannot_be_shifted_leave_nothing(part, acts, box):
     acts.refuses = "Required idmapping abilities not available"
     with pytest.raises(HypervisorError, match="give uid_map"):
-        part.attach(box, DATA)
+        part.attach(box, DATA, None)
     assert acts.devices == {"eth0": {"type": "nic"}}
 
 
 def test_one_that_is_privileged_needs_no_shift(part, acts, box, record):
     record["expanded_config"] = {"security.privileged": "true"}
     acts.refuses = "no"
-    part.attach(box, DATA)
+    part.attach(box, DATA, None)
 
 
 @pytest.mark.parametrize(

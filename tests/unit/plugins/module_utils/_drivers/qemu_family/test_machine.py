@@ -250,7 +250,7 @@ class TestCommandLine:
     def test_a_uefi_machine_has_its_firmware(self, arch, machine):
         fds = {**FDS, "code": 15, "nvram": 16}
         line = command_line(an_instance(arch=arch), Accelerator("tcg"), fds, MONITOR)
-        assert value(line, "-machine") == f"{machine},pflash0=code,pflash1=nvram"
+        assert value(line, "-machine") == f"{machine},memory-backend=memory,pflash0=code,pflash1=nvram"
         drives = drives_of(line)
         writable = [name for name, word in drives.items() if not re.search(r'read-only(=on|": true)', word)]
         assert writable == ["disk-file", "disk", "nvram-file", "nvram"]
@@ -260,7 +260,7 @@ class TestCommandLine:
         assert len(values(line, "-add-fd")) == 6
 
     def test_another_one_has_none(self):
-        assert value(argv(), "-machine") == "q35"
+        assert value(argv(), "-machine") == "q35,memory-backend=memory"
         assert "pflash" not in " ".join(argv())
 
 
