@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import select
 import shlex
 import signal
@@ -25,22 +24,16 @@ import sys
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._files import (
-    explained,
-    is_locked,
-    make_dir,
-    open_lock,
-    remove_path,
-    try_lock,
-    write_file,
-)
-from ansible_collections.minicloud.local.plugins.module_utils._guest import folder_server
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained, is_locked
 from ansible_collections.minicloud.local.plugins.module_utils._guest.folders import ask_guest
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
-from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
+from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server
+from ansible_collections.minicloud.local.plugins.module_utils._host.serving import start_server, why_not_served
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock, try_lock
 from ansible_collections.minicloud.local.plugins.module_utils._model import DEFAULT_ID, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 MECHANISM = "sshfs"
 
@@ -161,9 +154,9 @@ def sftp_server() -> str:
 
 def why_not(mount: Mount) -> str:
     """Why this host cannot serve a folder, as a clause; empty where it can. Only a look."""
-    host = this_host()
-    if host.system != "Linux" or not folder_server.can_enclose(platform.machine()):
-        return f"a guest's access cannot be bounded to the folder on {host.system} ({platform.machine()})"
+    why = why_not_served()
+    if why:
+        return why
     if not sftp_server():
         return (
             "this host has no sftp-server: install the package openssh-sftp-server (Debian, Ubuntu), openssh-server"
@@ -241,7 +234,7 @@ def start_serving(
                 break
         stem = os.path.basename(base)
         argv = [setsid, "--fork", "sh", "-c", _LAUNCHER, stem, sys.executable, "-I", "-S", _PROGRAM, stem]
-        this_host().start_background(
+        start_server(
             runtime,
             argv,
             what,

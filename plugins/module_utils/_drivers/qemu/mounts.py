@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import re
 import shlex
 import socket
@@ -23,11 +22,13 @@ import typing as t
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MONITOR, QemuLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import FOLDER_PORTS
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp, short_path
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import short_path
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
-from ansible_collections.minicloud.local.plugins.module_utils._guest import folder_server, sshfs
+from ansible_collections.minicloud.local.plugins.module_utils._guest import sshfs
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
-from ansible_collections.minicloud.local.plugins.module_utils._host.host import this_host
+from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server
+from ansible_collections.minicloud.local.plugins.module_utils._host.serving import why_not_served
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
@@ -95,8 +96,9 @@ class QemuMounts(Mounts):
         return self.look.scope.directory(instance.name)
 
     def why_not(self, instance: Instance, mount: Mount) -> str:
-        if this_host().system != "Linux" or not folder_server.can_enclose(platform.machine()):
-            return f"virtiofs is for Linux, and not on {platform.machine()}"
+        why = why_not_served()
+        if why:
+            return why
         if not virtiofsd():
             return "this host has no virtiofsd: install the package virtiofsd"
         if os.geteuid() != 0:

@@ -15,8 +15,9 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils import _command
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
-from ansible_collections.minicloud.local.plugins.module_utils._guest import folder_server, sshfs
+from ansible_collections.minicloud.local.plugins.module_utils._guest import sshfs
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
+from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server
 from ansible_collections.minicloud.local.plugins.module_utils._model import DEFAULT_ID, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 

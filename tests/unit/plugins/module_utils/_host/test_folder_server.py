@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._guest import folder_server
+from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server
 
 PYTHON = "/usr/bin/python3"
 
@@ -56,6 +56,8 @@ sys.stdin.read()
 GUEST = f"""
 import sys, time, os
 line = sys.stdin.readline()
+if not line:
+    sys.exit(1)
 with open(sys.argv[1] + ".new", "w") as stream:
     stream.write(line)
 os.replace(sys.argv[1] + ".new", sys.argv[1])
