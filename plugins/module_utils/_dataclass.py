@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import typing as t
 
+__all__ = ("dataclass",)
+
 if t.TYPE_CHECKING:
-    from dataclasses import dataclass as dataclass
+    from dataclasses import dataclass
 else:
     import dataclasses
 

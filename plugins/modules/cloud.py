@@ -242,7 +242,7 @@ error:
   sample: CloudIncomplete
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._module import (
     ModuleContext,
     checked_options,
@@ -250,6 +250,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._module import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.cloud_document import IMAGE_ENTRY, parse_cloud
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.clouds import reconcile_cloud
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

@@ -152,11 +152,14 @@ instances:
     web: web did not shut down within 300 seconds.
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.active_driver import switch_driver
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.scopes import SwitchWish
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True, "choices": list(DRIVERS)},

@@ -357,13 +357,16 @@ error:
   sample: ChecksumMismatch
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._arguments import IMAGE
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
     parse_image_wish,
     reconcile_image,
 )
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = IMAGE
 

@@ -209,10 +209,13 @@ error:
   sample: InUse
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._arguments import MOUNT
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.mount_task import reconcile_mount
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = {
     "instance": {"type": "str", "required": True},

@@ -309,13 +309,16 @@ error:
   sample: InvalidOption
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._arguments import NETWORK
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     parse_network,
     reconcile_network,
 )
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = NETWORK
 

@@ -267,12 +267,15 @@ error:
   sample: NotFound
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshots import (
     parse_snapshot_wish,
     reconcile_snapshot,
 )
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = {
     "instance": {"type": "str", "required": True},

@@ -143,10 +143,13 @@ error:
   sample: InvalidOption
 """
 
-from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz  # noqa: F401 (first)
+from ansible_collections.minicloud.local.plugins.module_utils import _ansiballz
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import DRIVERS
 from ansible_collections.minicloud.local.plugins.module_utils._module import ModuleContext, run_module
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.snapshot_listing import list_snapshots
+
+# It was to be imported first, and has done its work.
+del _ansiballz
 
 ARGUMENTS = {
     "instances": {"type": "list", "elements": "str"},
