@@ -45,6 +45,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._options import TR
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, find_program
 from ansible_collections.minicloud.local.plugins.module_utils._writing import write_file
 
+# Seconds in which a container that is said to run already, while it is frozen, is seen to run.
+_RUNS_WITHIN = 10.0
+
 _UNTELLING = re.compile(r"lxc \S+ [0-9.]+ (?:WARN|NOTICE|INFO|DEBUG|TRACE) ")
 _LOG_KEPT = 16384
 
@@ -287,8 +290,18 @@ class LxdActs(Acts):
         self.client.call("put", f"instances/{instance.name}/state", doing, json=body)
 
     def resume(self, instance: Instance) -> None:
-        self.change_state(instance, "unfreeze", f"{instance.name} could not be resumed")
+        # What a killed run has asked for may come about only now, or be taken back.
+        self.client.await_operations(instance.name)
+        try:
+            self.change_state(instance, "unfreeze", f"{instance.name} could not be resumed")
+        except HypervisorError:
+            if not any(self._runs(instance) for dummy in Deadline(_RUNS_WITHIN).pauses()):
+                raise
         self.look.seen.pop(instance.name, None)
+
+    def _runs(self, instance: Instance) -> bool:
+        record = self.look.record(instance)
+        return record is not None and record["status"] == "Running"
 
     def stop(self, instance: Instance, deadline: Deadline, force: bool) -> None:
         self.save_console(instance)

@@ -28,7 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import checked_url
 from ansible_collections.minicloud.local.plugins.module_utils._options import FALSE_WORDS, TRUE_WORDS
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import find_program
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, find_program
 
 DEFAULT_PROJECT = "minicloud"
 DEFAULT_PORT = 8443
@@ -38,6 +38,11 @@ _TIMEOUT = 60.0
 # Bytes of an answer: what it knows of many instances, and what a guest has written to its console.
 _LONGEST_ANSWER, _LONGEST_TEXT = 256 << 20, 8 << 20
 _LONGEST_HEADER = 64 << 10
+
+
+# What is said of a container that is just ending, whose state cannot be told then; and how many seconds that may last.
+_ENDING = "Invalid PID"
+_ENDS_WITHIN = 20.0
 
 
 class NotThere(HypervisorError):
@@ -137,6 +142,12 @@ class LxdApi:
 
     def get(self, path: str, **query: str) -> t.Any:
         """The metadata of PATH (such as instances/web). NotThere where LXD knows none, else HypervisorError."""
+        for dummy in Deadline(_ENDS_WITHIN).pauses():
+            try:
+                return checked(path, self._asked(path, query))
+            except HypervisorError as exc:
+                if _ENDING not in exc.why:
+                    raise
         return checked(path, self._asked(path, query))
 
     def begin(self, path: str, body: t.Any) -> t.Any:

@@ -102,6 +102,19 @@ class TestAnswers:
         with pytest.raises(HypervisorError, match="LXD did not answer for instances: the database is gone"):
             api.get("instances")
 
+    def test_a_container_that_is_just_ending_is_asked_for_again(self, serve, monkeypatch):
+        api, server = serve(said(500, error="Invalid PID '\ufffd'"))
+        asked = api._asked
+
+        def ended_by_the_third_look(path, query):
+            if len(server.requests) == 2:
+                server.answer = said(200, metadata={"name": "web", "status": "Stopped", "config": {}, "devices": {}})
+            return asked(path, query)
+
+        monkeypatch.setattr(api, "_asked", ended_by_the_third_look)
+        assert api.get("profiles/web")["status"] == "Stopped"
+        assert len(server.requests) == 3
+
     def test_refused(self, serve):
         api, dummy = serve(said(403, error="not authorized"))
         with pytest.raises(MissingRequirement, match=r"refuses this user: not authorized.*group lxd"):

@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import act as lxd_act
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import client as lxd_client
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import images as lxd_images
@@ -541,6 +542,15 @@ class TestChanges:
         lxd.objects["instances"]["web"]["status"] = "Frozen"
         driver.acts.resume(made)
         assert driver.observe([made])[0].state == RUNNING
+
+    def test_one_that_goes_on_by_itself_need_not_be_told(self, driver, lxd, made, monkeypatch):
+        monkeypatch.setattr(lxd_act, "_RUNS_WITHIN", 0.05)
+        lxd.refused = {"put instances/web/state": "The container is already running"}
+        lxd.objects["instances"]["web"]["status"] = "Frozen"
+        with pytest.raises(HypervisorError, match="already running"):
+            driver.acts.resume(made)
+        lxd.objects["instances"]["web"]["status"] = "Running"
+        driver.acts.resume(made)
 
     def test_a_disk_that_somebody_has_grown_is_not_made_smaller(self, driver, lxd, made):
         root = lxd.objects["instances"]["web"]["devices"]["root"]
