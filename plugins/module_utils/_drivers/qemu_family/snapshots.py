@@ -188,7 +188,8 @@ class FamilySnapshots(Snapshots):
         copy = ["cp", "--reflink=auto", "--sparse=always", "--", path, new]
         self.runtime.check(copy, f"{path} could not be copied", timeout=3600)
         chain = layers.chain(layer, stack)
-        self._tool(layers.instance).rebase([chain[0]._replace(path=new), *chain[1:]], chain[-1])
+        if len(chain) > 2:
+            self._tool(layers.instance).rebase([chain[0]._replace(path=new), *chain[1:]], chain[-1])
         sync_file(new)
         after = stack._replace(backing={**stack.backing, layer: IMAGE})
         layers.change(stack, after, os.path.relpath(new, layers.top), lambda: os.rename(new, path))
