@@ -21,7 +21,7 @@ Options = t.Optional[t.Mapping[str, t.Any]]
 # What all drivers can whose instances are files of ours that QEMU runs.
 _FAMILY = (
     *("vm", "foreign_arch", "live_ports", "same_network", "console_log", "publish", "suspend", "snapshots"),
-    "clones",
+    *("live_snapshots", "clones"),
     *("export", "export_snapshots"),
 )
 _VM, _BOTH, _CONTAINER = ("vm",), ("vm", "container"), ("container",)
@@ -92,7 +92,7 @@ ABOUT: dict[str, About] = {
             scope="qemu",
             title="QEMU/KVM, without a daemon",
             option_names=("accelerator", "run_as"),
-            capabilities=dict.fromkeys((*_FAMILY, "live_snapshots", "native_mounts"), _VM),
+            capabilities=dict.fromkeys((*_FAMILY, "native_mounts"), _VM),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
             platforms=("Linux",),

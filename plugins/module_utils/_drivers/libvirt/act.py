@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import os
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import definition
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
     parse_domain,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domains import Domains
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import SAVED_IMAGE, LibvirtLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.placement import Here, Placement
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.remote import Elsewhere
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.saving import fitting
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.act import (
@@ -34,6 +36,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     qemu_img,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.consoles import bound_log
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import sync_directory
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     CONSOLE,
     DISK,
@@ -184,23 +187,27 @@ class LibvirtActs(FamilyActs):
             if domain is not None and domain.name() != name:
                 # A definition cannot change the name.
                 self.domains.undefine(domain)
-            parts = definition.Parts(
-                name=name,
-                owner=self.look.owner(instance),
-                accelerator=accelerator.name,
-                files={
-                    **{name: os.path.realpath(path) for name, path in self._disk_files(instance).items()},
-                    "disk": self.placement.path(self.look.path(instance, DISK)),
-                    "seed": self.placement.path(self.look.path(instance, SEED)),
-                    "console": self.placement.path(self.look.path(instance, CONSOLE)),
-                },
-                code=code,
-                nvram=self.look.path(instance, NVRAM),
-                own_nvram=not self.look.is_system(),
-                **self.placement.parts(),
-                **self._wired(instance),
-            )
-            return connection.defineXML(definition.domain_xml(instance, parts))
+            return connection.defineXML(self._definition(instance, accelerator, code, name))
+
+    def _definition(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str, name: str) -> str:
+        """The definition of the domain of an instance, under a name, as the record says."""
+        parts = definition.Parts(
+            name=name,
+            owner=self.look.owner(instance),
+            accelerator=accelerator.name,
+            files={
+                **{name: os.path.realpath(path) for name, path in self._disk_files(instance).items()},
+                "disk": self.placement.path(self.look.path(instance, DISK)),
+                "seed": self.placement.path(self.look.path(instance, SEED)),
+                "console": self.placement.path(self.look.path(instance, CONSOLE)),
+            },
+            code=code,
+            nvram=self.look.path(instance, NVRAM),
+            own_nvram=not self.look.is_system(),
+            **self.placement.parts(),
+            **self._wired(instance),
+        )
+        return definition.domain_xml(instance, parts)
 
     def _disk_files(self, instance: Instance) -> dict[str, str]:
         """What is below the disk of an instance: the layers as layer1, layer2 … from the topmost on, and the base."""
@@ -266,8 +273,9 @@ class LibvirtActs(FamilyActs):
         self.runtime.report.step("spawned")
 
     def _start(self, instance: Instance, accelerator: qemu_machine.Accelerator, code: str) -> None:
-        # A saved instance starts from the definition that was saved with it.
-        domain = self._domain(instance) if instance.resumed else None
+        # One that libvirt keeps itself starts from the definition that was saved with it.
+        domain = self._domain(instance) if instance.resumed and not self._is_in_file(instance) else None
+        saved = domain is not None
         if domain is None:
             domain = self._define(instance, accelerator, code)
             self.runtime.report.step("defined")
@@ -276,7 +284,11 @@ class LibvirtActs(FamilyActs):
             with self.look.explained(f"libvirt could not start {instance.name}"):
                 if copied:
                     self._note_nvram(instance, domain)
-                self._launch(instance, domain, copied)
+                now = self._definition(instance, accelerator, code, domain.name()) if instance.resumed else ""
+                if saved:
+                    # The layers of its disk may be others by now.
+                    domain.managedSaveDefineXML(fitting(domain.managedSaveGetXMLDesc(), now))
+                self._launch(instance, domain, copied, now)
         except HypervisorError as exc:
             taken = self.placement.port_taken(instance.name, exc)
             if taken:
@@ -286,7 +298,15 @@ class LibvirtActs(FamilyActs):
             # As it does where virtlogd is told not to (stdio_handler in qemu.conf).
             bound_log(self.runtime, instance.name, self.scope.directory(instance.name))
 
-    def _launch(self, instance: Instance, domain: t.Any, copied: bool) -> None:
+    def _is_in_file(self, instance: Instance) -> bool:
+        return os.path.lexists(self.look.path(instance, SAVED_IMAGE))
+
+    def go_on_from_file(self, instance: Instance) -> None:
+        """Have an instance go on that was saved to its file SAVED_IMAGE a moment ago."""
+        self._start(replace(instance, resumed=True), self._accelerator(instance.arch), self.firmware(instance))
+
+    def _launch(self, instance: Instance, domain: t.Any, copied: bool, now: str) -> None:
+        """now -- the definition of one that goes on from what was saved"""
         files = {
             **{name: (path, os.O_RDONLY) for name, path in self._disk_files(instance).items()},
             "disk": (self.look.path(instance, DISK), os.O_RDWR),
@@ -312,18 +332,41 @@ class LibvirtActs(FamilyActs):
             flags = 0 if instance.resumed else self.library.VIR_DOMAIN_START_FORCE_BOOT
             if copied:
                 flags |= self.library.VIR_DOMAIN_START_RESET_NVRAM
+
+            def create() -> None:
+                if instance.resumed and self._is_in_file(instance):
+                    self._load(instance, domain, now)
+                else:
+                    domain.createWithFlags(flags)
+
             try:
-                domain.createWithFlags(flags)
+                create()
             except self.library.libvirtError:
                 # A run that was killed has asked for the same, and libvirt has only now come to it. Nobody knows
                 # whether that machine is as the record says by now.
                 if not self.look.is_active(domain):
                     raise
                 self.domains.destroy(domain)
-                domain.createWithFlags(flags)
+                create()
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _load(self, instance: Instance, domain: t.Any, now: str) -> None:
+        """Have a domain go on from what was saved to the file SAVED_IMAGE."""
+        image, connection = self.look.path(instance, SAVED_IMAGE), self.look.connection()
+        xml = fitting(connection.saveImageGetXMLDesc(image, self.library.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE), now)
+        connection.restoreFlags(image, xml, self.library.VIR_DOMAIN_SAVE_PAUSED)
+        self.runtime.report.step("loaded")
+        self._run_on(instance, domain)
+
+    def _run_on(self, instance: Instance, domain: t.Any) -> None:
+        """Have a halted domain run. From then on the disk is no longer as it was when it was saved."""
+        image = self.look.path(instance, SAVED_IMAGE)
+        if os.path.lexists(image):
+            remove_path(image)
+            sync_directory(os.path.dirname(image))
+        self.domains.go_on(domain)
 
     def _note_nvram(self, instance: Instance, domain: t.Any) -> None:
         """Note where libvirt keeps its copy of the UEFI variables, for whoever starts the instance next."""
@@ -389,7 +432,7 @@ class LibvirtActs(FamilyActs):
     def resume(self, instance: Instance) -> None:
         library, domain = self.library, self._domain(instance)
         with self.look.explained(f"{instance.name} could not be resumed"):
-            self.domains.go_on(domain)
+            self._run_on(instance, domain)
             self.runtime.report.step("resumed")
             # Once resumed, QEMU repeats the writes that have failed.
             for dummy in Deadline(_SECOND_THOUGHTS).pauses(first=0.02, longest=0.2):

@@ -45,11 +45,10 @@ class LibvirtDriver(LibvirtLooks, Driver):
         return FamilyExport(self)
 
     def snapshots(self) -> Snapshots:
-        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.snapshots import (
-            FamilySnapshots,
-        )
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.snapshots import LibvirtSnapshots
 
-        return FamilySnapshots(self)
+        return LibvirtSnapshots(self, LibvirtActs(self))
 
     def clones(self) -> Clones:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs

@@ -52,6 +52,10 @@ if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 
+# What an instance was doing, where that goes with a snapshot: beside what libvirt keeps itself (a managed save).
+SAVED_IMAGE = "saved.libvirt"
+
+
 class LibvirtLooks(FamilyLooks):
     """See Looks.
 
@@ -92,7 +96,7 @@ class LibvirtLooks(FamilyLooks):
             seen = []
             for instance in instances:
                 each = self._observe(instance, domains.get(instance.uuid), halted.get(instance.uuid))
-                if each.state == STOPPED and instance.owner == self.name and instance.uuid in saved:
+                if each.state == STOPPED and instance.owner == self.name and self._is_saved(instance, saved):
                     each = each._replace(state=SUSPENDED)
                 if instance.uuid in starting:
                     # What starts with the host is started by us; libvirt alone lacks the files.
@@ -110,6 +114,9 @@ class LibvirtLooks(FamilyLooks):
         """The uuids of the domains of which libvirt has saved what they were doing: one call for all."""
         flags = self.library().VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE
         return {domain.UUIDString() for domain in self.connection().listAllDomains(flags)}
+
+    def _is_saved(self, instance: Instance, managed: t.Container[str]) -> bool:
+        return instance.uuid in managed or os.path.lexists(self.path(instance, SAVED_IMAGE))
 
     def _halted(self) -> dict[str, str]:
         """Why domains that are up do nothing, by uuid: one call for all, and one for each such domain."""

@@ -12,12 +12,15 @@ is of a disk that has changed.
 
 from __future__ import annotations
 
-import typing as t
+import os
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.act import LibvirtActs
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import SAVED_IMAGE, LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.saving import save
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Suspension
+from ansible_collections.minicloud.local.plugins.module_utils._files import explained
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 
 class LibvirtSuspension(Suspension):
@@ -37,27 +40,19 @@ class LibvirtSuspension(Suspension):
                 return "its domain was removed from libvirt"
             if self.look.is_active(domain):
                 return ""
-            return self._why_not_loaded(domain)
-
-    def _why_not_loaded(self, domain: t.Any) -> str:
-        """Why the machine that was saved cannot be had; what its devices are, libvirt has saved with it."""
-        from xml.etree import ElementTree
-
-        saved = ElementTree.fromstring(domain.managedSaveGetXMLDesc())
-        kind = saved.find("os/type")
-        wanted, arch = (kind.get("machine", ""), kind.get("arch", "")) if kind is not None else ("", "")
-        guests = self.look.host_capabilities().iterfind("guest/arch")
-        known = {each.text for guest in guests if guest.get("name") == arch for each in guest.iter("machine")}
-        if known and wanted not in known:
-            return f"it was saved of a machine of the type {wanted}, which the QEMU that is there now does not have"
-        return ""
+            image = self.look.path(instance, SAVED_IMAGE)
+            if os.path.lexists(image):
+                return why_not_loaded(self.look, self.look.connection().saveImageGetXMLDesc(image))
+            return why_not_loaded(self.look, domain.managedSaveGetXMLDesc())
 
     def suspend(self, instance: Instance) -> None:
         with self.look.explained(f"what {instance.name} is doing could not be saved"):
             domain = self.look.domain(instance)
             if domain is not None and self.look.is_active(domain):
+                remove_path(self.look.path(instance, SAVED_IMAGE))
                 # Also one that somebody has paused is to run on.
-                domain.managedSave(self.acts.library.VIR_DOMAIN_SAVE_RUNNING)
+                flags = self.acts.library.VIR_DOMAIN_SAVE_RUNNING
+                save(self.look, domain, lambda: domain.managedSave(flags), f"{instance.name} could not be suspended")
         self.acts.runtime.report.step("saved")
 
     def drop(self, instance: Instance) -> None:
@@ -65,3 +60,18 @@ class LibvirtSuspension(Suspension):
             domain = self.look.domain(instance)
             if domain is not None and domain.hasManagedSaveImage():
                 domain.managedSaveRemove()
+        with explained(f"what {instance.name} was doing could not be dropped"):
+            remove_path(self.look.path(instance, SAVED_IMAGE))
+
+
+def why_not_loaded(look: LibvirtLooks, xml: str) -> str:
+    """Why the machine of what was saved cannot be had; what its devices are, libvirt has saved with it."""
+    from xml.etree import ElementTree
+
+    kind = ElementTree.fromstring(xml).find("os/type")
+    wanted, arch = (kind.get("machine", ""), kind.get("arch", "")) if kind is not None else ("", "")
+    guests = look.host_capabilities().iterfind("guest/arch")
+    known = {each.text for guest in guests if guest.get("name") == arch for each in guest.iter("machine")}
+    if known and wanted not in known:
+        return f"it was saved of a machine of the type {wanted}, which the QEMU that is there now does not have"
+    return ""
