@@ -100,9 +100,12 @@ class TestKinds:
         assert named <= _errors.KINDS
 
     def test_are_all_that_is_raised(self):
-        parents, raised = {}, {}
+        parents, raised, ansibles = {}, {}, set()
         for path in sorted((COLLECTION / "plugins").rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module == "ansible.errors":
+                    # How plugins that run in Ansible itself fail: these have no kind.
+                    ansibles.update(each.name for each in node.names)
                 if isinstance(node, ast.ClassDef):
                     parents[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
                 if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
@@ -113,7 +116,7 @@ class TestKinds:
         def is_kind(name):
             return name in _errors.KINDS | INTERNAL or any(is_kind(parent) for parent in parents.get(name, ()))
 
-        classes = {name: where for name, where in raised.items() if name[:1].isupper()}
+        classes = {name: where for name, where in raised.items() if name[:1].isupper() and name not in ansibles}
         assert len(classes) > 15
         assert {name: where for name, where in classes.items() if not is_kind(name)} == {}
 
