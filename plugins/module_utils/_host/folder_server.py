@@ -585,12 +585,16 @@ def _end(child: int) -> None:
         return
 
 
+def _finish(*_dummy: t.Any) -> None:
+    raise SystemExit(0)
+
+
 def main() -> None:
     """Arguments: the name of the files, in the working directory."""
     name = sys.argv[1]
     with open(f"{name}.json", encoding="utf-8") as stream:
         config = json.load(stream)
-    signal.signal(signal.SIGTERM, lambda *dummy: sys.exit(0))
+    signal.signal(signal.SIGTERM, _finish)
     # What runs on without this is not to hold the lock.
     for handle in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):

@@ -122,7 +122,7 @@ def find_source(source: Clone, name: str, crew: Crew) -> Found:
         raise InUse(
             what, f"{instance.name} is deleted, since {instance.deleted}", "Recover it first, with state: present."
         )
-    for driver_name in {crew.wanted.name, crew.of(instance).name}:
+    for driver_name in (crew.wanted.name, crew.of(instance).name):
         require_capability(driver_name, "clones", f"source: {source}", instance.instance_type)
     snapshots, broken = scope.snapshots(instance.name).all()
     if source.snapshot:

@@ -27,7 +27,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import sshfs
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
-from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server
+from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server, processes
 from ansible_collections.minicloud.local.plugins.module_utils._host.serving import why_not_served
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
@@ -114,8 +114,8 @@ class QemuMounts(Mounts):
         with contextlib.suppress(OSError, ValueError):
             with open(self.look.path(instance, "qemu.pid"), encoding="ascii") as stream:
                 pid = int(stream.read(32))
-            with open(f"/proc/{pid}/cmdline", "rb") as stream:
-                return f"id={FOLDER_PORTS[-1]},".encode() in stream.read(1 << 20)
+            last = f"id={FOLDER_PORTS[-1]},".encode()
+            return any(last in argument for argument in processes.arguments_of(pid))
         return False
 
     def attach(self, instance: Instance, mount: Mount, access: SshAccess) -> str:

@@ -107,14 +107,22 @@ class FakeClones(Clones):
         return [each for each in others if each.source.get("copy") == "linked"]
 
 
+def _snapshots_of(driver):
+    return FakeSnapshots(driver)
+
+
+def _clones_of(driver):
+    return FakeClones(driver)
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     three_drivers(monkeypatch, "snapshots", "clones")
     world = CloudWorld(tmp_path, monkeypatch)
     monkeypatch.setattr(purge, "load", world._load)
     world.snaps_live, world.seeds, world.synced = True, {}, []
-    monkeypatch.setattr(FakeDriver, "snapshots", lambda self: FakeSnapshots(self))
-    monkeypatch.setattr(FakeDriver, "clones", lambda self: FakeClones(self))
+    monkeypatch.setattr(FakeDriver, "snapshots", _snapshots_of)
+    monkeypatch.setattr(FakeDriver, "clones", _clones_of)
     monkeypatch.setattr(
         "ansible_collections.minicloud.local.plugins.module_utils._reconcile.clones.sync_guest",
         lambda instance, *dummy: world.synced.append(instance.name),

@@ -104,10 +104,14 @@ class LiveWorld(World):
         return FakeDriver.observe(self._load(there.owner or "qemu", self._runtime(None), self.data), [there])[0].state
 
 
+def _snapshots_of(driver):
+    return FakeSnapshots(driver)
+
+
 @pytest.fixture(autouse=True)
 def drivers(monkeypatch):
     three_drivers(monkeypatch, "snapshots", "suspend")
-    monkeypatch.setattr(FakeDriver, "snapshots", lambda self: FakeSnapshots(self))
+    monkeypatch.setattr(FakeDriver, "snapshots", _snapshots_of)
     monkeypatch.setattr(
         "ansible_collections.minicloud.local.plugins.module_utils._reconcile.syncing.sync_guest", lambda *dummy: True
     )

@@ -218,10 +218,11 @@ def test_a_full_disk_leaves_the_source_as_it_was(world, monkeypatch):
     world.write(1)
     disk = world.hash_of(DISK)
 
-    def full(self, chain, base):
-        raise NoSpace("it was not written", "No space left on device")
+    def full(path):
+        if path.endswith(".qcow2.new"):
+            raise NoSpace("it was not written", "No space left on device")
 
-    monkeypatch.setattr(type(world.part._tool(world.instance)), "rebase", full)
+    monkeypatch.setattr(family, "sync_file", full)
     with pytest.raises(NoSpace):
         world.clone(full=True)
     monkeypatch.undo()

@@ -276,7 +276,7 @@ def test_an_error_is_told_without_progress_and_places_in_code():
 )
 def test_what_an_error_means(driver, said, error, words):
     found = driver.manage.error("it could not be started", Completed(1, "", said))
-    assert type(found) is error
+    assert found.__class__ is error
     assert words in str(found)
 
 
@@ -476,7 +476,7 @@ def test_what_disks_are_backed_by_has_whole_blocks(driver, fake, instance, image
 
 def test_a_run_that_was_killed_is_begun_anew(driver, fake, made, image):
     # Registered, with media, and nothing else: and media without a machine.
-    for prepare in (lambda: None, lambda: fake.machines.clear()):
+    for prepare in (lambda: None, fake.machines.clear):
         prepare()
         driver.acts.create(made, image, {"meta-data": b""})
         assert list(fake.machines) == [UUID]
