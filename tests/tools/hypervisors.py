@@ -22,7 +22,7 @@ import typing as t
 
 import drivers
 
-KVM = "/dev/kvm"
+KVM, FUSE = "/dev/kvm", "/dev/fuse"
 # Where programs are looked for.
 DIRECTORIES = os.pathsep.join(
     (
@@ -118,7 +118,7 @@ def as_service(name: str) -> t.Iterator[None]:
 @contextlib.contextmanager
 def libvirt(logs: str) -> t.Iterator[None]:
     """libvirtd and the daemon that keeps its guests' consoles. Each returns to us when it is ready."""
-    with kvm_for_all(), contextlib.ExitStack() as stack:
+    with for_all(KVM), contextlib.ExitStack() as stack:
         for name in ("virtlogd", "libvirtd"):
             pid_file = os.path.join(logs, f"{name}.pid")
             with contextlib.suppress(FileNotFoundError):
@@ -131,22 +131,22 @@ def libvirt(logs: str) -> t.Iterator[None]:
 
 
 @contextlib.contextmanager
-def kvm_for_all() -> t.Iterator[None]:
-    """Let libvirt's unprivileged user open KVM's device, whose mode is put back afterwards.
+def for_all(device: str) -> t.Iterator[None]:
+    """Let everybody open a device, as udev does where it runs. Its mode is put back afterwards.
 
-    Where root can use KVM and that user cannot, libvirt asks QEMU anew what it can do at each definition of a guest,
-    which takes half a minute each time.
+    KVM: where root can use it and libvirt's unprivileged user cannot, libvirt asks QEMU anew what it can do at each
+    definition of a guest, which takes half a minute each time. FUSE: the root user of a container is nobody here.
     """
     try:
-        before = stat.S_IMODE(os.stat(KVM).st_mode)
+        before = stat.S_IMODE(os.stat(device).st_mode)
     except OSError:
         yield
         return
-    os.chmod(KVM, before | 0o666)
+    os.chmod(device, before | 0o666)
     try:
         yield
     finally:
-        os.chmod(KVM, before)
+        os.chmod(device, before)
 
 
 @contextlib.contextmanager
@@ -159,7 +159,8 @@ def server(name: str, logs: str) -> t.Iterator[None]:
         )
     try:
         run([program(name), "waitready", "--timeout", str(PATIENCE)])
-        yield
+        with for_all(FUSE):
+            yield
     finally:
         succeeds([program(name), "shutdown", "--timeout", str(PATIENCE)])
         try:
