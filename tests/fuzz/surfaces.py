@@ -68,6 +68,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images import (
     manifest,
     multipass,
     ova,
+    reference,
     simplestreams,
     source,
 )
@@ -340,13 +341,13 @@ def parsed_port(text: str) -> None:
 
 
 def parsed_reference(text: str) -> None:
-    reference = source.parse_reference(text)
-    shown = str(reference)
-    assert shown.isprintable() and reference.name
-    assert reference.host != "file" or os.path.isabs(reference.name)
-    again = source.parse_reference(shown)
+    found = reference.parse_reference(text)
+    shown = str(found)
+    assert shown.isprintable() and found.name
+    assert found.host != "file" or os.path.isabs(found.name)
+    again = reference.parse_reference(shown)
     assert str(again) == shown
-    source.familiar(reference)
+    source.familiar(found)
     source.meant(text)
 
 
@@ -575,6 +576,7 @@ class Files:
         finally:
             found = os.listdir(work) if os.path.isdir(work) else []
             assert all(name.startswith("member-") for name in found)
+        assert reading.manifest
         assert set(reading.sums) == {archive.MANIFEST, *(name for name, dummy in reading.manifest.files)}
 
     def multipass(self, value: t.Any) -> None:
@@ -907,7 +909,9 @@ class LxdServer:
         self.box = an_instance()
 
     def looks(self, value: t.Any) -> lxd_look.LxdLooks:
-        def answer(path: str, query: t.Mapping[str, str], limit: int = 0) -> tuple[int, bytes]:
+        def answer(
+            path: str, query: t.Mapping[str, str], limit: int = 0, content: bytes | None = None
+        ) -> tuple[int, bytes]:
             told = {"instances": [value, answer_of_lxd()], "operations": {}}.get(path, value)
             if path.endswith("/state"):
                 told = value["state"]
