@@ -919,7 +919,7 @@ class LxdServer:
 
         look = lxd_look.LxdLooks.__new__(lxd_look.LxdLooks)
         look.product = LXD  # type: ignore[misc]
-        look.scope, look.seen, look._members = self.scope, {}, {}
+        look.scope, look.seen, look._members, look.target = self.scope, {}, {}, ""
         look.place = lxd_api.place_of({"endpoint": "/nowhere"}, LXD)
         look.api = lxd_api.LxdApi(look.place)
         look.api._exchange = answer  # type: ignore[method-assign]

@@ -144,11 +144,11 @@ class LxdApi:
         """The metadata of PATH (such as instances/web). NotThere where LXD knows none, else HypervisorError."""
         for dummy in Deadline(_ENDS_WITHIN).pauses():
             try:
-                return checked(path, self._asked(path, query))
+                return self._asked(path, query)
             except HypervisorError as exc:
                 if _ENDING not in exc.why:
                     raise
-        return checked(path, self._asked(path, query))
+        return self._asked(path, query)
 
     def begin(self, path: str, body: t.Any) -> t.Any:
         """Begin an operation, and return what LXD says of it. Errors as of get()."""
@@ -159,7 +159,7 @@ class LxdApi:
         try:
             answer = json.loads(body)
             if status in (200, 202):
-                return answer["metadata"]
+                return checked(path, answer["metadata"]) if content is None else answer["metadata"]
             why = str(answer["error"])
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise HypervisorError(
