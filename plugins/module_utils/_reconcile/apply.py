@@ -300,6 +300,8 @@ class Applier:
     def _create_step(self, work: _Work) -> None:
         with _stage("create"):
             work.current = work.after = self._create(work.wanted, work.image)
+            if "start" not in work.plan.steps:
+                Attachment(self.driver, self.runtime, self.data).disconnect(work.after)
 
     def _keep_step(self, work: _Work) -> None:
         work.current = self._store(replace(work.there, phase="ready"))
@@ -556,6 +558,8 @@ class Applier:
             if driver.alive(instance):
                 attachment.connect(instance)
                 self.power.pin(instance)
+            else:
+                attachment.disconnect(instance)
             if before:
                 attachment.disconnect(before)
         return instance

@@ -118,7 +118,9 @@ class Attachment:
                         self.runtime.report.warn(f"network {network.name}: {text}")
 
     def disconnect(self, instance: Instance) -> None:
-        """Have the networks of an instance, as far as they are there, know that it has stopped or goes.
+        """Have the networks of an instance that does not run, as far as they are there, know how it is now.
+
+        Also of one that has just been made, has stopped, has another name, or goes.
 
         One that was made because an instance needed it leaves the host with the last one.
         """

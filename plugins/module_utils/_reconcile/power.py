@@ -103,6 +103,7 @@ class Power:
         """Have all else follow the new name of an instance that is stopped."""
         for driver in self.crew.all_of(instance):
             driver.acts.follow_name(instance)
+        Attachment(self.crew.of(instance), self.runtime, self.data).disconnect(instance)
         self.runtime.report.step("followed")
         before = replace(instance, name=instance.renamed_from)
         with contextlib.suppress(NoSpace):

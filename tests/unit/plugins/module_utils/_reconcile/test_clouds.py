@@ -48,9 +48,10 @@ class CloudReporter(RecordingReporter):
 
 
 class FakeNetworks(Networks):
-    """Networks that are only records. up -- those that are on the host"""
+    """Networks that are only records. up -- those that are on the host; known -- the instances that each knows"""
 
     up: set[str] = set()
+    known: dict[str, list[str]] = {}
 
     def require(self, network):
         pass
@@ -71,6 +72,7 @@ class FakeNetworks(Networks):
 
     def apply(self, network, members):
         self.up.add(network.name)
+        self.known[network.name] = sorted(member.name for member in members)
 
     def remove(self, network):
         self.up.discard(network.name)
@@ -86,7 +88,7 @@ class CloudWorld(World):
         super().__init__(path, monkeypatch, **keywords)
         for user_of_it in (clouds, networks):
             monkeypatch.setattr(user_of_it, "load", self._load)
-        FakeNetworks.up = set()
+        FakeNetworks.up, FakeNetworks.known = set(), {}
         monkeypatch.setattr(FakeDriver, "networks", lambda self: FakeNetworks())
 
     def cloud(self, check=False, reporter=None, driver=None, **params):
@@ -273,6 +275,21 @@ def test_a_network_that_is_not_there_or_has_no_subnet_yet_is_refused_before_anyt
             networks={"lab": {}}, instances={"db": {}, "web": {"networks": [{"name": "lab", "address": "10.1.2.9"}]}}
         )
     assert (world.there(), world.scope.networks.names()) == ([], [])
+
+
+def test_networks_that_are_there_know_the_instances_that_do_not_run(world):
+    lab = [{"name": "lab"}]
+    world.cloud(networks={"lab": {}})
+    world.run(name="db", state="stopped", networks=lab)
+    assert FakeNetworks.known == {"lab": ["db"]}
+    world.run(name="db", new_name="store", state="stopped")
+    assert FakeNetworks.known == {"lab": ["store"]}
+    world.run(name="web", state="stopped")
+    assert world.run(name="web", state="stopped", networks=lab).actions == ["set_networks"]
+    assert FakeNetworks.known == {"lab": ["store", "web"]}
+    FakeNetworks.up.clear()
+    world.run(name="far", state="stopped", networks=lab)
+    assert FakeNetworks.known == {"lab": ["store", "web"]}  # the first start brings the network, and tells it
 
 
 def test_what_another_made_is_refused_before_anything_changes(world):
