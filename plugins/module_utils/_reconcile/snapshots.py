@@ -526,6 +526,7 @@ class _Task:
 
     def _restore(self, instance: Instance, snapshot: Snapshot) -> Instance:
         """Bring a stopped instance back. Its record comes first: then whoever is next knows what is left to do."""
+        from ansible_collections.minicloud.local.plugins.module_utils._hostnet.connections import end_connections
         from ansible_collections.minicloud.local.plugins.module_utils._reconcile.attach import Attachment
 
         before, driver = instance, self.crew.of(instance)
@@ -543,6 +544,8 @@ class _Task:
                 self._store(before)
             raise
         driver.acts.reconfigure(instance)
+        if driver.host.here:
+            end_connections(self.runtime, {address for nic in before.nics for address in (nic.address, nic.lease)})
         return instance
 
     def _make_quick(self, instance: Instance) -> None:
