@@ -103,10 +103,7 @@ ABOUT: dict[str, About] = {
             scope="qemu",
             title="QEMU/KVM under libvirt",
             option_names=("uri", "accelerator"),
-            capabilities=dict.fromkeys(
-                (*_FAMILY, "remote"),
-                _VM,
-            ),
+            capabilities=dict.fromkeys((*_FAMILY, "native_mounts", "remote"), _VM),
             image_formats={"disk": ("qcow2",)},
             is_server=False,
             platforms=("Linux",),

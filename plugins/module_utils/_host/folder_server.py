@@ -475,12 +475,9 @@ class Server:
 
     def _abandon(self) -> None:
         """Have the guest let go what is served no longer, and have the device go."""
-        with contextlib.suppress(OSError):
-            silence = os.open("/dev/null", os.O_RDWR)
-            child = plain(self.config["let_go"], silence, silence)
-            handle = os.pidfd_open(child)
-            select.select([handle], [], [], _LETTING_GO)
-            _end(child)
+        _run_bounded(self.config["let_go"])
+        if self.config.get("take_away"):
+            _run_bounded(self.config["take_away"])
         with contextlib.suppress(OSError, ValueError, KeyError):
             _unplug(self.config["monitor"], self.config["device"])
 
@@ -561,6 +558,16 @@ class Server:
         if not self.served and IS_INSTALLING.encode() in said and IS_INSTALLING not in self.told:
             self.tell(STARTING, IS_INSTALLING)
         return said[-_KEPT:]
+
+
+def _run_bounded(argv: t.Sequence[str]) -> None:
+    """Run a program, which is ended where it takes too long."""
+    with contextlib.suppress(OSError):
+        silence = os.open("/dev/null", os.O_RDWR)
+        child = plain(argv, silence, silence)
+        handle = os.pidfd_open(child)
+        select.select([handle], [], [], _LETTING_GO)
+        _end(child)
 
 
 def _unplug(path: str, device: str) -> None:

@@ -11,7 +11,11 @@ from __future__ import annotations
 import typing as t
 from xml.etree import ElementTree
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import NAMESPACE, QEMU_NAMESPACE
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import (
+    FOLDER_PORTS,
+    NAMESPACE,
+    QEMU_NAMESPACE,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import ARCHITECTURES
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.usernet import forward_rule
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -84,6 +88,10 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
     root.append(_metadata(instance, parts))
     _text(root, "memory", str(_memory(instance) >> 10), unit="KiB")
     _text(root, "currentMemory", str(_memory(instance) >> 10), unit="KiB")
+    # What serves folders reads and writes the guest's memory.
+    backing = _child(root, "memoryBacking")
+    _child(backing, "source", type="memfd")
+    _child(backing, "access", mode="shared")
     _text(root, "vcpu", str(instance.cpus))
     root.append(_os(instance, parts, arch.machine))
     features = _child(root, "features")
@@ -115,6 +123,10 @@ def domain_xml(instance: Instance, parts: Parts) -> str:
     rng = _child(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     _address(rng, next(slots))
+    # After all others, which have the addresses that they would have without them.
+    for name in FOLDER_PORTS:
+        port = _child(devices, "controller", type="pci", index=name.rpartition(".")[2], model="pcie-root-port")
+        _address(port, next(slots))
     serial = _child(devices, "serial", type="pty")
     _child(serial, "log", file=parts.files["console"], append="on")
     if parts.run_as:

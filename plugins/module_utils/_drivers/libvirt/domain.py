@@ -18,6 +18,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Inst
 NAMESPACE = "urn:minicloud:local:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
+# Ports of the machine that folders of the host are plugged into while it runs, as libvirt calls them for QEMU.
+FOLDER_PORTS = tuple(f"pci.{number}" for number in range(1, 5))
+
 
 class Shape(t.NamedTuple):
     """What is compared of two definitions of a domain. memory -- bytes; disks -- their files, in order"""
@@ -70,6 +73,18 @@ def parse_domain(xml: str) -> Domain:
     shape = Shape(memory, cpus, tuple(disks), tuple(macs))
     owner = {} if ours is None else {key: ours.get(key, "") for key in ("name", "scope", "data_dir")}
     return Domain(root.findtext("name") or "", shape, owner, defined)
+
+
+@understood("what libvirt says of a domain", HypervisorError)
+def takes_folders(xml: str) -> bool:
+    """Whether folders can be plugged into a domain: it has ports for them, and memory that others can reach."""
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(xml)
+    access = root.find("memoryBacking/access")
+    ports = {port.get("index") for port in root.iterfind("devices/controller[@model='pcie-root-port']")}
+    shared = access is not None and access.get("mode") == "shared"
+    return shared and {name.rpartition(".")[2] for name in FOLDER_PORTS} <= ports
 
 
 def names(instance: Instance) -> tuple[str, str]:

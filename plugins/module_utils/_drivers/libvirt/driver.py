@@ -17,6 +17,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import (
         Clones,
         Export,
+        Mounts,
         Snapshots,
         Suspension,
     )
@@ -38,6 +39,11 @@ class LibvirtDriver(LibvirtLooks, Driver):
         )
 
         return LibvirtSuspension(self, LibvirtActs(self))
+
+    def mounts(self) -> Mounts:
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.mounts import LibvirtMounts
+
+        return LibvirtMounts(self, self.runtime)
 
     def export(self) -> Export:
         from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.export import FamilyExport

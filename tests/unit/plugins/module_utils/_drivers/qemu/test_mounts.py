@@ -11,8 +11,8 @@ import types
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.mounts import QemuMounts
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import virtiofs
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.machine import FOLDER_PORTS
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._guest import sshfs
@@ -64,10 +64,10 @@ def _part(tmp_path, monkeypatch):
     def connection(directory, mount, doing):
         yield 0
 
-    monkeypatch.setattr(part, "_monitor", monitor)
+    monkeypatch.setattr(part, "monitor", monitor)
     monkeypatch.setattr(part, "_connection", connection)
-    monkeypatch.setattr(mounts, "virtiofsd", lambda: "/usr/lib/qemu/virtiofsd")
-    monkeypatch.setattr(mounts, "_UNPLUGGED", 0.01)
+    monkeypatch.setattr(virtiofs, "virtiofsd", lambda: "/usr/lib/qemu/virtiofsd")
+    monkeypatch.setattr(virtiofs, "_UNPLUGGED", 0.01)
     monkeypatch.setattr(sshfs, "start_serving", lambda *arguments: part.started.append(arguments))
     monkeypatch.setattr(sshfs, "await_mounted", lambda *arguments: None)
     return part
@@ -116,14 +116,14 @@ def test_each_virtiofsd_is_told_in_its_own_way(part):
 
 
 def test_scripts_are_for_a_shell():
-    for script in (mounts._MOUNT, mounts._LET_GO):
-        text = mounts._script(script, Mount("/x", "/srv/a 'b'", read_only=True), "tag")
+    for script in (virtiofs._MOUNT, virtiofs._LET_GO):
+        text = virtiofs._script(script, Mount("/x", "/srv/a 'b'", read_only=True), "tag")
         subprocess.run(["sh", "-n", "-c", text], check=True)
 
 
 def test_why_not(part, web, tmp_path, monkeypatch):
     mount = Mount(str(tmp_path), "/srv/x")
-    monkeypatch.setattr(mounts, "why_not_served", lambda: "")
+    monkeypatch.setattr(virtiofs, "why_not_served", lambda: "")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     web.owner = "qemu"
     assert "started without ports" in part.why_not(web, mount)
@@ -131,7 +131,7 @@ def test_why_not(part, web, tmp_path, monkeypatch):
     assert part.why_not(web, mount) == ""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "one id only" in part.why_not(web, mount)
-    monkeypatch.setattr(mounts, "virtiofsd", lambda: "")
+    monkeypatch.setattr(virtiofs, "virtiofsd", lambda: "")
     assert "no virtiofsd" in part.why_not(web, mount)
-    monkeypatch.setattr(mounts, "why_not_served", lambda: "not here")
+    monkeypatch.setattr(virtiofs, "why_not_served", lambda: "not here")
     assert part.why_not(web, mount) == "not here"

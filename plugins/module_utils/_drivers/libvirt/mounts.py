@@ -1,0 +1,97 @@
+# Copyright (c) 2026 The minicloud.local authors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to this collection: not an interface for others.
+
+"""Folders of the host in domains of libvirt.
+
+They are plugged in on QEMU's monitor, past libvirt: so QEMU is handed the connection to virtiofsd open, and needs no
+right to any path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import typing as t
+
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import FOLDER_PORTS, takes_folders
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.virtiofs import FamilyMounts
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
+
+# Of what QEMU answers: bytes, levels.
+_LONGEST, _DEEPEST = 16 << 20, 64
+
+
+class LibvirtMounts(FamilyMounts):
+    """See FamilyMounts."""
+
+    ports = FOLDER_PORTS
+
+    def __init__(self, look: LibvirtLooks, runtime: Runtime) -> None:
+        super().__init__(look, runtime)
+        self.libvirt = look
+
+    def why_not(self, instance: Instance, mount: Mount) -> str:
+        if not self.libvirt.host.here:
+            return "libvirt is on another host, which has not this one's folders"
+        return super().why_not(instance, mount)
+
+    def has_ports(self, instance: Instance) -> bool:
+        with self.libvirt.explained(f"the domain of {instance.name} cannot be looked at"):
+            domain = self.libvirt.domain(instance)
+            return domain is not None and takes_folders(domain.XMLDesc())
+
+    @contextlib.contextmanager
+    def monitor(self, instance: Instance, doing: str) -> t.Iterator[DomainMonitor]:
+        with self.libvirt.explained(doing):
+            domain = self.libvirt.domain(instance)
+            if domain is None:
+                raise HypervisorError(doing, "its domain is gone")
+            yield DomainMonitor(domain)
+
+    def taking_away(self, instance: Instance, device: str) -> dict[str, t.Any]:
+        program = find_program("virsh")
+        request = json.dumps({"execute": "device_del", "arguments": {"id": device}})
+        asked = [program, "--connect", self.libvirt.uri, "qemu-monitor-command", instance.uuid, request]
+        return {"take_away": asked if program else []}
+
+
+class DomainMonitor:
+    """QEMU's monitor, by way of libvirt. See Monitor; libvirtError where libvirt itself fails."""
+
+    def __init__(self, domain: t.Any) -> None:
+        import libvirt_qemu
+
+        self._domain = domain
+        self._library = libvirt_qemu
+
+    def execute(self, command: str, **arguments: t.Any) -> t.Any:
+        """See Monitor."""
+        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        return self._answer(command, self._library.qemuMonitorCommand(self._domain, json.dumps(request), 0))
+
+    def hand_over(self, name: str, descriptor: int) -> None:
+        """See Monitor."""
+        if not hasattr(self._library, "qemuMonitorCommandWithFiles"):
+            raise HypervisorError("QEMU cannot be given a file", "libvirt 8.2 and its Python library, or newer, can")
+        request = json.dumps({"execute": "getfd", "arguments": {"fdname": name}})
+        said, dummy = self._library.qemuMonitorCommandWithFiles(self._domain, request, [descriptor], 0)
+        self._answer("getfd", said)
+
+    @staticmethod
+    def _answer(command: str, said: str) -> t.Any:
+        try:
+            answer = parse_json(said.encode(), "what QEMU says on its monitor", _LONGEST, _DEEPEST)
+        except JsonError as exc:
+            raise HypervisorError(f"QEMU did not do {command}", str(exc)) from exc
+        if not isinstance(answer, dict) or "return" not in answer:
+            error = answer.get("error") if isinstance(answer, dict) else answer
+            why = error.get("desc", error) if isinstance(error, dict) else error
+            raise HypervisorError(f"QEMU refused {command}", str(why))
+        return answer["return"]
