@@ -16,6 +16,7 @@ disk (see confined.py), and no name from it becomes part of a command unless all
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -45,7 +46,7 @@ _REMOVED = (
 )
 
 _SECTOR = 512
-_EXT_MAGIC, _EXT_CLEAN, _EXT_RECOVER = 0xEF53, 1, 4
+_EXT_MAGIC, _EXT_CLEAN, _EXT_RECOVER, _EXT_64BIT = 0xEF53, 1, 4, 0x80
 _DIRECTORY, _LINK = 0o040000, 0o120000
 _DEPTH = 32
 _PARTITIONS = 128
@@ -113,7 +114,7 @@ def clean(runtime: Runtime, path: str, name: str) -> bool:
             system = _FileSystem(runtime, path, start, name)
             if needs_repair:
                 # A journal that is still to be replayed would undo what is done before.
-                system.repair()
+                system.replay()
             found.append(system)
     root = next((system for system in found if system.is_root()), None)
     if root is None:
@@ -151,9 +152,8 @@ def _failed(name: str, why: str) -> ImageError:
     )
 
 
-def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
-    """Make part of a file zeros; what is a hole in it stays one."""
-    descriptor = stream.fileno()
+def _pieces(descriptor: int, start: int, end: int) -> t.Iterator[tuple[int, bytes]]:
+    """What is in part of a file, piece by piece, each with its offset; neither holes nor zeros alone."""
     end = min(end, os.fstat(descriptor).st_size)
     while start < end:
         try:
@@ -164,11 +164,18 @@ def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
                 raise
             return
         while start < stop:
-            size = min(stop - start, len(_BLANK))
-            # Blocks of zeros need not be overwritten.
-            if os.pread(descriptor, size, start).strip(b"\0"):
-                os.pwrite(descriptor, _BLANK[:size], start)
-            start += size
+            piece = os.pread(descriptor, min(stop - start, len(_BLANK)), start)
+            if not piece:
+                return
+            if piece.strip(b"\0"):
+                yield start, piece
+            start += len(piece)
+
+
+def _zero(stream: t.BinaryIO, start: int, end: int) -> None:
+    """Make part of a file zeros; what is a hole in it stays one."""
+    for offset, piece in _pieces(stream.fileno(), start, end):
+        os.pwrite(stream.fileno(), _BLANK[: len(piece)], offset)
 
 
 def _wipe_swap(path: str, name: str) -> None:
@@ -211,6 +218,45 @@ class _FileSystem:
         done = self._program("e2fsck", "-f", "-p", *options, write=True)
         if done.rc not in (0, 1):
             raise _failed(self._name, f"its file system is damaged: {(done.err or done.out).strip()[:500]}")
+
+    def replay(self) -> None:
+        """Have it whole where its journal is still to be replayed.
+
+        For that e2fsck opens the file system twice, and the second time it has forgotten at which offset: so this is
+        done in a copy, which begins with it.
+        """
+        start, copy = self._start, f"{self._path}.journal"
+        try:
+            with explained(f"the disk of the image {self._name} could not be read"):
+                end = self._end()
+                with open(self._path, "rb") as disk, open(copy, "wb", buffering=0) as stream:
+                    stream.truncate(end - start)
+                    for offset, piece in _pieces(disk.fileno(), start, end):
+                        os.pwrite(stream.fileno(), piece, offset - start)
+            _FileSystem(self._runtime, copy, 0, self._name).repair()
+            with explained(f"the disk of the image {self._name} could not be written"):
+                with open(copy, "rb") as stream, open(self._path, "r+b", buffering=0) as disk:
+                    there, made = disk.fileno(), stream.fileno()
+                    for offset, piece in _pieces(there, start, end):
+                        wanted = os.pread(made, len(piece), offset - start)
+                        if wanted != piece:
+                            os.pwrite(there, wanted, offset)
+                    for offset, piece in _pieces(made, 0, end - start):
+                        if os.pread(there, len(piece), start + offset) != piece:
+                            os.pwrite(there, piece, start + offset)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(copy)
+
+    def _end(self) -> int:
+        """Where it ends on the disk, bytes."""
+        with open(self._path, "rb") as stream:
+            stream.seek(self._start + 1024)
+            block = stream.read(1024)
+        blocks = struct.unpack("<I", block[4:8])[0]
+        if struct.unpack("<I", block[96:100])[0] & _EXT_64BIT:
+            blocks += struct.unpack("<I", block[336:340])[0] << 32
+        return min(self._start + blocks * self._geometry()[0], os.path.getsize(self._path))
 
     def is_root(self) -> bool:
         """Whether it has all that there is to clean; a /var that is elsewhere is empty here."""

@@ -146,6 +146,34 @@ class TestClean:
         assert os.path.realpath(find_program("e2fsck")) in commands[0]
         assert is_clean(listing(path))
 
+    @pytest.mark.parametrize("kind", ["ext4", "ext3"])
+    def test_what_is_in_a_journal_alone_is_not_lost(self, runtime, tmp_path, kind):
+        path = write_disk(tmp_path / "disk", tmp_path, kind=kind)
+        target = f"{path}?offset={START}"
+        free = tool("debugfs", "-R", "ffb", target).split()[-1]
+        for name, byte in (("new", b"n"), ("zeros", b"\0")):
+            (tmp_path / name).write_bytes(byte * 1024)
+        with open(path, "r+b") as stream:
+            stream.seek(START + (int(free) + 1) * 1024)
+            stream.write(b"o" * 1024)
+        block = tool("debugfs", "-R", "bmap /etc/hostname 0", target).strip()
+        writes = f"jo\njw -b {block} {tmp_path / 'new'}\njw -b {int(free) + 1} {tmp_path / 'zeros'}\njc\n"
+        tool("debugfs", "-w", "-f", "-", target, input=writes)
+        assert "needs_recovery" in tool("dumpe2fs", "-h", target)
+        system = clean_module._FileSystem(runtime, path, START, "base")
+        system.replay()
+        assert "needs_recovery" not in tool("dumpe2fs", "-h", target)
+        tool("e2fsck", "-f", "-n", target)
+        with open(path, "rb") as stream:
+            content = stream.read()
+        for number, byte in ((block, b"n"), (int(free) + 1, b"\0")):
+            start = START + int(number) * 1024
+            assert content[start : start + 1024] == byte * 1024
+        assert not os.path.exists(f"{path}.journal")
+        assert content[:START].rstrip(b"\0").endswith(b"\x55\xaa")
+        assert clean(runtime, path, "base")
+        assert is_clean(listing(path))
+
     def test_a_damaged_one_is_an_error(self, runtime, tmp_path):
         path = write_disk(tmp_path / "disk", tmp_path)
         tool("debugfs", "-w", "-R", "set_super_value state 0", f"{path}?offset={START}")
