@@ -78,8 +78,6 @@ class DomainMonitor:
 
     def hand_over(self, name: str, descriptor: int) -> None:
         """See Monitor."""
-        if not hasattr(self._library, "qemuMonitorCommandWithFiles"):
-            raise HypervisorError("QEMU cannot be given a file", "libvirt 8.2 and its Python library, or newer, can")
         request = json.dumps({"execute": "getfd", "arguments": {"fdname": name}})
         said, dummy = self._library.qemuMonitorCommandWithFiles(self._domain, request, [descriptor], 0)
         self._answer("getfd", said)

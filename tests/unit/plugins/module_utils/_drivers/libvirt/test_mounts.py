@@ -123,12 +123,6 @@ def test_what_qemu_refuses_is_said_and_leaves_nothing(part, web, library, tmp_pa
     assert not [name for name in library.devices if name.startswith("mc-")]
 
 
-def test_a_library_that_hands_nothing_over(part, web, library, tmp_path):
-    del library.qemuMonitorCommandWithFiles
-    with pytest.raises(HypervisorError, match=r"8\.2"):
-        part.attach(web, Mount(str(tmp_path), "/srv/x"), ACCESS)
-
-
 @pytest.mark.parametrize("said", ["", "[]", "{}", '{"error": 1}', '{"error": {}}', "[" * 10000])
 def test_answers_in_other_forms_are_errors(library, said):
     library.qemuMonitorCommand = lambda *arguments: said
