@@ -171,6 +171,17 @@ class Applier:
         made = plan.after is None or "create" in plan.steps
         return self.driver if made or plan.after is None else self.crew.starter(plan.after)
 
+    def foreseen_user(self, planned: Instance, image: Image | None) -> str:
+        """Whom one logs in as in an instance that is to be made; empty where only the guest can tell."""
+        return self._user_of_clone(planned) if isinstance(self.wish.source, Clone) else self.login_user(image)
+
+    def _user_of_clone(self, planned: Instance) -> str:
+        # Its disk has the login user of the one that it is made from.
+        known_user = "" if self.wish.user else planned.user
+        self.seed = self.seed._replace(known_user=known_user, cloned=True)
+        login = seed.expected_login_user(self.seed)
+        return (login.user if login else "") or planned.user
+
     def login_user(self, image: Image | None) -> str:
         """Whom one logs in as in an instance made from the image; empty where only the guest can tell."""
         login = seed.expected_login_user(self.seed)
@@ -464,11 +475,7 @@ class Applier:
                 user=self.login_user(image),
             )
         else:
-            # Its disk has the login user of the one that it is made from.
-            known_user = "" if self.wish.user else planned.user
-            self.seed = self.seed._replace(known_user=known_user, cloned=True)
-            login = seed.expected_login_user(self.seed)
-            planned = replace(planned, user=(login.user if login else "") or planned.user)
+            planned = replace(planned, user=self._user_of_clone(planned))
         instance = replace(
             planned,
             uuid=str(uuid.uuid4()),

@@ -47,6 +47,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._scope import Data
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._image import Image
+    from ansible_collections.minicloud.local.plugins.module_utils._reconcile.apply import Applier
     from ansible_collections.minicloud.local.plugins.module_utils._reconcile.autostart import Autostart
 
 
@@ -249,7 +250,7 @@ class _Task:
     def predict(self) -> None:
         """Tell, in check mode, what would be."""
         self.applier.foresee_image(self.plan)
-        self.current = _predicted(self.plan, self.crew, self.applier.login_user(self.image))
+        self.current = _predicted(self.plan, self.crew, self.applier, self.image)
         addresses = self.observed.addresses if self.observed and self.plan.state == RUNNING else ()
         by_mac = self.observed.by_mac if addresses and self.observed else {}
         self.observed = Observed(self.plan.state, addresses, by_mac) if self.current else None
@@ -314,11 +315,11 @@ def _find_bridged(wish: Wish, current: Instance | None, driver: Driver, around: 
         wish.networks = with_bridged(wish, bridged, current, around)
 
 
-def _predicted(plan: Plan, crew: Crew, login_user: str) -> Instance | None:
+def _predicted(plan: Plan, crew: Crew, applier: Applier, image: Image | None) -> Instance | None:
     if plan.after is None:
         return None
     owner = crew.wanted.name if "start" in plan.steps else plan.after.owner
-    user = login_user if "create" in plan.steps else plan.after.user
+    user = applier.foreseen_user(plan.after, image) if "create" in plan.steps else plan.after.user
     return replace(plan.after, owner=owner, scope=crew.wanted.scope.name, user=user)
 
 

@@ -295,11 +295,14 @@ def test_a_driver_that_has_no_clones_says_so(world, monkeypatch):
 
 
 def test_a_prediction_changes_nothing(world):
-    world.run()
+    world.run(user="ann")
     before = world.everything()
     outcome = world.run(check=True, name="copy", source="web")
     assert (outcome.changed, outcome.actions) == (True, ["create", "start", "wait_ready"])
     assert (outcome.view["source"], outcome.view["source_copy"]) == ("web", "linked")
+    assert (outcome.view["user"], outcome.view["ssh"]["user"]) == ("ann", "ann")
+    assert outcome.view["ansible_vars"]["ansible_user"] == "ann"
+    assert world.run(check=True, name="copy", source="web", user="eve").view["user"] == "eve"
     assert world.everything() == before
 
 
