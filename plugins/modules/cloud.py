@@ -36,7 +36,8 @@ options:
       - V(present) has each instance in the O(minicloud.local.instance#module:state) that the document gives it, which
         is V(running) unless it says otherwise.
       - V(stopped) and V(suspended) have all instances in that state; those whose own state is V(deleted) or V(absent)
-        stay so. V(suspended) needs a driver that can suspend.
+        stay so. V(suspended) needs a driver that can suspend. Without O(instances), they concern all instances that
+        the cloud has made and that are not deleted.
       - V(absent) removes all instances and networks that the cloud has made, whatever the document says. Images stay.
     type: str
     choices: [present, stopped, suspended, absent]

@@ -73,13 +73,18 @@ class Member:
 
 @dataclass
 class CloudWish:
-    """What a task asks of a cloud. parallel -- how many instances at once, None: as many as the host carries"""
+    """What a task asks of a cloud.
+
+    of_all -- whether the document names no instances, and the state is that of all that there are
+    parallel -- how many instances at once, None: as many as the host carries
+    """
 
     name: str
     state: str = "present"
     networks: list[NetworkWish] = field(default_factory=list)
     images: list[ImageWish] = field(default_factory=list)
     members: list[Member] = field(default_factory=list)
+    of_all: bool = False
     prune: bool = False
     parallel: int | None = None
     force: bool = False
@@ -94,7 +99,14 @@ class CloudWish:
 def parse_cloud(params: t.Mapping[str, t.Any], checked: Checked) -> CloudWish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant, or two exclude each other."""
     wish = CloudWish(check_name(params["name"]), params["state"])
+    wish.of_all = wish.state in (STOPPED, SUSPENDED) and params["instances"] is None
     wish.prune, wish.force = bool(params["prune"]), bool(params["force"])
+    if wish.of_all and wish.prune:
+        raise InvalidOption(
+            f"prune cannot go with state: {wish.state} here",
+            "it removes what instances does not name, and instances is not given",
+            "Leave prune out, or name the instances that stay.",
+        )
     wish.parallel = params["parallel"]
     if wish.parallel is not None and not 0 < wish.parallel <= MAX_INSTANCES:
         raise InvalidOption(

@@ -174,6 +174,8 @@ class _CloudTask:
         """Find out what is to be done to each part. Raises for what can be known to fail; nothing has changed then."""
         instances, networks = self._belonging()
         crew = Crew(self.driver)
+        if self.wish.of_all:
+            self.wish.members = [self._member_that_is(each) for each in instances if not each.deleted]
         named = {key_of(member.name) for member in self.wish.members}
         if self.wish.state != ABSENT:
             for network in self.wish.networks:
@@ -209,6 +211,11 @@ class _CloudTask:
         return [each for each in instances if key_of(each.cloud) == key], [
             each for each in networks if key_of(each.cloud) == key
         ]
+
+    def _member_that_is(self, instance: Instance) -> Member:
+        """An instance that the document does not name, and that is to have the state of all."""
+        wish = Wish(name=instance.name, state=self.wish.state, cloud=self.wish.name, timeout=self.wish.timeout)
+        return Member(instance.name, wish)
 
     def _foresee_network(self, wish: NetworkWish, gone: bool = False) -> None:
         part = _Part(

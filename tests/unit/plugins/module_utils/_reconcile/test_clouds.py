@@ -422,6 +422,25 @@ def test_states_of_all_and_their_order(world):
     assert not world.cloud(state="suspended", instances=THREE).changed
 
 
+def test_without_instances_the_state_is_that_of_all_that_the_cloud_made(world):
+    world.run(name="alone")
+    world.cloud(instances=THREE)
+    world.run(name="web-1", state="deleted")
+    told = world.cloud(check=True, state="stopped")
+    done = world.cloud(state="stopped")
+    assert told.actions == done.actions == ["instance db: stop", "instance web-2: stop"]
+    assert world.running() == ["qemu/alone"]
+    assert world.scope.read("web-1").deleted
+    assert not world.cloud(state="stopped").changed
+    assert not world.cloud(state="stopped", instances={}).changed
+    with pytest.raises(InvalidOption, match="prune cannot go with state: stopped"):
+        world.cloud(state="stopped", prune=True)
+    world.can_suspend = True
+    assert {each["state"] for each in world.cloud(state="suspended").view["instances"]} == {"suspended"}
+    assert not world.cloud(name="other", state="stopped").changed
+    assert world.running() == ["qemu/alone"]
+
+
 def test_one_that_does_not_stop_does_not_keep_the_others_running(world):
     world.cloud(instances=THREE)
     world.deaf.add("web-1")
