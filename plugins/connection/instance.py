@@ -145,6 +145,9 @@ _MASTER = "-o ControlMaster=auto -o ControlPersist=60s"
 # Bytes: of a file at once, and waiting to be sent.
 _PART = 1 << 20
 _WAITING = 4 << 20
+# Of what a command may say in all, and of what it complains about while a file is moved.
+_MOST_SAID = 256 << 20
+_KEPT = 1 << 16
 # Seconds for a become plugin's password prompt, or its success.
 _PROMPT = 30.0
 
@@ -308,7 +311,7 @@ class Connection(ConnectionBase):
         display.vvv(f"PUT {in_path} TO {out_path}", host=self._name)
         if not os.path.exists(to_bytes(in_path, errors="surrogate_or_strict")):
             raise AnsibleFileNotFound(f"file or module does not exist: {to_native(in_path)}")
-        out, err = bytearray(), bytearray()
+        err = bytearray()
         with self._started(f"cat > {shlex.quote(out_path)}") as command, open(to_bytes(in_path), "rb") as source:
             whole = False
             while True:
@@ -319,8 +322,8 @@ class Connection(ConnectionBase):
                 said = command.receive(1.0)
                 if said is None:
                     break
-                out += said[0]
                 err += said[1]
+                del err[:-_KEPT]
         _require_success(command, f"{in_path} could not be copied to {out_path} of {self._name}", err)
 
     def fetch_file(self, in_path: str, out_path: str) -> None:
@@ -340,6 +343,7 @@ class Connection(ConnectionBase):
                     break
                 target.write(said[0])
                 err += said[1]
+                del err[:-_KEPT]
         _require_success(command, f"{in_path} of {self._name} could not be copied to {out_path}", err)
 
     def reset(self) -> None:
@@ -412,8 +416,7 @@ class Connection(ConnectionBase):
             said = command.receive(1.0)
             if said is None:
                 return False
-            out += said[0]
-            err += said[1]
+            _keep(said, out, err)
             seen = bytes(err + out)
             if self.become.check_success(seen):
                 return True
@@ -433,8 +436,17 @@ def _listen(command: GuestCommand, out: bytearray, err: bytearray) -> None:
         said = command.receive(1.0)
         if said is None:
             return
-        out += said[0]
-        err += said[1]
+        _keep(said, out, err)
+
+
+def _keep(said: tuple[bytes, bytes], out: bytearray, err: bytearray) -> None:
+    """Add what a command says. A guest that goes on and on must not have all the memory of this host."""
+    out += said[0]
+    err += said[1]
+    if len(out) + len(err) > _MOST_SAID:
+        raise AnsibleError(
+            f"A command was ended: it said more than {_MOST_SAID >> 20} MiB. Have it write into a file, and fetch that."
+        )
 
 
 def _require_success(command: GuestCommand, what: str, err: bytearray) -> None:

@@ -68,6 +68,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     KINDS,
     OBJECT,
     TEXT,
+    TEXTS,
     Field,
     Instance,
     RecordKind,
@@ -180,7 +181,7 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
             raise ValueError("it has no schema number")
         found = MANIFEST_KIND.split(data)
         layers = found.get("layers", {})
-        if not isinstance(layers.get("backing", {}), dict) or not isinstance(layers.get("disk", ""), str):
+        if not TEXTS.holds(layers.get("backing", {})) or not TEXT.holds(layers.get("disk", "")):
             raise ValueError("layers is not what an exported instance has")
         manifest = Manifest(
             Instance.from_dict(found["instance"]),
@@ -191,6 +192,8 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
             found.get("created", ""),
             found.get("state", ""),
         )
+        for each in manifest.snapshots:
+            each.then  # a record that cannot be read is found before anything is made of the others
         _check_files(manifest)
     except (JsonError, ValueError) as exc:
         raise ImageError(f"the manifest of {path} cannot be used", str(getattr(exc, "why", exc)), _ANEW) from exc

@@ -205,3 +205,9 @@ def checked_layer(runtime: Runtime, path: str, what: str) -> None:
     checked = tool.check(path)
     if checked.get("corruptions") or checked.get("check-errors") or checked.get("compressed-clusters"):
         raise ImageError(f"{what} is damaged", "its tables have errors", "Copy or export it anew.")
+    with explained(f"{path} could not be read"), open(path, "rb") as stream:
+        head = stream.read(24)
+        size = os.fstat(stream.fileno()).st_size
+    # Whatever is there once and counts many times has no bound when it is merged.
+    if checked.get("allocated-clusters", 0) << int.from_bytes(head[20:24], "big") > size:
+        raise ImageError(f"{what} is refused", "it has the same data in several places", "Export it anew.")

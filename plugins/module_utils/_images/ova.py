@@ -257,6 +257,7 @@ class OvaOrigin(Origin):
         self._target: Sparse | None = None
         self._sums: dict[str, dict[str, str]] = {}
         self._stated: list[tuple[str, str, str]] = []
+        self._has_sums = False
 
     def describe(self) -> Description:
         with contextlib.suppress(_Enough):
@@ -277,7 +278,7 @@ class OvaOrigin(Origin):
 
     def _read(self, work: str) -> None:
         self._work, self._disk, self._fed = work, "", 0
-        self._machine, self._sums, self._stated = None, {}, []
+        self._machine, self._sums, self._stated, self._has_sums = None, {}, [], False
         reader = tar.Reader(self.path, self._begin)
         try:
             with open_regular(self.path) as stream:
@@ -309,6 +310,9 @@ class OvaOrigin(Origin):
                 "Give another file.",
             )
         elif key_of(name).endswith(".mf") and size <= _LARGEST:
+            if self._has_sums:
+                raise ImageError(f"{self.path} is refused", "it has two lists of checksums (*.mf)", "Export it anew.")
+            self._has_sums = True
             kept = _Kept(self._keep_sums)
         elif name == self._machine.disk and self._work:
             if size > LARGEST:

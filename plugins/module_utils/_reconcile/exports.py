@@ -241,9 +241,11 @@ class _Task:
             raise InvalidOption(what, f"there is no directory {directory}", "Make it, or choose another path.")
         if not os.access(directory, os.W_OK | os.X_OK):
             raise InvalidOption(what, f"this user may not write in {directory}", "Choose another path.")
-        if not os.path.lexists(path) or self.wish.force:
-            if os.path.isdir(path) or os.path.islink(path):
-                raise InvalidOption(what, "it is a directory or a link", "Choose another path.")
+        if not os.path.lexists(path):
+            return
+        if os.path.islink(path) or not os.path.isfile(path):
+            raise InvalidOption(what, "what is there is no plain file", "Choose another path.")
+        if self.wish.force:
             return
         noted = read_notes(self.notes, _EXPORTS).get("exports", {}).get(path)
         if isinstance(noted, dict) and noted.get("file") == file_stamp(path):
@@ -251,8 +253,6 @@ class _Task:
         from ansible_collections.minicloud.local.plugins.module_utils._images.archive import Reading
 
         hint = "Choose another path, remove that file, or add force: true, which overwrites it."
-        if os.path.islink(path) or not os.path.isfile(path):
-            raise InvalidOption(what, "it is no plain file", "Choose another path.")
         try:
             there = Reading(self.runtime, path).look().instance
         except (ImageError, MinicloudError) as exc:

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from ansible_collections.minicloud.local.plugins.module_utils._arguments import MOUNT
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.contract import Driver
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import ImageError, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._images.origin import Brought, Origin
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
@@ -38,7 +38,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ports_exclude,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.source import Exported, Multipass
-from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
+from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import LOGIN_NAME, Wish
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import Snapshot
@@ -93,6 +93,13 @@ class Arrival:
 
     def _filled(self, wish: Wish) -> Wish:
         found = self.found
+        if found.user and not LOGIN_NAME.match(found.user):
+            # It becomes part of command lines, and of paths.
+            raise ImageError(
+                f"{self.source} is refused",
+                f"its login user is {found.user[:40]!r}, which is not a login name",
+                "Nothing was changed. Do not trust where it comes from.",
+            )
         for option in ("instance_type", "arch"):
             given, there = getattr(wish, option), getattr(found, option)
             if given and given != there:

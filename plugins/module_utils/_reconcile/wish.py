@@ -47,7 +47,7 @@ _PLAIN = (
     "cloud_init_errors", "recreate", "force", "source_copy",
 )  # fmt: skip
 
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
+LOGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
 
 
 @dataclass
@@ -151,7 +151,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
         parse_checksum(params["image_checksum"])
         wish.image_checksum = params["image_checksum"]
     _parse_source(wish, params)
-    if wish.user is not None and not _USER.match(wish.user):
+    if wish.user is not None and not LOGIN_NAME.match(wish.user):
         raise InvalidOption(
             f"user {wish.user!r} is not a login name",
             hint="It begins with a letter or _, goes on with letters, digits, _, - and ., and has at most 32 in all.",

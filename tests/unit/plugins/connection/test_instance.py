@@ -213,6 +213,27 @@ def test_containers_are_entered_by_their_server(guests):
     assert guests.command.ended
 
 
+def test_a_command_that_says_too_much_is_ended(guests, monkeypatch):
+    guests.add("box", scope="lxd", instance_type="container")
+    monkeypatch.setattr(plugin_module, "_MOST_SAID", 1000)
+    guests.command.pieces = [(b"x" * 400, b"y" * 100)] * 10
+    with pytest.raises(AnsibleError, match="said more than"):
+        guests.connection("box", "lxd").exec_command("yes")
+    assert guests.command.ended
+    assert len(guests.command.pieces) == 7
+
+
+def test_what_is_complained_about_a_file_is_kept_in_part(guests, monkeypatch, tmp_path):
+    guests.add("box", scope="lxd", instance_type="container")
+    monkeypatch.setattr(plugin_module, "_KEPT", 10)
+    (tmp_path / "source").write_bytes(b"")
+    for move in ("put_file", "fetch_file"):
+        guests.command.pieces, guests.command.status = [(b"", b"n" * 1000), (b"", b"the last")], 1
+        with pytest.raises(AnsibleError, match="nnthe last$"):
+            paths = [str(tmp_path / "source"), "/x"]
+            getattr(guests.connection("box", "lxd"), move)(*(paths if move == "put_file" else paths[::-1]))
+
+
 def test_a_way_that_is_lost_is_unreachable(guests):
     guests.add("box", scope="lxd", instance_type="container")
     guests.command.pieces = [(b"one", b""), HypervisorError("the connection to box was lost")]

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import tarfile
+import tempfile
 
 import pytest
 
@@ -258,6 +259,23 @@ def qcow2_with(offset, data):
     return changed(change)
 
 
+def multiplied(content):
+    """A layer whose first table has the same cluster in each place, and which qemu-img check takes for sound."""
+    layer = bytearray(content)
+    l1 = int.from_bytes(layer[40:48], "big")
+    l2 = int.from_bytes(layer[l1 : l1 + 8], "big") & 0x00FFFFFFFFFFFE00
+    entries = [layer[l2 + 8 * number : l2 + 8 * number + 8] for number in range(SIZE >> 16)]
+    there = next(entry for entry in entries if any(entry))
+    layer[l2 : l2 + 8 * len(entries)] = there * len(entries)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(layer)
+        file.flush()
+        subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", "-r", "all", file.name], capture_output=True)
+        foreign.qemu_img("check", "-f", "qcow2", file.name)
+        with open(file.name, "rb") as stream:
+            return stream.read()
+
+
 HOSTILE = {
     "nothing": (lambda members: b"", "cut short|not an exported"),
     "noise": (lambda members: b"x" * 4096, "something else in it"),
@@ -315,6 +333,12 @@ HOSTILE = {
     "a layer that is nowhere": (with_manifest(lambda m: m["layers"]["backing"].update({OTHER: ""})), "not its layers"),
     "a disk above nothing": (with_manifest(lambda m: m["layers"].update(disk=OTHER)), "is not there"),
     "layers that are a list": (with_manifest(lambda m: m["layers"].update(backing=[])), "layers is not"),
+    "a layer above a list": (with_manifest(lambda m: m["layers"]["backing"].update({LAYERS[0]: []})), "layers is not"),
+    "a snapshot of what no instance was": (
+        with_manifest(lambda m: m["snapshots"][0]["record"].update(nics=[{}])),
+        "network is missing",
+    ),
+    "a layer that has one cluster in many places": (changed(lambda m: resized(m, 2, multiplied(m[2][1]))), "several"),
     "a snapshot without a layer": (with_manifest(lambda m: m["snapshots"][0].update(uuid=OTHER)), "has no layer"),
     "a snapshot twice": (with_manifest(lambda m: m["snapshots"].append(m["snapshots"][0])), "twice"),
     "a snapshot's name twice": (with_manifest(lambda m: m["snapshots"][1].update(name="First")), "same name"),

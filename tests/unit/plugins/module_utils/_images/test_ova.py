@@ -179,6 +179,7 @@ def overlay():
         (lambda m: [m[0], ("../vm-disk1.vmdk", m[1][1])], "is not in it"),
         (lambda m: [m[0], sums_of([(m[1][0], b"x")]), m[1]], "does not match its checksum"),
         (lambda m: [m[0], sums_of([("other", b"x")]), m[1]], "does not match its checksum"),
+        (lambda m: [m[0], sums_of(m), ("other.mf", sums_of(m)[1]), m[1]], "two lists of checksums"),
         (lambda m: [("vm.ovf", ovf(href="vm.ovf")), m[1]], "is not in it"),
         (lambda m: [("vm.ovf", b"<" * (5 << 20)), m[1]], "its description has"),
     ],

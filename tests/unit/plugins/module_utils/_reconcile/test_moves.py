@@ -153,6 +153,27 @@ def test_nothing_else_is_overwritten(host, kind):
         assert host.export(force=True).changed
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_file_stays_also_by_force(host, kind):
+    path = host.path / "web.minicloud"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("nowhere")
+    before = path.lstat()
+    for check in (True, False):
+        with pytest.raises(InvalidOption, match="no plain file"):
+            host.export(force=True, check=check)
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_a_login_user_that_is_none_is_refused(host):
+    instance = host.scope.read("web")
+    instance.user = "-oProxyCommand=id"
+    host.scope.write(instance)
+    host.export()
+    with pytest.raises(ImageError, match="not a login name"):
+        host.make("copy", source=str(host.path / "web.minicloud"))
+    assert host.scope.read("copy") is None
+
+
 def test_one_that_is_not_there_or_not_whole_cannot_be_exported(host):
     with pytest.raises(NotFound):
         host.export("nobody")
