@@ -192,8 +192,9 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
             found.get("created", ""),
             found.get("state", ""),
         )
+        # A record that cannot be read is found before anything is made of the others.
         for each in manifest.snapshots:
-            each.then  # a record that cannot be read is found before anything is made of the others
+            Instance.from_dict(each.record)
         _check_files(manifest)
     except (JsonError, ValueError) as exc:
         raise ImageError(f"the manifest of {path} cannot be used", str(getattr(exc, "why", exc)), _ANEW) from exc

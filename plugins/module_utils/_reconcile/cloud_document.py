@@ -33,6 +33,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish im
 # How many instances a document may have: more than any host can run.
 MAX_INSTANCES = 1000
 
+# What the names in a document are here that YAML did not read as text.
+_NO_TEXTS = ("true", "false", "null", "NaN", "Infinity")
+
 _INSTANCE = {
     option: about for option, about in INSTANCE.items() if option not in ("name", "new_name", "purge_older_than")
 }
@@ -146,6 +149,12 @@ def _of(what: str, parse: t.Callable[[], _Parsed]) -> _Parsed:
 
 def _entries(given: t.Mapping[str, t.Any] | None, option: str) -> t.Iterator[tuple[str, t.Mapping[str, t.Any]]]:
     for name, options in (given or {}).items():
+        if not isinstance(name, str) or name in _NO_TEXTS:
+            raise InvalidOption(
+                f"{option} has the name {name}",
+                "YAML reads yes, no, on, off and the like as true or false, unless they are in quotes",
+                "Put the name in quotes; or choose another one, if it is this that is meant.",
+            )
         if options is not None and not isinstance(options, t.Mapping):
             raise InvalidOption(
                 f"{option}: {name} is no mapping", hint="Write its options below the name, or nothing for none."

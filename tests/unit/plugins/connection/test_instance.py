@@ -229,7 +229,7 @@ def test_what_is_complained_about_a_file_is_kept_in_part(guests, monkeypatch, tm
     (tmp_path / "source").write_bytes(b"")
     for move in ("put_file", "fetch_file"):
         guests.command.pieces, guests.command.status = [(b"", b"n" * 1000), (b"", b"the last")], 1
-        with pytest.raises(AnsibleError, match="nnthe last$"):
+        with pytest.raises(AnsibleError, match=r"nnthe last$"):
             paths = [str(tmp_path / "source"), "/x"]
             getattr(guests.connection("box", "lxd"), move)(*(paths if move == "put_file" else paths[::-1]))
 

@@ -144,6 +144,8 @@ def test_after_names_an_entry_or_one_of_its_instances():
         ({"name": "-n"}, "name '-n' is not valid"),
         ({"instances": {"$(id)": {}}}, r"instances: the name '\$\(id\)' is not valid"),
         ({"instances": {"web": "24.04"}}, "instances: web is no mapping"),
+        ({"instances": {True: {}}}, "instances has the name True"),
+        ({"networks": {"false": None}}, "networks has the name false.*in quotes"),
         ({"instances": {"web": {"memory": True}}}, "instances: web: memory is true, and text is meant"),
         ({"instances": {"web": {"image": 24.1}}}, "instances: web: image is the number 24.1"),
         ({"instances": {"web": {"ports": [1342]}}}, 'instances: web: ports has the number 1342.*"22:22"'),
