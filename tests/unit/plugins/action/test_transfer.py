@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -138,6 +139,48 @@ def test_what_a_guest_sends_stays_in_its_place(places, monkeypatch):
     found = transfer(places, "dir", fetch=True, recursive=True)
     assert os.listdir(here) == ["dir"]
     assert len(found["warnings"]) == 2
+
+
+def sent_by_guest(monkeypatch, members, mode="w"):
+    """Have a guest send an archive of members: name, kind, where a link leads to, content."""
+
+    def fetch_file(guest, source, target):
+        with tarfile.open(target, mode) as tar:
+            for name, kind, link, content in members:
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname, member.size = kind, link, len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+    monkeypatch.setattr(Guest, "fetch_file", fetch_file)
+
+
+def test_nothing_is_written_through_links_that_a_guest_sends(places, monkeypatch):
+    here, there = places
+    (there / "dir").mkdir()
+    (here / "mine").mkdir()
+    (here / "mine/keys").write_text("kept")
+    # As with versions of Python whose filter can be led astray.
+    monkeypatch.setattr(tarfile, "data_filter", lambda member, where: member)
+    links = [("out", tarfile.SYMTYPE, "../mine", b""), ("file", tarfile.SYMTYPE, "../mine/keys", b"")]
+    hard = [("hard", tarfile.LNKTYPE, "out/keys", b""), ("hard", tarfile.REGTYPE, "", b"bad")]
+    named = [("again", tarfile.LNKTYPE, "out", b""), ("again/keys", tarfile.REGTYPE, "", b"bad")]
+    through = [("out/keys", tarfile.REGTYPE, "", b"bad"), ("out/new", tarfile.SYMTYPE, "/etc", b"")]
+    over = [("file", tarfile.REGTYPE, "", b"bad"), ("./out//sub", tarfile.DIRTYPE, "", b"")]
+    sent_by_guest(monkeypatch, [*links, *hard, *named, *through, *over])
+    found = transfer(places, "dir", fetch=True, recursive=True)
+    assert os.listdir(here / "mine") == ["keys"]
+    assert (here / "mine/keys").read_text() == "kept"
+    assert len([each for each in found["warnings"] if "goes through a link" in each]) == 6
+    assert (here / "dir/hard").read_bytes() == (here / "dir/again/keys").read_bytes() == b"bad"
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
+def test_what_a_guest_sends_is_not_decompressed(places, monkeypatch, mode):
+    (places[1] / "dir").mkdir()
+    sent_by_guest(monkeypatch, [("zeros", tarfile.REGTYPE, "", bytes(1 << 20))], mode)
+    with pytest.raises(AnsibleActionFail, match="is no archive"):
+        transfer(places, "dir", fetch=True, recursive=True)
+    assert os.listdir(places[0] / "dir") == []
 
 
 @pytest.mark.parametrize(
