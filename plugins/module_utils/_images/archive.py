@@ -89,7 +89,8 @@ _LARGEST_MANIFEST, _LARGEST_SUMS, _LARGEST_OTHER = 8 << 20, 1 << 20, 128 << 20
 _MOST_LAYERS = 1000
 
 _MEMBER = re.compile(
-    r"(?:base|disk)\.qcow2|layers/([0-9a-f-]{36})\.qcow2|firmware\.fd|container\.tar|seed/[a-z0-9-]{1,40}"
+    r"(?:base|disk)\.qcow2|layers/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.qcow2|firmware\.fd|container\.tar"
+    r"|seed/[a-z0-9-]{1,40}"
 )
 _SUM = re.compile(r"([0-9a-f]{64})  ([!-~]{1,100})")
 _ANEW = "Export the instance anew, or copy the file again; nothing was changed."

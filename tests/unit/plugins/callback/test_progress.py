@@ -174,6 +174,7 @@ class TestDataDirectory:
     [
         ("web: wait_ready", "web: waiting until it is ready"),
         ("web: fetch_image", "web: getting the image"),
+        ("web: export", "web: exporting"),
         ("lxd: stop web", "lxd: stopping web"),
         ("lts: fetching noble.img: 12 of 600 MiB (2 %), 4.0 MiB/s, 147 s left",) * 2,
         ("web: warning: it is emulated",) * 2,
@@ -229,14 +230,14 @@ def test_half_a_line_waits_for_the_rest(callback, tmp_path):
 
 
 def test_every_step_that_a_module_documents_is_spoken():
-    for module, key in (("instance", "actions"), ("image", "actions")):
+    for module, key in (("instance", "actions"), ("image", "actions"), ("snapshot", "actions")):
         path = os.path.join(os.path.dirname(progress.__file__), "..", "modules", f"{module}.py")
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
         returned = yaml.safe_load(text.partition('RETURN = r"""')[2].partition('"""')[0])
         description = " ".join(returned[key]["description"])
         steps = {word.strip("CV()") for word in description.replace(",", " ").replace(".", " ").split() if "(" in word}
-        silent = {"set_alias", "forget_name", "stay_stopped", "keep"}  # which take no time
+        silent = {"set_comment", "set_alias", "forget_name", "stay_stopped", "keep"}  # which take no time
         assert steps - silent <= set(progress._STEPS), f"minicloud.local.{module}"
 
 

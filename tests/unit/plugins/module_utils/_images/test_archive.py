@@ -333,6 +333,10 @@ HOSTILE = {
     "a layer that is nowhere": (with_manifest(lambda m: m["layers"]["backing"].update({OTHER: ""})), "not its layers"),
     "a disk above nothing": (with_manifest(lambda m: m["layers"].update(disk=OTHER)), "is not there"),
     "layers that are a list": (with_manifest(lambda m: m["layers"].update(backing=[])), "layers is not"),
+    "a layer whose name is no uuid": (
+        with_manifest(lambda m: m["files"].append({"name": f"layers/{'-' * 36}.qcow2", "size": 1})),
+        "files is not",
+    ),
     "a layer above a list": (with_manifest(lambda m: m["layers"]["backing"].update({LAYERS[0]: []})), "layers is not"),
     "a snapshot of what no instance was": (
         with_manifest(lambda m: m["snapshots"][0]["record"].update(nics=[{}])),
