@@ -46,6 +46,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     key_of,
     normal_arch,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import Scope
 
 if t.TYPE_CHECKING:
@@ -54,6 +55,9 @@ if t.TYPE_CHECKING:
 
 # What an instance was doing, where that goes with a snapshot: beside what libvirt keeps itself (a managed save).
 SAVED_IMAGE = "saved.libvirt"
+
+# Seconds that one which is being saved is waited for, before it counts as paused.
+_SAVED_WITHIN = 60.0
 
 
 class LibvirtLooks(FamilyLooks):
@@ -90,8 +94,9 @@ class LibvirtLooks(FamilyLooks):
         # One call tells which domains there are and which of them run. Their definitions libvirt has at hand: a tenth
         # of a millisecond each, and no hypervisor is asked, as it would be for bulk statistics.
         with self.explained("the domains of libvirt cannot be listed"):
+            halted = self._halted(instances[0].uuid if len(instances) == 1 else "")
             domains = {domain.UUIDString(): domain for domain in self.connection().listAllDomains()}
-            halted, starting = self._halted(), self._with_autostart()
+            starting = self._with_autostart()
             saved = self._saved() if any(each.owner == self.name for each in instances) else set()
             seen = []
             for instance in instances:
@@ -118,14 +123,23 @@ class LibvirtLooks(FamilyLooks):
     def _is_saved(self, instance: Instance, managed: t.Container[str]) -> bool:
         return instance.uuid in managed or os.path.lexists(self.path(instance, SAVED_IMAGE))
 
-    def _halted(self) -> dict[str, str]:
-        """Why domains that are up do nothing, by uuid: one call for all, and one for each such domain."""
+    def _halted(self, alone: str) -> dict[str, str]:
+        """Why domains that are up do nothing, by uuid: one call for all, and one for each such domain.
+
+        alone -- the uuid of the only one that is looked at. If it is just being saved, that is waited for: libvirt goes
+        on with it when the run that has asked for it was killed.
+        """
         library = self.library()
         flags = library.VIR_CONNECT_LIST_DOMAINS_PAUSED | library.VIR_CONNECT_LIST_DOMAINS_OTHER
         found = {}
         for domain in self.connection().listAllDomains(flags):
             try:
                 state, detail = domain.state()
+                if domain.UUIDString() == alone and state == library.VIR_DOMAIN_PAUSED:
+                    for dummy in Deadline(_SAVED_WITHIN).pauses(first=0.05, longest=0.5):
+                        if [state, detail] != [library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_SAVE]:
+                            break
+                        state, detail = domain.state()
             except library.libvirtError as exc:
                 if exc.get_error_code() == library.VIR_ERR_NO_DOMAIN:
                     continue

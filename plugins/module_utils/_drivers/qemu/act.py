@@ -24,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.save
     loading,
     planned_origin,
     saved_origin,
+    stop_saving,
     why_not_loaded,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import usernet
@@ -388,6 +389,7 @@ class QemuActs(FamilyActs):
         if status == "inmigrate":
             await_loaded(qmp)
             self.runtime.report.step("loaded")
+        stop_saving(qmp)
         live.finish(self.look, instance, qmp)
         # From now on the disk is no longer as it was when the memory was saved.
         drop(self.look, instance)

@@ -34,6 +34,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._writing import re
 
 # Seconds for saving memory, and for loading it.
 _PATIENCE = 900.0
+# And for giving up to save it. How a migration can stand that goes no further, in QEMU's words.
+_GIVING_UP, _AT_REST = 60.0, ("none", "completed", "failed", "cancelled")
 
 # QEMU saves with 128 MiB a second unless told otherwise, which is for networks.
 _BANDWIDTH = 1 << 40
@@ -197,6 +199,17 @@ def _await_saved(qmp: Qmp, path: str, doing: str) -> None:
     if room.f_bavail * room.f_frsize < _ROOM:
         raise NoSpace(doing, why, "Free some space on that file system.")
     raise HypervisorError(doing, why)
+
+
+def stop_saving(qmp: Qmp) -> None:
+    """Give up what a run that was killed has begun to save: at the end of that QEMU halts its machine once more."""
+    for dummy in Deadline(_GIVING_UP).pauses(first=0.005, longest=0.2):
+        status = qmp.execute("query-migrate").get("status", "none")
+        if status in _AT_REST:
+            return
+        if status != "cancelling":
+            qmp.execute("migrate_cancel")
+    raise HypervisorError("QEMU does not give up saving the memory of its guest")
 
 
 def await_loaded(qmp: Qmp) -> None:

@@ -24,6 +24,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.save
     origin_of,
     save,
     saved_origin,
+    stop_saving,
     why_not_loaded,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
@@ -73,6 +74,7 @@ class QemuSuspension(Suspension):
         self.acts.runtime.report.step("ended")
 
     def _save(self, instance: Instance, qmp: Qmp, doing: str) -> None:
+        stop_saving(qmp)
         status, report = qmp.status(), self.acts.runtime.report
         live.finish(self.look, instance, qmp)
         if status == "postmigrate":

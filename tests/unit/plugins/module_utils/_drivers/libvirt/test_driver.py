@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import act as libvirt_act
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import look as libvirt_look
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import placement
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt import remote as libvirt_remote
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.driver import LibvirtDriver
@@ -255,6 +256,7 @@ def library(connection, monkeypatch):
     fake.VIR_CONNECT_LIST_DOMAINS_AUTOSTART = 1024
     fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_CRASHED, fake.VIR_DOMAIN_PMSUSPENDED = 3, 6, 7
     fake.VIR_DOMAIN_PAUSED_IOERROR, fake.VIR_DOMAIN_PAUSED_WATCHDOG = 5, 6
+    fake.VIR_DOMAIN_PAUSED_SAVE = 3
     fake.VIR_DOMAIN_PAUSED_SHUTTING_DOWN, fake.VIR_DOMAIN_PAUSED_SNAPSHOT = 8, 9
     fake.VIR_DOMAIN_PAUSED_CRASHED, fake.VIR_DOMAIN_PAUSED_STARTING_UP = 10, 11
     fake.VIR_DOMAIN_XML_SECURE, fake.VIR_DOMAIN_XML_INACTIVE = 1, 2
@@ -365,12 +367,27 @@ class TestLooking:
         assert reason in seen.reason
         assert driver.alive(instance)
 
+    def test_one_that_is_being_saved_is_waited_for(self, driver, instance, connection, monkeypatch):
+        (domain,) = connection.domains
+        domain.active, domain.halted = True, [3, 3]
+
+        class Saving:
+            def pauses(self, **dummy):
+                yield 0
+                domain.active, domain.halted = False, [5, 0]
+                yield 0
+
+        monkeypatch.setattr(libvirt_look, "Deadline", lambda seconds: Saving())
+        assert driver.observe([instance])[0].state == "stopped"
+        domain.active, domain.halted = True, [3, 3]
+        assert [seen.state for seen in driver.observe([instance] * 2)] == ["paused"] * 2
+
     def test_many_are_asked_for_with_one_call(self, driver, instance, connection, monkeypatch):
         calls = []
         monkeypatch.setattr(connection, "listAllDomains", lambda *flags: calls.append(flags) or [])
         assert len(driver.observe([instance] * 5)) == 5
         # The others tell which of them are paused, and which start by themselves.
-        assert calls == [(), (32 | 128,), (1024,)]
+        assert sorted(calls) == [(), (32 | 128,), (1024,)]
 
     def test_one_that_was_never_under_libvirt_misses_nothing(self, driver, instance, connection):
         connection.domains.clear()
@@ -714,7 +731,7 @@ class TestMissing:
             driver.alive(instance)
 
     def test_a_libvirt_that_ends_meanwhile(self, driver, instance, connection, monkeypatch):
-        def end():
+        def end(*flags):
             connection.lost = True
             raise LibvirtError("client socket is closed", RPC)
 

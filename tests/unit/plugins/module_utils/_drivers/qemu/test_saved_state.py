@@ -110,3 +110,17 @@ def test_it_does_not_wait_without_end(tmp_path, monkeypatch):
     with pytest.raises(HypervisorError):
         save(qmp, str(tmp_path / "memory"), "it could not be saved")
     assert "migrate_cancel" in qmp.said
+
+
+def test_what_a_killed_run_has_begun_to_save_is_given_up():
+    told = ["active", "cancelling", "cancelled"]
+    asked = []
+
+    def execute(command):
+        asked.append(command)
+        return {"status": told.pop(0)} if command == "query-migrate" else {}
+
+    saved_state.stop_saving(types.SimpleNamespace(execute=execute))
+    assert asked == ["query-migrate", "migrate_cancel", "query-migrate", "query-migrate"]
+    # QEMU tells nothing where nothing was ever saved.
+    saved_state.stop_saving(types.SimpleNamespace(execute=lambda command: {}))
