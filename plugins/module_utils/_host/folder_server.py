@@ -16,7 +16,7 @@ of the folder and the libraries that it needs. It can set no setuid bits.
 
 Where the hypervisor hands folders to guests (virtiofs), the server is one for that instead: it listens on a socket,
 which the hypervisor is connected to, and what ssh does is only to have the guest mount it. When that server ends,
-whoever reads or writes in the folder waits for ever: so the guest is made to let it go, and the device is taken away.
+whoever reads or writes in the folder waits for ever: so the guest is made to let it go.
 
 It holds an flock on NAME.lock, which it inherits, for as long as it runs. NAME.json says what to do, and NAME.state how
 it goes. It ends by SIGTERM, or once NAME.json is gone.
@@ -474,12 +474,17 @@ class Server:
         return bool(self.share) and os.waitid(os.P_PID, self.share, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _abandon(self) -> None:
-        """Have the guest let go what is served no longer, and have the device go."""
-        _run_bounded(self.config["let_go"])
-        if self.config.get("take_away"):
-            _run_bounded(self.config["take_away"])
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            _unplug(self.config["monitor"], self.config["device"])
+        """Have the guest let go what is served no longer.
+
+        The device stays: a guest whose device is taken away waits for answers that it was never given, and from then on
+        it cannot shut down either.
+        """
+        with contextlib.suppress(OSError):
+            silence = os.open("/dev/null", os.O_RDWR)
+            child = plain(self.config["let_go"], silence, silence)
+            handle = os.pidfd_open(child)
+            select.select([handle], [], [], _LETTING_GO)
+            _end(child)
 
     def run(self) -> None:
         """Serve until nobody wants it any more, or the guest is gone for long."""
@@ -558,30 +563,6 @@ class Server:
         if not self.served and IS_INSTALLING.encode() in said and IS_INSTALLING not in self.told:
             self.tell(STARTING, IS_INSTALLING)
         return said[-_KEPT:]
-
-
-def _run_bounded(argv: t.Sequence[str]) -> None:
-    """Run a program, which is ended where it takes too long."""
-    with contextlib.suppress(OSError):
-        silence = os.open("/dev/null", os.O_RDWR)
-        child = plain(argv, silence, silence)
-        handle = os.pidfd_open(child)
-        select.select([handle], [], [], _LETTING_GO)
-        _end(child)
-
-
-def _unplug(path: str, device: str) -> None:
-    """Ask QEMU, by its monitor, to take a device from its guest."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as talk:
-        talk.settimeout(_LETTING_GO)
-        talk.connect(path)
-        with talk.makefile("rwb") as stream:
-            stream.readline(1 << 16)
-            for request in ({"execute": "qmp_capabilities"}, {"execute": "device_del", "arguments": {"id": device}}):
-                stream.write(json.dumps(request).encode() + b"\n")
-                stream.flush()
-                while "event" in json.loads(stream.readline(1 << 16)):
-                    pass
 
 
 def _end(child: int) -> None:

@@ -22,7 +22,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
 from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
-from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 
 # Of what QEMU answers: bytes, levels.
 _LONGEST, _DEEPEST = 16 << 20, 64
@@ -54,12 +54,6 @@ class LibvirtMounts(FamilyMounts):
             if domain is None:
                 raise HypervisorError(doing, "its domain is gone")
             yield DomainMonitor(domain)
-
-    def taking_away(self, instance: Instance, device: str) -> dict[str, t.Any]:
-        program = find_program("virsh")
-        request = json.dumps({"execute": "device_del", "arguments": {"id": device}})
-        asked = [program, "--connect", self.libvirt.uri, "qemu-monitor-command", instance.uuid, request]
-        return {"take_away": asked if program else []}
 
 
 class DomainMonitor:

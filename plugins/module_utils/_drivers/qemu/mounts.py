@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.look import MONITOR
@@ -41,6 +40,3 @@ class QemuMounts(FamilyMounts):
                 yield qmp
         except OSError as exc:
             raise HypervisorError(doing, f"QEMU does not answer on its monitor: {exc}") from exc
-
-    def taking_away(self, instance: Instance, device: str) -> dict[str, t.Any]:
-        return {"monitor": os.path.join("..", MONITOR), "device": device}

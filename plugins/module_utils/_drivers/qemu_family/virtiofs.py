@@ -28,6 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest import sshf
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess, ssh_argv
 from ansible_collections.minicloud.local.plugins.module_utils._host import folder_server
 from ansible_collections.minicloud.local.plugins.module_utils._host.serving import why_not_served
+from ansible_collections.minicloud.local.plugins.module_utils._json import understood
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
 
@@ -49,7 +50,12 @@ s() {{{{ if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }}}}
 kind() {{{{ k=; while read -r d p f d; do [ "$p" != "$e" ] || k=$f; done < /proc/mounts; echo "$k"; }}}}
 case $(kind) in
   '') ;;
-  virtiofs) s umount -l "$t" ;;
+  virtiofs)
+    # One that is served no longer waits for that.
+    s umount -l "$t" > /dev/null 2>&1 < /dev/null &
+    n=0
+    while [ -n "$(kind)" ] && [ $n -lt 50 ]; do n=$((n + 1)); sleep 0.1; done
+    ;;
   *) echo "something else is mounted on $t in the guest: $(kind)" >&2; exit 1 ;;
 esac
 if [ ! -d "$t" ] && ! mkdir -p "$t" 2> /dev/null; then
@@ -113,10 +119,6 @@ class FamilyMounts(Mounts):
     def monitor(self, instance: Instance, doing: str) -> contextlib.AbstractContextManager[Monitor]:
         """The monitor of a running instance. HypervisorError where it does not answer. doing -- what cannot be, then"""
 
-    @abc.abstractmethod
-    def taking_away(self, instance: Instance, device: str) -> dict[str, t.Any]:
-        """How the process that looks after virtiofsd takes a device from the guest: see folder_server.py."""
-
     def _directory(self, instance: Instance) -> str:
         return self.look.scope.directory(instance.name)
 
@@ -142,13 +144,12 @@ class FamilyMounts(Mounts):
             port = self._free_port(qmp, doing)
         stem = sshfs.stem_of(mount.target, _MECHANISM)
         device = f"mc-{port}-{stem}"
-        tag = f"minicloud-{stem}"[:_TAG_LENGTH]
+        tag = f"minicloud-{port}-{stem}"[:_TAG_LENGTH]
         config = {
             "server": self._command(),
             "ssh": ssh_argv(access, f"sh -c {shlex.quote(_script(_MOUNT, mount, tag))}", _CONNECT),
             "let_go": ssh_argv(access, f"sh -c {shlex.quote(_script(_LET_GO, mount, tag))}", _CONNECT),
             "listens": True,
-            **self.taking_away(instance, device),
             **self._identities(access, mount),
         }
         try:
@@ -215,21 +216,34 @@ class FamilyMounts(Mounts):
         self._take_away(instance, mount.target)
 
     def _take_away(self, instance: Instance, target: str) -> None:
-        """Unplug a folder, and end its server: in this order, or the guest would wait for that."""
+        """Unplug a folder, and end its server: in this order, or the guest would wait for that.
+
+        A device whose server has ended stays until the machine is started anew: see folder_server.py.
+        """
         stem = sshfs.stem_of(target, _MECHANISM)
         doing = f"{target} could not be taken from {instance.name}"
         with self.monitor(instance, doing) as qmp:
-            for device in [name for name in self._devices(qmp) if name.endswith(stem)]:
+            dead = self._dead(qmp)
+            for device in [name for name in self._devices(qmp) if name.endswith(stem) and name not in dead]:
                 self._unplug(qmp, device, doing)
                 with contextlib.suppress(HypervisorError):
                     qmp.execute("chardev-remove", id=device)
         sshfs.stop_serving(self._directory(instance), target, _MECHANISM)
+
+    @staticmethod
+    @understood("what QEMU says of its character devices", HypervisorError)
+    def _dead(qmp: Monitor) -> set[str]:
+        """The devices whose connection to virtiofsd has ended."""
+        devices = qmp.execute("query-chardev")
+        return {str(each["label"]) for each in devices if str(each["filename"]).startswith("disconnected:")}
 
     def _unplug(self, qmp: Monitor, device: str, doing: str) -> None:
         qmp.execute("device_del", id=device)
         for dummy in Deadline(_UNPLUGGED).pauses(first=0.02, longest=0.3):
             if device not in self._devices(qmp):
                 return
+            if device in self._dead(qmp):
+                break
         raise HypervisorError(doing, "the guest does not give the device back", "Try again, or restart the instance.")
 
     def active(self, instances: t.Sequence[Instance]) -> dict[str, dict[str, str]]:
