@@ -28,6 +28,7 @@ class FakeQmp:
 
     def __init__(self, devices=(), stuck=False):
         self.devices = [*FOLDER_PORTS, "type", *devices]
+        self.dead = []
         self.stuck = stuck
         self.told = []
 
@@ -38,6 +39,12 @@ class FakeQmp:
         self.told.append(command)
         if command == "qom-list":
             return [{"name": name} for name in self.devices]
+        if command == "query-chardev":
+            plugged = [name for name in self.devices if name.startswith("mc-")]
+            return [
+                {"label": name, "filename": "disconnected:fd:9" if name in self.dead else "unix:/sock"}
+                for name in plugged
+            ]
         if command == "device_add":
             self.devices.append(arguments["id"])
         if command == "device_del" and not self.stuck:
@@ -97,6 +104,16 @@ def test_a_guest_that_gives_nothing_back_is_an_error(part, web, tmp_path):
     part.qmp.stuck = True
     with pytest.raises(HypervisorError, match="does not give the device back"):
         part.attach(web, Mount(str(tmp_path), "/srv/x"), ACCESS)
+
+
+def test_a_device_whose_server_has_ended_stays_and_another_is_taken(part, web, tmp_path):
+    part.attach(web, Mount(str(tmp_path), "/srv/x"), ACCESS)
+    (before,) = [name for name in part.qmp.devices if name.startswith("mc-")]
+    part.qmp.dead.append(before)
+    part.attach(web, Mount(str(tmp_path), "/srv/x"), ACCESS)
+    part.detach(web, Mount(str(tmp_path), "/srv/x"), False)
+    # The guest would have to answer for what it was never answered.
+    assert [name for name in part.qmp.devices if name.startswith("mc-")] == [before]
 
 
 def test_what_fails_leaves_nothing(part, web, tmp_path, monkeypatch):
