@@ -103,6 +103,7 @@ class Test:
         self.data = DataDirectory(data_dir)
         self.image = image
         self.driver = driver
+        self.stride, self.chance = 1, random.Random()
         self.client = CLIENTS.get(driver, "")
         self.processes = self.containers if self.client else machines if driver == "virtualbox" else processes
         # The taps that the instance has ever had, and the files of the data directory that outlive instances.
@@ -265,7 +266,8 @@ class Test:
             check(kept.actions[0] == "keep", f"it was not kept: {kept.actions}")
 
     def at_every_step(self, what: str, **wish: t.Any) -> None:
-        at = 1
+        # Of a stride, another one each time.
+        at = 1 + self.chance.randrange(self.stride)
         while True:
             if wish.get("state", "running") != "running" or "memory" in wish or "cpus" in wish:
                 self.reconcile()
@@ -275,9 +277,9 @@ class Test:
             self.converge(**{**wish, "state": "present" if wish.get("state") == "present" else "running"})
             if ended:
                 break
-            at += 1
+            at += self.stride
         check(at > 3, f"{what} has hardly any step")
-        print(f"{what}: {at - 1} steps", flush=True)
+        print(f"{what}: up to {at - 1} steps, killed at every {self.stride}. of them", flush=True)
 
     def through(self, name: str) -> None:
         """Cut an operation off at every step that it has."""
@@ -400,12 +402,14 @@ def main() -> None:
     parser.add_argument("driver")
     parser.add_argument("--kills", type=int, default=len(OPERATIONS), help="at any moment (one of each operation)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="default: by chance")
+    parser.add_argument("--stride", type=int, default=1, help="of the kills at every step, leave out all but every Nth")
     parser.add_argument("--only-kills", action="store_true", help="leave out the kills at every step")
     parser.add_argument("--every-step", action="store_true", help="kill at every step of all, which takes minutes")
     parser.add_argument("--only-launch", action="store_true", help="kill launches at every step, and nothing else")
     args = parser.parse_args()
     NAME = f"crash-{args.driver}"
     test = Test(args.data_dir, args.image, args.driver)
+    test.stride, test.chance = args.stride, random.Random(args.seed)
     try:
         test.converge()
         test.files = test.files_now()
