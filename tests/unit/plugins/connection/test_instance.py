@@ -75,7 +75,7 @@ class Ssh:
     has_tty = False
 
     def __init__(self):
-        self.options, self.commands, self.fails = {}, [], None
+        self.options, self.commands, self.failures = {}, [], []
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         self.options = direct
@@ -85,8 +85,8 @@ class Ssh:
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         self.commands.append(cmd)
-        if isinstance(self.fails, Exception):
-            raise self.fails
+        for failure in self.failures:
+            raise failure
         return 0, b"", b""
 
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_reached_is_said(guests, options, said):
 
 def test_an_instance_that_went_away_is_said(guests, monkeypatch):
     guests.add("web")
-    guests.ssh.fails = AnsibleConnectionFailure("Failed to connect to the host via ssh")
+    guests.ssh.failures.append(AnsibleConnectionFailure("Failed to connect to the host via ssh"))
     with pytest.raises(AnsibleConnectionFailure, match=r"^Failed to connect"):
         guests.connection().exec_command("true")
     monkeypatch.setattr(QemuDriver, "alive", lambda driver, instance: False)
