@@ -53,14 +53,17 @@ _LONGEST_STATE = 1 << 16
 
 _LAUNCHER = 'umask 077 && echo $$ > "$0.pid" && exec "$@" < /dev/null > "$0.log" 2>&1'
 
-# In the guest. Whatever it says goes to standard error: the rest is the channel.
-_MOUNT = f"""
-t={{target}}
-e={{escaped}}
+# How the scripts in the guest begin: s runs a command as root; kind tells the type of what is mounted on the target.
+PREAMBLE = """
+t={target}
+e={escaped}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-s() {{{{ if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }}}}
-kind() {{{{ k=; while read -r d p f d; do [ "$p" != "$e" ] || k=$f; done < /proc/mounts; echo "$k"; }}}}
-install_it() {{{{
+s() {{ if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }}
+kind() {{ k=; while read -r d p f d; do [ "$p" != "$e" ] || k=$f; done < /proc/mounts; echo "$k"; }}
+"""
+
+# In the guest. Whatever it says goes to standard error: the rest is the channel.
+_MOUNT = f"""{PREAMBLE}install_it() {{{{
   if command -v apt-get; then
     set -- env DEBIAN_FRONTEND=noninteractive apt-get -qy -o DPkg::Lock::Timeout=120 --no-install-recommends
     set -- "$@" install sshfs
@@ -122,14 +125,8 @@ fi
 exit $r
 """
 
-_UNMOUNT = """
-t={target}
-e={escaped}
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-s() {{ if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }}
-kind() {{ k=; while read -r d p f d; do [ "$p" != "$e" ] || k=$f; done < /proc/mounts; echo "$k"; }}
-[ "$(kind)" = {kind} ] || exit 0
-s umount "$t" || {{ [ -n "{lazily}" ] && s umount -l "$t"; }}
+_UNMOUNT = f"""{PREAMBLE}[ "$(kind)" = {{kind}} ] || exit 0
+s umount "$t" || {{{{ [ -n "{{lazily}}" ] && s umount -l "$t"; }}}}
 """
 
 

@@ -18,14 +18,12 @@ import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.domain import FOLDER_PORTS, takes_folders
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.libvirt.look import LibvirtLooks
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import parsed, returned
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.virtiofs import FamilyMounts
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
-from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError, parse_json
+from ansible_collections.minicloud.local.plugins.module_utils._json import JsonError
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
-
-# Of what QEMU answers: bytes, levels.
-_LONGEST, _DEEPEST = 16 << 20, 64
 
 
 class LibvirtMounts(FamilyMounts):
@@ -79,11 +77,6 @@ class DomainMonitor:
     @staticmethod
     def _answer(command: str, said: str) -> t.Any:
         try:
-            answer = parse_json(said.encode(), "what QEMU says on its monitor", _LONGEST, _DEEPEST)
-        except JsonError as exc:
+            return returned(parsed(said.encode()), command)
+        except (JsonError, ValueError) as exc:
             raise HypervisorError(f"QEMU did not do {command}", str(exc)) from exc
-        if not isinstance(answer, dict) or "return" not in answer:
-            error = answer.get("error") if isinstance(answer, dict) else answer
-            why = error.get("desc", error) if isinstance(error, dict) else error
-            raise HypervisorError(f"QEMU refused {command}", str(why))
-        return answer["return"]

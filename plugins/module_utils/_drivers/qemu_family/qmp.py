@@ -23,6 +23,23 @@ from ansible_collections.minicloud.local.plugins.module_utils._json import JsonE
 _LONGEST, _DEEPEST, _MOST_EVENTS = 16 << 20, 64, 10_000
 
 
+def parsed(said: bytes) -> dict[str, t.Any]:
+    """What QEMU says at once on its monitor. JsonError, ValueError where it does not speak as a monitor does."""
+    answer = parse_json(said, "what QEMU says on its monitor", _LONGEST, _DEEPEST)
+    if not isinstance(answer, dict):
+        raise ValueError("QEMU does not speak as a monitor does")
+    return answer
+
+
+def returned(answer: t.Mapping[str, t.Any], command: str) -> t.Any:
+    """What a command has returned. HypervisorError, with QEMU's own words, where it was refused."""
+    if "return" in answer:
+        return answer["return"]
+    error = answer.get("error")
+    why = error.get("desc", error) if isinstance(error, dict) else error
+    raise HypervisorError(f"QEMU refused {command}", str(why))
+
+
 class Qmp:
     """A connection to the monitor socket of one QEMU. Opening one that nothing answers raises OSError."""
 
@@ -57,12 +74,9 @@ class Qmp:
         if not line:
             raise ConnectionResetError("QEMU closed its monitor")
         try:
-            answer = parse_json(line, "what QEMU says on its monitor", _LONGEST, _DEEPEST)
-        except JsonError as exc:
+            return parsed(line)
+        except (JsonError, ValueError) as exc:
             raise ConnectionAbortedError(str(exc)) from exc
-        if not isinstance(answer, dict):
-            raise ConnectionAbortedError("QEMU does not speak as a monitor does")
-        return answer
 
     def hand_over(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file, which it knows by a name then."""
@@ -90,12 +104,8 @@ class Qmp:
         # Before the answer come events, which a guest can cause: but not so many.
         for dummy in range(_MOST_EVENTS):
             answer = self._read()
-            if "return" in answer:
-                return answer["return"]
-            if "error" in answer:
-                error = answer["error"]
-                why = error.get("desc", error) if isinstance(error, dict) else error
-                raise HypervisorError(f"QEMU refused {command}", str(why))
+            if "return" in answer or "error" in answer:
+                return returned(answer, command)
         raise ConnectionAbortedError(f"QEMU does not answer {command}")
 
     def status(self) -> str:

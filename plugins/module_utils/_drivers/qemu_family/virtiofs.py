@@ -42,13 +42,7 @@ _LISTENING, _UNPLUGGED, _CONNECT = 10.0, 8.0, 15.0
 _DEVICE = re.compile(r"mc-([a-z0-9.]+)-([0-9a-f]{16})\Z", re.ASCII)
 
 # In the guest. The device may still be about to appear. It stays until the other end is gone.
-_MOUNT = f"""
-t={{target}}
-e={{escaped}}
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-s() {{{{ if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }}}}
-kind() {{{{ k=; while read -r d p f d; do [ "$p" != "$e" ] || k=$f; done < /proc/mounts; echo "$k"; }}}}
-case $(kind) in
+_MOUNT = f"""{sshfs.PREAMBLE}case $(kind) in
   '') ;;
   virtiofs)
     # One that is served no longer waits for that.
@@ -74,10 +68,7 @@ exec cat
 
 # In the guest, once nobody serves the folder any more: nobody else is to wait for that. Who waits already goes on doing
 # so until the guest is restarted, as QEMU cannot connect to another virtiofsd.
-_LET_GO = """
-t={target}
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-if [ "$(id -u)" = 0 ]; then umount -l "$t"; else sudo -n umount -l "$t"; fi
+_LET_GO = f"""{sshfs.PREAMBLE}s umount -l "$t"
 """
 
 
