@@ -146,11 +146,12 @@ def test_the_program_runs_by_itself_and_ends_with_the_last_writer(tmp_path: Path
 @pytest.fixture
 def qemu(tmp_path: Path) -> t.Iterator[subprocess.Popen[bytes]]:
     """A process with the name of QEMU that appends to the console log what it reads, as QEMU does by itself."""
-    program = "import os, sys\nwhile data := os.read(0, 65536): os.write(1, data)"
+    program = "import os, sys\nos.write(2, b'.')\nwhile data := os.read(0, 65536): os.write(1, data)"
+    argv, pipe = ["qemu-of-the-test", "-c", program], subprocess.PIPE
     with (tmp_path / "console.log").open("ab") as log:
-        process = subprocess.Popen(
-            ["qemu-of-the-test", "-c", program], executable=sys.executable, stdin=subprocess.PIPE, stdout=log
-        )
+        process = subprocess.Popen(argv, executable=sys.executable, stdin=pipe, stdout=log, stderr=pipe)
+    # It has its name only a moment after it was started.
+    assert process.stderr and process.stderr.read(1) == b"."
     yield process
     process.kill()
     process.communicate()
