@@ -227,7 +227,7 @@ class Connection(ConnectionBase):
         way, about = self.get_option("way"), self._driver.about
         can_exec = about.can("exec", instance.instance_type)
         if way == "ssh" or (way == "auto" and not can_exec):
-            self._ssh = self._ssh_connection(ssh_access(instance, self._driver, data))
+            self._ssh = self._ssh_connection(instance, ssh_access(instance, self._driver, data))
         elif can_exec:
             self._execution = self._driver.execution()
         else:
@@ -236,14 +236,14 @@ class Connection(ConnectionBase):
                 " capability exec in its driver_info, or use way: ssh."
             )
 
-    def _ssh_connection(self, access: SshAccess) -> t.Any:
+    def _ssh_connection(self, instance: Instance, access: SshAccess) -> t.Any:
         """The connection plugin ssh, told where to."""
         if not access.host:
             self._require_alive("")
             raise AnsibleConnectionFailure(f"The instance {self._name} has no address yet.")
         user = self.get_option("remote_user")
-        # One master for each instance, not for each address: those are used again.
-        identity = f"{access.alias} {access.key_file} {access.host} {access.port} {user}"
+        # One master for each instance, not for each address or name: those are used again.
+        identity = f"{instance.uuid} {access.alias} {access.key_file} {access.host} {access.port} {user}"
         ssh = connection_loader.get("ansible.builtin.ssh", self._play_context, **self._made_with)
         ssh.set_options(
             **self._given,

@@ -967,6 +967,8 @@ def molecule_jobs(tools: Tools) -> list[Job]:
             "MINICLOUD_MOLECULE_TYPE": "container" if container else "vm",
             "MINICLOUD_MOLECULE_IMAGE": guests()["minicloud_test_container" if container else "minicloud_test_tiny"],
             "MINICLOUD_MOLECULE_MEMORY": "128M",
+            # By itself it takes one for all directories of the same name, also of two runs at once.
+            "MOLECULE_EPHEMERAL_DIRECTORY": os.path.join(top, "molecule"),
         }
         argv = [os.path.join(venv, "bin", "molecule"), "test"]
         try:

@@ -36,7 +36,6 @@ LIBRARIES = "/usr/lib"
 # The release of Debian that has VirtualBox, in its area for what depends on things outside of Debian.
 SUITE, AREAS = "sid", "main contrib"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 # Of the libraries that the package depends on, those of desktops; and those that its dependencies only mention.
 UNWANTED = re.compile(r"lib(gl1|sdl2|x11|xt6|vncserver|gsoap)")
 NO_LIBRARIES = re.compile(r"lib(c-bin|c-dev|pam|systemd)")
@@ -127,7 +126,7 @@ def mirror() -> str:
         found = re.search(r"^(?:URIs:|deb(?: \[[^]]*\])?) *(https?://[^ ]*/debian)/?(?: |$)", text, re.MULTILINE)
         if found:
             return found[1]
-    return DEFAULT_MIRROR
+    raise NotToBeHad("this machine has no source of Debian's packages")
 
 
 def build(prefix: str) -> str:

@@ -163,6 +163,15 @@ def test_each_instance_has_a_master_of_its_own_also_at_the_same_address(guests):
     assert paths[0] == paths[2] != paths[1]
 
 
+def test_an_instance_that_is_made_anew_has_another_master(guests):
+    paths = []
+    for uuid in ("0b", "0c"):
+        guests.add("web", uuid=uuid)
+        guests.connection().exec_command("true")
+        paths.append(guests.ssh.options["control_path"])
+    assert paths[0] != paths[1]
+
+
 def test_input_that_is_given_is_read(guests):
     guests.add("web")
     guests.connection().exec_command("cat", in_data=b"x")

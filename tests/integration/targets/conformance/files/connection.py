@@ -93,7 +93,8 @@ def main() -> None:
     told["no_place"] = failure(lambda: guest.put_file(large, "/nowhere/x"))
     told["nobody"] = failure(lambda: connection(instance="nobody").exec_command("true"))
     told["wrong_user"] = connection(remote_user="nobody-here").exec_command("true", sudoable=False)[0] if EXEC else 255
-    mark = f"sleep 4321{os.getpid() % 10}"
+    # Nobody else's: what ssh leaves behind is there yet when the next way is tried.
+    mark = f"sleep {10**7 + os.getpid()}"
     # As tasks do, which have a terminal where there is one.
     told["interrupted"] = interrupted(lambda: guest.exec_command(mark))
     seen = f"ps | grep -c '[s]leep {mark.split()[1]}$'"
