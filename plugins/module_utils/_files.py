@@ -90,6 +90,21 @@ def require_safe_way(path: str) -> None:
             )
 
 
+def is_closed(path: str, users: t.Collection[int]) -> bool:
+    """Whether only these users, and root, can get to a folder: one on the way to it, not itself, lets in nobody else.
+
+    users -- their ids. With an access control list, the group's bits are the most that any user in the list may do.
+    """
+    step = os.path.dirname(os.path.realpath(path))
+    while True:
+        found = os.stat(step)
+        if not found.st_mode & (stat.S_IXGRP | stat.S_IXOTH) and found.st_uid in (0, *users):
+            return True
+        if step == "/":
+            return False
+        step = os.path.dirname(step)
+
+
 def _weakness(path: str, found: os.stat_result) -> tuple[str, str] | None:
     """What lets others change what a directory or link leads to, and what to do about it; None: nothing does."""
     if found.st_uid not in (0, os.geteuid()):

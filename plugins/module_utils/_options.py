@@ -25,6 +25,9 @@ TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0"
 
 _BOM = "\ufeff"
 
+# What is kept as it was written; and lists of lines, of which some may be empty.
+_MAY_BE_BLANK = frozenset({"comment", "ssh_authorized_keys"})
+
 # Ports of a guest below 60 that have a service, so that HOST:PORT may be meant by a number.
 _LOW_PORTS = frozenset({20, 21, 22, 23, 25, 37, 43, 49, 53})
 
@@ -79,6 +82,8 @@ def _check_value(label: str, option: str, value: t.Any, about: t.Mapping[str, t.
 def _check_text(label: str, option: str, value: t.Any) -> None:
     if isinstance(value, bool):
         raise InvalidOption(f"{label} is {_shown(value)}, and text is meant", _BOOLEAN, "Put it in quotes.")
+    if isinstance(value, str) and value.isspace() and option not in _MAY_BE_BLANK:
+        raise InvalidOption(f"{label} is nothing but blanks", hint="Give a value, or leave it out.")
     if isinstance(value, (int, float)):
         _NUMBERS.get(option, _refuse_number)(label, value)
     elif isinstance(value, (t.Mapping, list, tuple, set)):

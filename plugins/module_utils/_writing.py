@@ -62,6 +62,17 @@ def write_file(path: str, content: bytes, mode: int = 0o600) -> None:
         stream.write(content)
 
 
+def made_anew(path: str, mode: int = 0o666) -> int:
+    """The descriptor of a new file, for reading and writing. What a killed run has left under the name goes first.
+
+    mode -- less what the umask takes away
+    Never what somebody else has put there meanwhile, nor what a link leads to: FileExistsError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
 @contextlib.contextmanager
 def replacing(path: str, mode: int = 0o600) -> t.Iterator[t.BinaryIO]:
     """A new file to write into, that takes the place of another when the block ends; OSError where it cannot.

@@ -421,7 +421,9 @@ class Server:
             return
         self.told = text
         try:
-            with open(f"{self.name}.state.new", "w", encoding="ascii") as stream:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.name}.state.new")
+            with open(f"{self.name}.state.new", "x", encoding="ascii") as stream:
                 stream.write(text)
             os.replace(f"{self.name}.state.new", f"{self.name}.state")
         except OSError:

@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import confined
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew
 
 # Emptied, not removed: an empty one makes systemd take a new identity, also where /etc cannot be written to.
 _EMPTIED = ("/etc/machine-id",)
@@ -229,7 +230,7 @@ class _FileSystem:
         try:
             with explained(f"the disk of the image {self._name} could not be read"):
                 end = self._end()
-                with open(self._path, "rb") as disk, open(copy, "wb", buffering=0) as stream:
+                with open(self._path, "rb") as disk, open(made_anew(copy), "w+b", buffering=0) as stream:
                     stream.truncate(end - start)
                     for offset, piece in _pieces(disk.fileno(), start, end):
                         os.pwrite(stream.fileno(), piece, offset - start)

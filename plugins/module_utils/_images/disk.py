@@ -35,6 +35,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.confined i
 from ansible_collections.minicloud.local.plugins.module_utils._images.unpack import compression, free_space
 from ansible_collections.minicloud.local.plugins.module_utils._model import format_size
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew
 
 FORMATS = "qcow2, raw, vmdk, vhdx, vhd and vdi"
 
@@ -317,7 +318,7 @@ def clone(source: str, target: str) -> bool:
 
     ficlone = 0x40049409
     try:
-        with open(source, "rb") as old, open(target, "wb") as new:
+        with open(source, "rb") as old, open(made_anew(target), "wb") as new:
             fcntl.ioctl(new.fileno(), ficlone, old.fileno())
         return True
     except OSError:

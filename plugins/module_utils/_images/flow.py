@@ -15,6 +15,7 @@ import threading
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
+from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew
 
 # What is read at once, and how many of these may wait for a consumer: together the memory that a flow takes.
 CHUNK = 256 * 1024
@@ -63,7 +64,7 @@ class Copy:
     def __init__(self, path: str) -> None:
         self._path = path
         with explained(f"{path} could not be written"):
-            self._stream = open(path, "wb", buffering=0)  # noqa: SIM115
+            self._stream = open(made_anew(path), "wb", buffering=0)  # noqa: SIM115
 
     def feed(self, data: bytes) -> None:
         """The next bytes, in order."""

@@ -29,6 +29,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._runtime import (
     Runtime,
     find_program,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew
 
 MAGIC = (
     (b"\xfd7zXZ\x00", "xz"),
@@ -149,7 +150,7 @@ class Sparse:
         self._compressed = compressed
         self._free = free_space(os.path.dirname(path))
         with explained(f"{path} could not be written"):
-            self._stream = open(path, "wb", buffering=0)  # noqa: SIM115
+            self._stream = open(made_anew(path), "wb", buffering=0)  # noqa: SIM115
 
     def write(self, data: bytes) -> None:
         """The next bytes."""

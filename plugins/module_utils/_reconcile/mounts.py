@@ -153,10 +153,13 @@ def check_mounts(instance: Instance, mounts: t.Sequence[Mount], driver: Driver, 
             # What goes with the next start is no reason to refuse it.
             why = _obstacle(replace(instance, owner=""), mount, driver)
             if why:
+                other = "copy, which brings the content of the folder into the guest"
+                if mount.type == "native" and not sshfs.why_not(mount):
+                    other = "auto, which goes by ssh where it has to"
                 raise NotSupported(
                     f"{mount.source} cannot be mounted in {instance.name}",
                     why,
-                    "Put that right, or use type: copy, which brings the content of the folder into the guest.",
+                    f"Put that right, or use type: {other}.",
                 )
 
 

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import config as lxd_config
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Mounts
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._files import is_closed
 from ansible_collections.minicloud.local.plugins.module_utils._guest.ssh import SshAccess
+from ansible_collections.minicloud.local.plugins.module_utils._host import mount_table
 from ansible_collections.minicloud.local.plugins.module_utils._model import DEFAULT_ID, Instance, Mount
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 _MECHANISM = "disk device"
-_MOUNTED = "/proc/self/mountinfo"
+# Why a folder is not given away as it is.
+_OPEN = (
+    "root of the container could leave setuid programs in {}, which other users of this host can get to. Have it in a"
+    " directory that only its owner may enter (chmod 700), or mount it with read_only"
+)
 _SUBIDS = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
 
 
@@ -53,6 +58,8 @@ class LxdMounts(Mounts):
             return f"{self.look.product} runs on another host, which does not have the folders of this one"
         if DEFAULT_ID in [guest for dummy, guest in (*mount.uid_map, *mount.gid_map)]:
             return "its ids are mapped before the guest runs, which alone knows those of its login user"
+        if _outsiders_gain(mount):
+            return _OPEN.format(mount.source)
         if not (mount.uid_map or mount.gid_map):
             return ""
         missing = self._missing_subids(mount)
@@ -92,7 +99,11 @@ class LxdMounts(Mounts):
 
     def kept(self, instance: Instance, devices: t.Mapping[str, t.Mapping[str, str]]) -> lxd_config.Devices:
         """Of the devices that are there, those of folders that the record, and the host, still have."""
-        there = (mount for mount in instance.mounts if mount.may_be_native and os.path.isdir(mount.source))
+        there = (
+            mount
+            for mount in instance.mounts
+            if mount.may_be_native and os.path.isdir(mount.source) and not _outsiders_gain(mount)
+        )
         names = {lxd_config.folder_name(instance.place_of(mount)) for mount in there}
         return {name: device for name, device in lxd_config.folders_of(devices).items() if name in names}
 
@@ -113,7 +124,9 @@ class LxdMounts(Mounts):
         maps = bool(mount.uid_map or mount.gid_map)
         record = self._seen(instance) or {"config": {}}
         privileged = (record.get("expanded_config") or record["config"]).get("security.privileged", "") in TRUE_WORDS
-        device = lxd_config.folder_device(mount, not maps and not privileged, _has_mounts_below(mount.source))
+        device = lxd_config.folder_device(
+            mount, not maps and not privileged, bool(mount_table.mounted_below(mount.source))
+        )
         acts = t.cast("t.Callable[[], ChangesFolders]", self._acts)()
         try:
             acts.change_folders(instance, lambda devices: devices.update({name: device}), doing)
@@ -148,16 +161,30 @@ def _only(instance: Instance, *mounts: Mount) -> Instance:
     return replace(instance, mounts=list(mounts))
 
 
-def _has_mounts_below(path: str) -> bool:
-    """Whether anything is mounted in a folder of this host."""
-    top = os.path.join(os.fsencode(os.path.realpath(path)), b"")
-    with contextlib.suppress(OSError), open(_MOUNTED, "rb") as stream:
-        for line in stream:
-            # The kernel writes blanks and the like as octal numbers.
-            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 255]), line.split(b" ")[4])
-            if place.startswith(top):
-                return True
-    return False
+def _outsiders_gain(mount: Mount) -> bool:
+    """Whether users of the host could run what the container makes in a folder, with rights that they do not have.
+
+    Whoever is root in the container may make setuid programs of all ids that it has: with shifted ids, of all ids.
+    """
+    if mount.read_only:
+        return False
+    try:
+        return mount_table.obeys_setuid(mount.source) and not is_closed(mount.source, _insiders(mount))
+    except OSError:
+        return True
+
+
+def _insiders(mount: Mount) -> set[int]:
+    """The users of the host who have all the ids that a container may use in a folder, so that they gain nothing."""
+    import pwd
+
+    users = {host for host, dummy in mount.uid_map}
+    with contextlib.suppress(KeyError):
+        for uid in users if len(users) == 1 else ():
+            user = pwd.getpwuid(uid)
+            if {host for host, dummy in mount.gid_map} <= set(os.getgrouplist(user.pw_name, user.pw_gid)):
+                return users
+    return set()
 
 
 def _ranges(path: str) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._host import proce
 from ansible_collections.minicloud.local.plugins.module_utils._model import LINES, NUMBER, TEXT, Instance, RecordKind
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 from ansible_collections.minicloud.local.plugins.module_utils._scope import read_record, write_record
-from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
+from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew, remove_path
 
 # Seconds for saving memory, and for loading it.
 _PATIENCE = 900.0
@@ -155,7 +155,7 @@ def save_unsynced(qmp: Qmp, path: str, doing: str) -> int:
     """The same as save(), into a file that a power cut may still take: put_in_place() is to follow."""
     try:
         with explained(doing):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = made_anew(path, 0o600)
         try:
             qmp.hand_over("saved-memory", descriptor)
             qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BANDWIDTH})

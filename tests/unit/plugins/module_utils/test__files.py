@@ -19,6 +19,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import NotA
 from ansible_collections.minicloud.local.plugins.module_utils._locks import open_lock
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.module_utils._writing import (
+    made_anew,
     make_dir,
     remove_leftovers,
     replacing,
@@ -385,3 +386,25 @@ class TestLeftovers:
         self.killed(f"{data.path}/known_hosts")
         data.change_settings(driver="lxd")
         assert sorted(os.listdir(data.path)) == ["locks", "settings.json"]
+
+
+def test_a_file_by_a_known_name_is_never_what_somebody_else_put_there(place, monkeypatch):
+    path, secret = f"{place}/name", f"{place}/secret"
+    write_file(secret, b"kept")
+    os.symlink(secret, path)
+    os.close(made_anew(path))
+    assert not os.path.islink(path)
+    os.link(secret, f"{place}/other")
+    os.rename(f"{place}/other", path)
+    os.close(made_anew(path, 0o600))
+    assert (os.stat(path).st_nlink, stat.S_IMODE(os.stat(path).st_mode)) == (1, 0o600)
+    assert read_file(secret, 10) == b"kept"
+    # And in the moment between taking away what is there and making it.
+    monkeypatch.setattr(_writing.os, "unlink", lambda path: None)
+    with pytest.raises(FileExistsError):
+        made_anew(path)
+    os.remove(path)
+    os.symlink(f"{place}/nothing", path)
+    with pytest.raises(FileExistsError):
+        made_anew(path)
+    assert not os.path.lexists(f"{place}/nothing")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_famil
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family import mounts
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.mounts import LxdMounts
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError
+from ansible_collections.minicloud.local.plugins.module_utils._files import is_closed
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Mount
 
 DATA = Mount("/srv/data", "/mnt/data")
@@ -54,6 +56,7 @@ def _part(record, acts, box, monkeypatch, tmp_path):
     for kind, text in (("uid", "_lxd:1:9\nroot:100000:65536\nroot:1000:1\n"), ("gid", "root:1000:1\n0:50:100\n")):
         (tmp_path / kind).write_text(text)
         monkeypatch.setitem(mounts._SUBIDS, kind, str(tmp_path / kind))
+    monkeypatch.setattr(mounts, "_outsiders_gain", lambda mount: False)
     host = SimpleNamespace(here=True)
     look = SimpleNamespace(host=host, product=LXD, seen={box.name: record}, record=lambda instance: record)
     return LxdMounts(look, lambda: acts)
@@ -93,14 +96,6 @@ def test_only_what_has_mounts_in_it_is_recursive(read_only, nested, keys):
     # As nothing recursive starts while its folder is missing.
     device = lxd_config.folder_device(Mount("/a", "/b", read_only=read_only), False, nested)
     assert sorted(set(device) - {"type", "source", "path", "required"}) == keys
-
-
-def test_mounts_in_a_folder_are_found(tmp_path, monkeypatch):
-    table = tmp_path / "mountinfo"
-    table.write_bytes(b"1 2 0:1 / /srv/a\\040b/c rw - tmpfs none rw\n1 2 0:1 / /srv/xy rw - tmpfs none rw\n")
-    monkeypatch.setattr(mounts, "_MOUNTED", str(table))
-    found = [path for path in ("/srv", "/srv/a b", "/srv/a b/c", "/srv/x", "/") if mounts._has_mounts_below(path)]
-    assert found == ["/srv", "/srv/a b", "/"]
 
 
 def test_ids_are_mapped_at_the_next_start(part, box, record):
@@ -151,3 +146,92 @@ def test_what_the_record_or_the_host_has_no_longer_is_not_kept(part, box, monkey
         lxd_config.folder_name(place): {"type": "disk", "path": place} for place in ("/mnt/data", "/mnt/old", "/mnt/me")
     }
     assert list(part.kept(box, devices)) == [lxd_config.folder_name("/mnt/data")]
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path, monkeypatch):
+    """A folder with two directories above it, on a file system where setuid programs are obeyed."""
+    folder = tmp_path / "house" / "room" / "folder"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(mounts, "is_closed", lambda path, users: is_closed_below(tmp_path, path, users))
+    monkeypatch.setattr(mounts.mount_table, "obeys_setuid", lambda path: True)
+    return folder
+
+
+def is_closed_below(top, path, users):
+    """As is_closed, of what is below TOP alone: where tests run is closed to others as a rule."""
+    modes = [(each, each.stat().st_mode) for each in (top, *top.parents)]
+    try:
+        for each, mode in modes:
+            each.chmod(mode | 0o011)
+        return is_closed(path, users)
+    finally:
+        for each, mode in modes:
+            each.chmod(mode & 0o7777)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="opens the directories that tests run in, which belong to root")
+class TestSetuidPrograms:
+    def test_a_folder_that_others_can_get_to_is_not_given_away_as_it_is(self, folder):
+        assert mounts._outsiders_gain(Mount(str(folder), "/mnt"))
+
+    def test_the_folder_itself_may_be_opened_from_within(self, folder):
+        folder.chmod(0o700)
+        assert mounts._outsiders_gain(Mount(str(folder), "/mnt"))
+
+    def test_one_in_a_closed_directory_is(self, folder):
+        folder.parent.parent.chmod(0o700)
+        assert not mounts._outsiders_gain(Mount(str(folder), "/mnt"))
+
+    def test_nor_do_links_lead_around_it(self, folder, tmp_path):
+        folder.parent.chmod(0o700)
+        link = tmp_path / "link"
+        link.symlink_to(folder)
+        assert not mounts._outsiders_gain(Mount(str(link), "/mnt"))
+
+    @pytest.mark.parametrize("mode", [0o710, 0o701, 0o711, 0o755])
+    def test_who_may_enter_counts_not_who_may_read(self, folder, mode):
+        folder.parent.chmod(mode)
+        assert mounts._outsiders_gain(Mount(str(folder), "/mnt"))
+
+    def test_a_user_s_directory_is_closed_for_ids_of_that_user_alone(self, folder, monkeypatch):
+        folder.parent.chmod(0o700)
+        os.chown(folder.parent, 4321, 4321)
+        user = SimpleNamespace(pw_name="me", pw_gid=4321)
+        monkeypatch.setattr("pwd.getpwuid", lambda uid: user if uid == 4321 else {}[uid])
+        monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, 50])
+
+        def gain(uids, gids):
+            ids = [(each, each) for each in uids], [(each, each) for each in gids]
+            return mounts._outsiders_gain(Mount(str(folder), "/mnt", uid_map=ids[0], gid_map=ids[1]))
+
+        assert not gain([4321], [4321])
+        assert not gain([4321], [50])
+        assert not gain([4321], [])
+        assert gain([], [])
+        assert gain([4321, 0], [])
+        assert gain([4321], [51])
+        assert gain([4322], [])
+
+    def test_what_cannot_be_written_or_is_not_obeyed_harms_nobody(self, folder, monkeypatch):
+        assert not mounts._outsiders_gain(Mount(str(folder), "/mnt", read_only=True))
+        monkeypatch.setattr(mounts.mount_table, "obeys_setuid", lambda path: False)
+        assert not mounts._outsiders_gain(Mount(str(folder), "/mnt"))
+
+    def test_what_cannot_be_looked_at_is_not_trusted(self, folder):
+        assert mounts._outsiders_gain(Mount(str(folder / "nothing"), "/mnt"))
+
+    def test_it_is_said_and_a_device_that_is_there_is_not_kept(self, box, record, acts, folder):
+        look = SimpleNamespace(
+            host=SimpleNamespace(here=True), product=LXD, seen={box.name: record}, record=lambda instance: record
+        )
+        part = LxdMounts(look, lambda: acts)
+        mount = Mount(str(folder), "/mnt/data")
+        assert "setuid" in part.why_not(box, mount)
+        assert str(folder) in part.why_not(box, mount)
+        box.mounts = [mount]
+        devices = {lxd_config.folder_name("/mnt/data"): {"type": "disk", "path": "/mnt/data"}}
+        assert part.kept(box, devices) == {}
+        folder.parent.chmod(0o700)
+        assert part.why_not(box, mount) == ""
+        assert part.kept(box, devices) == devices
