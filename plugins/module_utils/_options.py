@@ -36,11 +36,12 @@ _BOOLEAN = "YAML reads yes, no, on, off, true and false as true or false, unless
 
 
 def normal_options(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """A task's options with their short forms written out: the name of a network or image is an entry."""
+    """A task's options with short forms written out: a name of a network or image is an entry, an empty one none."""
     normal = dict(given)
     for option in ("networks", "images"):
         if isinstance(given.get(option), (list, tuple)):
-            normal[option] = [{"name": entry} if _is_plain_name(entry) else entry for entry in given[option]]
+            entries = [entry for entry in given[option] if entry != ""]
+            normal[option] = [{"name": entry} if _is_plain_name(entry) else entry for entry in entries]
     return normal
 
 

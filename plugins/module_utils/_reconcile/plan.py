@@ -570,7 +570,7 @@ def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed)
         found.append("ports")
     if wish.networks is not None:
         nics = keep_nics(wish.networks, after.nics)
-        if nics != after.nics:
+        if nics != after.nics or "networks" in observed.differs:
             after.nics = nics
             found.append("networks")
     mounts = wanted_mounts(wish, after.mounts)

@@ -156,7 +156,7 @@ def parse_wish(params: t.Mapping[str, t.Any]) -> Wish:
             f"user {wish.user!r} is not a login name",
             hint="It begins with a letter or _, goes on with letters, digits, _, - and ., and has at most 32 in all.",
         )
-    if params.get("arch") is not None:
+    if params.get("arch"):
         wish.arch = normal_arch(params["arch"])
     check_timeout(wish.timeout)
     parse_sizes(wish, params)
@@ -260,4 +260,6 @@ def _parse_documents(wish: Wish, params: t.Mapping[str, t.Any]) -> None:
 
         wish.ssh_authorized_keys = parse_keys(params["ssh_authorized_keys"]) or None
     if wish.ssh_authorized_keys:
-        wish.origin["ssh_authorized_keys"] = fingerprint(params["ssh_authorized_keys"])
+        # An entry with no key in it, as a template may leave behind, makes no difference.
+        with_keys = [entry for entry in params["ssh_authorized_keys"] if parse_keys([entry])]
+        wish.origin["ssh_authorized_keys"] = fingerprint(with_keys)

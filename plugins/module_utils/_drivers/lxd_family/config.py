@@ -30,6 +30,7 @@ UUID, TAG = f"{OURS}uuid", f"{OURS}tag."
 ROOT, SSH = "root", "ssh"
 LOOPBACK = "127.0.0.1"
 _NIC, _PORT, _FOLDER = "eth", "port-", "folder-"
+_NIC_NAME = re.compile(rf"{_NIC}[0-9]+\Z")
 # Which ids of the host are which of the guest: the configuration key, and the copy by which ours is known.
 IDMAP, OUR_IDMAP = "raw.idmap", f"{OURS}idmap"
 
@@ -129,7 +130,7 @@ def forwards_of(devices: t.Mapping[str, t.Mapping[str, str]]) -> list[PortForwar
 
 def is_ours(name: str) -> bool:
     """Whether a device of that name is one that this driver makes; others were added by hand and stay."""
-    return name in (ROOT, SSH) or name.startswith((_PORT, _FOLDER)) or bool(re.match(rf"{_NIC}[0-9]+\Z", name))
+    return name in (ROOT, SSH) or name.startswith((_PORT, _FOLDER)) or bool(_NIC_NAME.match(name))
 
 
 def folder_name(target: str) -> str:
@@ -215,6 +216,9 @@ def drift_of(
         found["ports"] = f"its port forwards were taken away in {server}: {', '.join(missing)}"
     elif actual != wanted:
         found["ports"] = f"its port forwards were changed in {server}"
+    macs = [device.get("hwaddr", "").lower() for name, device in devices.items() if _NIC_NAME.match(name)]
+    if sorted(macs) != sorted(nic.mac.lower() for nic in instance.nics):
+        found["networks"] = f"its network interfaces were changed in {server}"
     return found
 
 

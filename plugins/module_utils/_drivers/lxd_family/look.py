@@ -140,7 +140,7 @@ class LxdLooks(Looks):
         found = [self._observed(instance, records.get(instance.name)) for instance in instances]
         if not any(each.state == ABSENT for each in found):
             return found
-        everywhere = self._everywhere() if len(instances) == 1 else records.values()
+        everywhere = self._everywhere()
         return [
             self._moved(instance, everywhere) or each if each.state == ABSENT else each
             for instance, each in zip(instances, found)
@@ -204,8 +204,12 @@ class LxdLooks(Looks):
 
     def remains(self, instance: Instance) -> str:
         record = self.record(instance)
-        # LXD dates the last start of what was never started before all times.
-        if record is None or str(record.get("last_used_at") or "")[:4] in ("", "0001", "1970"):
+        if record is None:
+            return ""
+        # LXD dates the last start of what was never started before all times. A clone has data all the same, and so has
+        # what was imported, but not before either is whole.
+        whole = instance.phase == "removing" and bool(instance.source)
+        if not whole and str(record.get("last_used_at") or "")[:4] in ("", "0001", "1970"):
             return ""
         return f"{self.product} has it still, with its disk, as {instance.name} in the project {self.place.project}"
 

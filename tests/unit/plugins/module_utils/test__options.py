@@ -141,6 +141,13 @@ def test_what_reads_as_it_was_written_is_taken(text, module, option, value):
 
 
 @pytest.mark.parametrize(
+    ("networks", "names"), [('[""]', []), ('["", lab]', ["lab"]), ("[lab, {name: lan}]", ["lab", "lan"])]
+)
+def test_a_name_of_nothing_is_no_entry(networks, names):
+    assert [entry["name"] for entry in checked(f"{{name: a, networks: {networks}}}")["networks"]] == names
+
+
+@pytest.mark.parametrize(
     ("value", "hint"),
     [
         (512, "did you mean 512M?"),

@@ -356,6 +356,11 @@ class TestChangedByOthers:
         with pytest.raises(RestartRequired):
             plan_for(there, **{**wishes, "cpus": 4})
 
+    def test_interfaces_that_the_task_names(self):
+        there = (an_instance(), Observed(RUNNING, differs=("networks",)))
+        assert plan_for(there).steps == []
+        assert plan_for(there, networks=list(there[0].nics)).steps == ["set_networks"]
+
     @pytest.mark.parametrize("state", [RUNNING, STOPPED])
     def test_a_disk_that_was_grown_stays_so(self, state):
         there = (an_instance(), Observed(state, drift=("its disk is larger",), disk=20 * GIB))

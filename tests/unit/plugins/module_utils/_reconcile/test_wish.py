@@ -173,11 +173,15 @@ class TestNothing:
         {"networks": []},
         {"bridged": ""},
         {"image_checksum": ""},
+        {"arch": ""},
     ]
 
     @pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
     def test_is_no_opinion(self, spelling):
         assert wish(**spelling) == wish()
+
+    def test_beside_a_key_is_no_opinion(self):
+        assert wish(ssh_authorized_keys=[KEY, "", " \n", "# none\n"]) == wish(ssh_authorized_keys=[KEY])
 
     def test_replaces_no_instance(self, tmp_path, monkeypatch):
         world = World(tmp_path, monkeypatch)

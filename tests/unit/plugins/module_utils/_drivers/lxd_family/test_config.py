@@ -220,6 +220,17 @@ class TestDrift:
         found = lxd_config.drift_of(instance, lxd_config.config_of(instance, "/data"), there, "LXD")
         assert list(found) == ["ports"]
 
+    @pytest.mark.parametrize(
+        "change", [lambda devices: devices.pop("eth0"), lambda devices: devices["eth0"].update(hwaddr="x")]
+    )
+    def test_other_interfaces(self, change):
+        instance = an_instance(nics=[Nic("default", "52:54:00:AA:00:01")])
+        there = {**devices(instance), "eth0": {"type": "nic", "hwaddr": "52:54:00:aa:00:01"}, "mine": {"type": "nic"}}
+        config = lxd_config.config_of(instance, "/data")
+        assert lxd_config.drift_of(instance, config, there, "LXD") == {}
+        change(there)
+        assert list(lxd_config.drift_of(instance, config, there, "LXD")) == ["networks"]
+
     def test_what_was_changed_by_hand(self):
         instance = an_instance(ports=[parse_port("8080:80")])
         config = {**lxd_config.config_of(instance, "/data"), "limits.cpu": "1"}
@@ -228,4 +239,5 @@ class TestDrift:
             "cpus": "its cpus were changed in LXD to 1, from 2",
             "memory": "its memory was changed in LXD to all, from 1.5 GiB",
             "ports": "its port forwards were taken away in LXD: 127.0.0.1:8080:80/tcp",
+            "networks": "its network interfaces were changed in LXD",
         }

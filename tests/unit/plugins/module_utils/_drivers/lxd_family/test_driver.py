@@ -538,6 +538,12 @@ class TestChanges:
         assert bool(driver.remains(made)) == there
         assert driver.remains(an_instance(uuid="somebody-elses")) == ""
 
+    def test_what_remains_of_a_clone_is_data_that_was_never_started(self, driver, lxd, made):
+        lxd.objects["instances"]["web"]["last_used_at"] = "1970-01-01T00:00:00Z"
+        made.source = {"name": "other", "uuid": "u-8"}
+        assert driver.remains(dataclasses.replace(made, phase="creating")) == ""
+        assert "with its disk" in driver.remains(dataclasses.replace(made, phase="removing"))
+
     def test_one_that_is_frozen_goes_on(self, driver, lxd, made):
         lxd.objects["instances"]["web"]["status"] = "Frozen"
         driver.acts.resume(made)
@@ -571,6 +577,8 @@ class TestObserve:
         (seen,) = driver.observe([made])
         assert seen.state == ABSENT
         assert seen.reason == f"LXD has it as www in the project {project}"
+        # A list of many tells the same.
+        assert driver.observe([an_instance(name="gone", uuid="u-9"), made])[1] == seen
         driver.acts.delete(made)
         assert "www" in lxd.objects["instances"]
 
@@ -627,7 +635,7 @@ class TestObserve:
             status = "Running" if number < up else "Stopped"
             lxd.objects["instances"][name] = {**web, "name": name, "status": status, "state": state}
         lxd.asked.clear()
-        first = driver.observe([made, an_instance(name="other")])[0]
+        first = driver.observe([made, an_instance(name="a")])[0]
         assert lxd.asked == asked
         assert first == (Observed(RUNNING, ("10.1.2.3",), {MAC: ("10.1.2.3",)}) if up else Observed(STOPPED))
 
