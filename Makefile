@@ -14,7 +14,7 @@ DRIVER ?= qemu
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo:  ## launch an instance on this machine and run a play on it; DRIVER=lxd, IMAGE=24.04 and the like take others
+demo:  ## bring up a small cloud on this machine and run plays on it; DRIVER=lxd, IMAGE=24.04 and the like take others
 	@python3 tests/tools/demo.py up --driver '$(DRIVER)' --image '$(IMAGE)'
 
 demo-clean:  ## remove what demos made

@@ -65,15 +65,23 @@ def ansible() -> str:
 class Demo:
     """The demo on this machine.
 
-    driver -- which runs the instance; image -- what to launch; name -- of the instance
+    driver -- which runs the instances; image -- what to launch; name -- of the cloud; web -- how many web servers
     data_dir -- empty: the default; made -- whether the demo made it
     made_project -- whether the server, such as LXD, had nothing of the collection before
     """
 
     def __init__(
-        self, driver: str, image: str, name: str, data_dir: str, made: bool = False, made_project: bool = False
+        self,
+        driver: str,
+        image: str,
+        name: str,
+        data_dir: str,
+        web: int = 2,
+        made: bool = False,
+        made_project: bool = False,
     ) -> None:
         self.driver = driver
+        self.web = web
         self.made_project = made_project
         self.inventory = os.path.join(HERE, f"{driver}.minicloud.yml")
         self.image = image
@@ -106,32 +114,32 @@ class Demo:
             before = states().get(self.driver, {}).get("made_project", False)
             self.made_project = before or not self.client("project", "show", PROJECT)
         with open(os.path.join(HERE, f"{self.driver}.json"), "w", encoding="utf-8") as file:
-            names = ("driver", "image", "name", "data_dir", "made", "made_project")
+            names = ("driver", "image", "name", "data_dir", "web", "made", "made_project")
             json.dump({name: getattr(self, name) for name in names}, file)
 
     def up(self) -> None:
         """Launch, show, configure, and show that a second run changes nothing."""
         start = time.monotonic()
-        self.say(f"Launching {self.name} from {self.image} with {self.driver}; what it works on appears here")
+        self.say(f"Bringing up a cloud from {self.image} with {self.driver}; what it works on appears here")
         self.play("demo", self.variables(), watch=True)
         self.say("The inventory has found it")
         self.run(["ansible-inventory", "-i", self.inventory, "--graph"])
-        self.say("An ordinary play sets up a web server in it, and reads its page from this host")
-        self.play("demo_configure", {}, self.inventory)
+        self.say("Ordinary plays set up services in it, and read their pages from each other and from this host")
+        self.play("demo_configure", self.variables(), self.inventory)
         self.say("A second run changes nothing")
-        for name, variables, inventory in (("demo", self.variables(), ""), ("demo_configure", {}, self.inventory)):
-            changed = self.play(name, variables, inventory, quiet=True)
+        for name, inventory in (("demo", ""), ("demo_configure", self.inventory)):
+            changed = self.play(name, self.variables(), inventory, quiet=True)
             if changed:
                 raise dev.Stop(f"The second run of {name} changed something, which it must not:\n{changed}")
             dev.say(f"{name}: changed=0")
-        self.say(f"The instance runs. It took {time.monotonic() - start:.0f} s. Log in with")
+        self.say(f"The cloud runs. It took {time.monotonic() - start:.0f} s. Log in with")
         dev.say(self.login())
         dev.say(
             f"\nYour own plays find it with -i {os.path.relpath(self.inventory)}; `make demo-clean` removes everything."
         )
 
     def down(self) -> None:
-        """Remove the instance and its image."""
+        """Remove the cloud and its image."""
         self.play("demo_clean", self.variables())
         if drivers.product(self.driver):
             self.remove_from_server()
@@ -192,8 +200,10 @@ class Demo:
         """A path in the data directory."""
         return os.path.join(self.data_dir, name)
 
-    def variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, t.Any]:
         return {
+            "demo_web": self.web,
+            "demo_folder": os.path.join(HERE, f"{self.name}-{self.driver}"),
             "demo_driver": self.driver,
             "demo_image": self.image,
             "demo_name": self.name,
@@ -205,7 +215,7 @@ class Demo:
 
     def login(self) -> str:
         """The command that logs in, as the module returns it."""
-        argv = ["ansible-inventory", "-i", self.inventory, "--host", self.name]
+        argv = ["ansible-inventory", "-i", self.inventory, "--host", f"{self.name}-{'web-1' if self.web else 'db'}"]
         found = subprocess.run(
             [os.path.join(self.bin, argv[0]), *argv[1:]], env=self.env, capture_output=True, text=True, check=True
         )
@@ -217,7 +227,7 @@ class Demo:
             raise dev.Stop(f"{argv[0]} failed; what it said is above.")
 
     def play(
-        self, name: str, variables: t.Mapping[str, str], inventory: str = "", watch: bool = False, quiet: bool = False
+        self, name: str, variables: t.Mapping[str, t.Any], inventory: str = "", watch: bool = False, quiet: bool = False
     ) -> str:
         """Run a playbook of the collection; the recap's lines that tell of changes."""
         argv = [os.path.join(self.bin, "ansible-playbook"), f"minicloud.local.{name}"]
@@ -301,13 +311,14 @@ def main() -> int:
     parser.add_argument("--image", default="bootstrap:bookworm")
     parser.add_argument("--name", default="demo")
     parser.add_argument("--data-dir", default="")
+    parser.add_argument("--web", type=int, default=2, help="up: how many web servers")
     parser.add_argument("--only", action="store_true", help="down: only the demo of --driver")
     args = parser.parse_args()
     try:
         if args.command == "up":
             # Another one that is just removed takes the environment along, unless there is a note of this one.
             with dev.lock("demo"):
-                demo = Demo(args.driver, args.image, args.name, args.data_dir)
+                demo = Demo(args.driver, args.image, args.name, args.data_dir, args.web)
                 demo.note()
             demo.up()
         else:
