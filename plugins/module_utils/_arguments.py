@@ -95,7 +95,7 @@ IMAGE: dict[str, t.Any] = {
     "state": {"type": "str", "choices": ["present", "latest", "absent"], "default": "present"},
     "checksum": {"type": "str"},
     "arch": {"type": "str"},
-    "instance_type": {"type": "str", "choices": ["vm", "container"], "default": "vm"},
+    "instance_type": {"type": "str", "choices": ["vm", "container"]},
     "alias": {"type": "str"},
     "force": {"type": "bool", "default": False},
     "instance": {"type": "str"},

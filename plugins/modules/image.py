@@ -25,7 +25,8 @@ description:
 notes:
   - The module runs on the host that has the hypervisor. It needs C(qemu-img) and util-linux there, for images
     compressed with zstd the program C(zstd) (unless Python is 3.14 or newer), for V(bootstrap:) what the role
-    P(minicloud.local.host#role) installs, and for O(clean) C(debugfs), C(e2fsck) and C(dumpe2fs) of e2fsprogs.
+    P(minicloud.local.host#role) installs, and for O(clean) of virtual machines C(debugfs), C(e2fsck) and C(dumpe2fs)
+    of e2fsprogs.
   - Proxies are taken from the environment (E(https_proxy), E(http_proxy), E(no_proxy)), and authorities of certificates
     beside the system's from E(SSL_CERT_FILE). Set them with the keyword C(environment) of the task.
   - How far a long fetch is can be read in C(activity.log) in the data directory while it runs.
@@ -55,6 +56,7 @@ options:
         differently by now, or when they are older than a day.
       - With V(absent), the image is removed with all its aliases. This is refused while the disk of an instance is
         backed by it. Where other names lead to the same image, and where O(name) is an alias, only that name goes.
+        Copies that servers of LXD and Incus have of it are removed, too.
     type: str
     choices: [present, latest, absent]
     default: present
@@ -82,9 +84,9 @@ options:
         with C(metadata.yaml) and C(rootfs/), or to a root file system as squashfs or tar archive, which is given simple
         metadata. Archives may be compressed with xz, gzip, zstd or bzip2; they are kept as they are.
       - A disk is not taken for a container or the reverse; the error says what the file is.
+      - By default V(vm); with O(instance), what that is, so that it need not be given.
     type: str
     choices: [vm, container]
-    default: vm
   alias:
     description:
       - A further name by which tasks can ask for the image, of letters, digits, dots, hyphens and underscores.
@@ -99,6 +101,8 @@ options:
   instance:
     description:
       - Publish this instance, which must be stopped, as an image called O(name).
+      - From a virtual machine comes the image of a disk. From a container of LXD or Incus comes the image of a
+        container, one tar archive with C(metadata.yaml) and C(rootfs/), for O(instance_type=container) later.
       - The image is whole. It does not need the instance afterwards, nor the image that the instance was made from.
       - Where O(name) was published before, also from another instance, it is left alone unless O(force=true), and the
         instance need not exist any more. The image that O(force=true) replaces stays in the vault, for the instances
@@ -113,8 +117,11 @@ options:
       - This empties C(/etc/machine-id), and removes SSH host keys (C(/etc/ssh/ssh_host_*)), the state and logs of
         cloud-init (C(/var/lib/cloud) except C(seed) in it, C(/var/log/cloud-init*.log*)), C(/var/lib/dbus/machine-id)
         and C(/var/lib/systemd/random-seed). Users, their keys and all other files stay as they are.
-      - It works for a root file system of ext4 (or ext3, ext2) in a partition of its own, with C(/var/lib) in it.
-        For others, such as XFS, btrfs and those on LVM, the module warns, and the image is published as it is.
+      - Of a container, C(/var/lib/cloud/seed/nocloud-net) is removed too, and whatever else its image has the server
+        write from templates. That has the user-data of the instance, and each new instance gets its own.
+      - Of a virtual machine, it works for a root file system of ext4 (or ext3, ext2) in a partition of its own, with
+        C(/var/lib) in it. For others, such as XFS, btrfs and those on LVM, the module warns, and the image is published
+        as it is.
       - An instance made from the image runs cloud-init as on a first boot either way, which makes new host keys.
     type: bool
     default: true

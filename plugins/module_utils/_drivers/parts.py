@@ -278,8 +278,8 @@ class Content(t.NamedTuple):
 class Export(Part):
     """Instances as files for others, and back.
 
-    The capabilities say of which types of instances: `publish` has disks as files, `export` has archives, and
-    `export_snapshots` those with snapshots in them.
+    The capabilities say of which types of instances: `publish` has disks as files, or of a container its root;
+    `export` has archives, and `export_snapshots` those with snapshots in them.
     """
 
     def export_disk(self, instance: Instance, target: str, format_: str) -> None:
@@ -301,6 +301,8 @@ class Export(Part):
     @abc.abstractmethod
     def content(self, instance: Instance, snapshots: t.Sequence[Snapshot]) -> t.ContextManager[Content]:
         """The data of a stopped instance, with some of its snapshots, for as long as the block lasts.
+
+        Of a container it is one piece, an image of it as the server makes them: metadata.yaml and rootfs/.
 
         What the driver has made for that is gone afterwards, or where the run was killed by and by.
         """

@@ -75,6 +75,7 @@ _LXD = About(
         "suspend": _BOTH,
         "native_mounts": _CONTAINER,
         "exec": _CONTAINER,
+        "publish": _CONTAINER,
         "export": _CONTAINER,
     },
     image_formats={"disk": ("qcow2",)},

@@ -28,23 +28,9 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import (
     explained,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._images import confined
+from ansible_collections.minicloud.local.plugins.module_utils._images.identity import EMPTIED, REMOVED
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Completed, Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew
-
-# Emptied, not removed: an empty one makes systemd take a new identity, also where /etc cannot be written to.
-_EMPTIED = ("/etc/machine-id",)
-
-# Removed where their name in that directory matches: directory, pattern, whether with all that is in it.
-_REMOVED = (
-    ("/etc/ssh", re.compile(r"ssh_host_.*"), False),
-    # As `cloud-init clean` does: what an image brings as its seed is not state.
-    ("/var/lib/cloud", re.compile(r"(?!seed\Z).*"), True),
-    ("/var/log", re.compile(r"cloud-init(-output)?\.log.*"), False),
-    # Its directories are named by the machine-id.
-    ("/var/log/journal", re.compile(r".*"), True),
-    ("/var/lib/dbus", re.compile(r"machine-id"), False),
-    ("/var/lib/systemd", re.compile(r"random-seed|credential\.secret"), False),
-)
 
 _SECTOR = 512
 _EXT_MAGIC, _EXT_CLEAN, _EXT_RECOVER, _EXT_64BIT = 0xEF53, 1, 4, 0x80
@@ -314,16 +300,16 @@ class _FileSystem:
 
     def wanted(self) -> list[str]:
         """The commands that clean it, in their order."""
-        tops = {os.path.dirname(path) for path in _EMPTIED} | {directory for directory, *dummy in _REMOVED}
+        tops = {os.path.dirname(path) for path in EMPTIED} | {directory for directory, *dummy in REMOVED}
         there = self.children(sorted(tops))
         commands = []
-        for path in _EMPTIED:
+        for path in EMPTIED:
             directory, base = os.path.split(path)
             for child in there.get(directory, []):
                 if child.name == base and child.mode & 0o170000 != _LINK and child.size:
                     commands += [f"punch {path} 0", f"set_inode_field {path} size 0"]
         trees: list[str] = []
-        for directory, pattern, recursive in _REMOVED:
+        for directory, pattern, recursive in REMOVED:
             for child in there.get(directory, []):
                 if child.name and not pattern.fullmatch(child.name):
                     continue

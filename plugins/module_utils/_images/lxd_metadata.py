@@ -88,14 +88,28 @@ def tarball(content: t.Mapping[str, bytes], created: int) -> bytes:
 
 def describe(text: bytes) -> Description:
     """What a metadata.yaml says; nothing where it cannot be read, for it is LXD that must understand it."""
-    try:
-        data = load_yaml(text.decode("utf-8", "replace"))
-    except NotReadable:
-        return Description()
-    if not isinstance(data, dict):
-        return Description()
+    data = _read(text)
     properties = data.get("properties")
     properties = properties if isinstance(properties, dict) else {}
     known = {key: str(properties.get(key) or "") for key in ("os", "release", "version", "description")}
     arch = str(data.get("architecture") or properties.get("architecture") or "")
     return Description(arch, known["os"].lower(), known["release"], known["version"], known["description"])
+
+
+def written(text: bytes) -> set[str]:
+    """The files that a metadata.yaml has the server write from templates into each instance that is made; as above."""
+    templates = _read(text).get("templates")
+    found = set()
+    for path, template in templates.items() if isinstance(templates, dict) else ():
+        when = template.get("when") if isinstance(template, dict) else None
+        if isinstance(when, list) and ("create" in when or "start" in when):
+            found.add(str(path))
+    return found
+
+
+def _read(text: bytes) -> dict[str, t.Any]:
+    try:
+        data = load_yaml(text.decode("utf-8", "replace"))
+    except NotReadable:
+        return {}
+    return data if isinstance(data, dict) else {}

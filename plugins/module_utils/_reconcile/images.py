@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 from dataclasses import field
@@ -15,12 +16,17 @@ from dataclasses import field
 from ansible_collections.minicloud.local.plugins.module_utils._dataclass import dataclass
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.crew import Crew
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Export
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import load, require_capability
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import (
+    ABOUT,
+    active_driver,
+    load,
+    require_capability,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     InUse,
     InvalidOption,
+    MinicloudError,
     NotFound,
-    NotSupported,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._images.provide import ProvidedVault, ask_hosts
@@ -57,7 +63,8 @@ BUILD_SECONDS = 24 * 3600
 class ImageWish:
     """What a task wishes of the vault.
 
-    name -- None where images are pruned; kind -- disk or container; prune -- seconds
+    name -- None where images are pruned; prune -- seconds
+    kind -- disk or container; empty for that of the instance that is published
     arch -- empty for that of the host that the driver makes instances on
     instance -- to publish under the name, empty for none
     """
@@ -131,8 +138,7 @@ def parse_image_wish(params: t.Mapping[str, t.Any]) -> ImageWish:
 def _parse_publishing(wish: ImageWish, params: t.Mapping[str, t.Any]) -> None:
     wish.instance = check_name(params["instance"], "instance")
     wish.clean = params.get("clean") is not False
-    if wish.kind != DISK:
-        raise InvalidOption("instance_type: container does not go with instance", hint="Only disks can be published.")
+    wish.kind = KINDS[params["instance_type"]] if params.get("instance_type") else ""
     if wish.state != PRESENT:
         raise InvalidOption(f"instance does not go with state: {wish.state}", hint="Leave one of them out.")
     for option in ("checksum", "arch", "image_hosts"):
@@ -150,7 +156,7 @@ def reconcile_image(wish: ImageWish, runtime: Runtime, data: DataDirectory, chec
     """Bring the vault to what is wished, and tell what was done."""
     vault = ProvidedVault(data, runtime, ask_hosts(data, runtime, wish.hosts, wish.state == LATEST))
     if wish.prune is not None:
-        return _prune(wish.prune, vault, check_mode)
+        return _prune(wish.prune, wish, vault, check_mode)
     if wish.instance:
         return _publish(wish, runtime, vault, check_mode)
     if not wish.arch:
@@ -239,7 +245,8 @@ def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) 
     name = t.cast(Reference, wish.name)
     instance = scope.read(wish.instance)
     arch = instance.arch if instance else crew.wanted.host.architecture()
-    image, entry = vault.find(name, arch), vault.entry(name, arch)
+    kind = _kind_published(wish, instance, arch, vault)
+    image, entry = vault.find(name, arch, kind), vault.entry(name, arch, kind)
     before = _comparable(vault, image)
     if image and entry and not entry.instance and not wish.force:
         raise InvalidOption(
@@ -268,6 +275,20 @@ def _publish(wish: ImageWish, runtime: Runtime, vault: Vault, check_mode: bool) 
     return _present(wish, vault, image, bool(steps), steps, before)
 
 
+def _kind_published(wish: ImageWish, instance: Instance | None, arch: str, vault: Vault) -> str:
+    """What the instance is published as; where it is gone, what something was published as under that name."""
+    if instance is None:
+        entries = {kind: vault.entry(t.cast(Reference, wish.name), arch, kind) for kind in KINDS.values()}
+        return wish.kind or next((kind for kind, entry in entries.items() if entry and entry.instance), DISK)
+    kind = KINDS[instance.instance_type]
+    if wish.kind not in ("", kind):
+        raise InvalidOption(
+            f"the instance {instance.name} is a {instance.instance_type}, and instance_type says something else",
+            hint="Leave instance_type out: what is published is what the instance is.",
+        )
+    return kind
+
+
 def _publishable(crew: Crew, name: str) -> Instance:
     """The record of an instance that can be published: one that is stopped."""
     instance = crew.wanted.scope.read(name)
@@ -276,10 +297,6 @@ def _publishable(crew: Crew, name: str) -> Instance:
             f"there is no instance {name} to publish",
             "" if instance is None else "the run that was making or removing it did not get to its end",
             f"Look with minicloud.local.instance_info which instances the driver {crew.wanted.name} has.",
-        )
-    if KINDS[instance.instance_type] != DISK:
-        raise NotSupported(
-            f"the instance {instance.name} cannot be published", "it is a container", "Only virtual machines can be."
         )
     require_capability(crew.of(instance).name, "publish", "instance: publish one as an image", instance.instance_type)
     if instance.restoring:
@@ -307,16 +324,22 @@ def _publishable(crew: Crew, name: str) -> Instance:
 
 
 def _publish_now(crew: Crew, wish: ImageWish, name: Reference, vault: Vault) -> Image:
-    from ansible_collections.minicloud.local.plugins.module_utils._images.publish import publish
+    from ansible_collections.minicloud.local.plugins.module_utils._images.publish import publish, publish_root
 
     instance = _publishable(crew, wish.instance)
-
     export = t.cast(Export, crew.of(instance).export())
 
     def export_disk(target: str, format_: str) -> None:
         export.export_disk(instance, target, format_)
 
-    return publish(vault, instance, export_disk, name, wish.clean)
+    @contextlib.contextmanager
+    def export_root() -> t.Iterator[t.Iterable[bytes]]:
+        with export.content(instance, ()) as content:
+            yield content.pieces[0].blocks()
+
+    if KINDS[instance.instance_type] == DISK:
+        return publish(vault, instance, export_disk, name, wish.clean)
+    return publish_root(vault, instance, export_root, name, wish.clean)
 
 
 # -- absent ------------------------------------------------------------------------------------------------------------
@@ -348,22 +371,48 @@ def _plan_absent(name: Reference, wish: ImageWish, vault: Vault, current: Image 
 
 
 def _carry_out_absent(plan: _Plan, name: Reference, wish: ImageWish, vault: Vault) -> None:
-    for image in plan.remove:
-        vault.runtime.report.step("remove_image")
-        vault.remove(image, lambda image=image: _refuse_if_used(image, vault))  # type: ignore[misc]
+    _remove(plan.remove, wish, vault)
     if "forget_name" in plan.steps:
         vault.forget(name, wish.arch, wish.kind)
 
 
-def _prune(seconds: float, vault: Vault, check_mode: bool) -> ImageOutcome:
+def _remove(images: t.Sequence[Image], wish: ImageWish, vault: Vault) -> None:
+    for image in images:
+        vault.runtime.report.step("remove_image")
+        vault.remove(image, lambda image=image: _refuse_if_used(image, vault))  # type: ignore[misc]
+    if images:
+        _remove_copies(wish, vault)
+
+
+def _remove_copies(wish: ImageWish, vault: Vault) -> None:
+    """Have the servers that instances were made at let go what they have of images that are gone.
+
+    A server that does not answer now does so when the next image comes to it.
+    """
+    data, runtime = vault.data, vault.runtime
+    named = wish.driver or active_driver(data)
+    for scope in data.scopes():
+        handles = [each.handles for each in scope.instances()[0]]
+        handles += [each.handles for each in scope.networks.all()[0]]
+        for name in (about.name for about in ABOUT.values() if about.scope == scope.name):
+            places = [dict(wish.driver_options or {}) if name == named else {}]
+            places += [each[name] for each in handles if name in each]
+            asked: list[dict[str, str]] = []
+            for options in places:
+                with contextlib.suppress(MinicloudError):
+                    driver = load(name, runtime, data, options)
+                    if driver.handle() not in asked:
+                        asked.append(driver.handle())
+                        driver.acts.tidy_images()
+
+
+def _prune(seconds: float, wish: ImageWish, vault: Vault, check_mode: bool) -> ImageOutcome:
     for error in vault.images()[1]:
         vault.runtime.report.warn(str(error))
     old = vault.unused_since(seconds, users_of(vault.data))
     views = [image_view(vault, image) for image in old]
     if not check_mode:
-        for image in old:
-            vault.runtime.report.step("remove_image")
-            vault.remove(image, lambda image=image: _refuse_if_used(image, vault))  # type: ignore[misc]
+        _remove(old, wish, vault)
         vault.tidy()
     before = {"images": [{key: view[key] for key in ("name", "hash")} for view in views]}
     return ImageOutcome(bool(old), ["remove_image" for dummy in old], None, views, before, {"images": []})

@@ -14,6 +14,7 @@ import time
 import typing as t
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.images import HASH
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.parts import Content, Export
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NotFound
@@ -30,7 +31,7 @@ _EXPORT = "minicloud.export"
 class LxdExport(Export):
     """See Export."""
 
-    capabilities = {"export": ("container",)}
+    capabilities = {"publish": ("container",), "export": ("container",)}
 
     def __init__(self, look: LxdLooks, client: LxdClient) -> None:
         self.look = look
@@ -52,9 +53,12 @@ class LxdExport(Export):
         self.client.await_operations(instance.name)
         self._remove_left(instance, doing)
         self.look.runtime.report.step("lxd_publish")
+        # They are in the file, too: whoever makes an image of it knows them from there.
+        known = {key: instance.image.get(key, "") for key in ("os", "release", "version")}
+        properties = {"description": instance.name, **{key: value for key, value in known.items() if value}}
         body = {
             "public": False,
-            "properties": {"description": f"{instance.name}, being exported", _EXPORT: instance.uuid},
+            "properties": {**properties, _EXPORT: instance.uuid},
             "expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + _FORGOTTEN)),
             "compression_algorithm": "none",
             "source": {"type": "instance", "name": instance.name},
@@ -70,8 +74,9 @@ class LxdExport(Export):
                 self.client.call("delete", f"images/{fingerprint}", doing)
 
     def _remove_left(self, instance: Instance, doing: str) -> None:
-        """Take away what a run that was killed has left."""
+        """Take away what a run that was killed has left; not images that were made from what was exported."""
         for known in self.client.call("get", "images", doing, query={"recursion": "1"}):
-            if known["properties"].get(_EXPORT) == instance.uuid:
+            properties = known["properties"]
+            if properties.get(_EXPORT) == instance.uuid and HASH not in properties:
                 with contextlib.suppress(NotFound):
                     self.client.call("delete", f"images/{known['fingerprint']}", doing)

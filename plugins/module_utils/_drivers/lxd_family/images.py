@@ -18,14 +18,14 @@ from urllib.parse import urlencode
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.client import LxdClient
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.look import LxdLooks
-from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, NotFound
+from ansible_collections.minicloud.local.plugins.module_utils._errors import Busy, HypervisorError, NotFound
 from ansible_collections.minicloud.local.plugins.module_utils._image import Image
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 # Properties of an image in LXD that tell where it came from.
-_HASH, _DATA_DIR = "minicloud.hash", "minicloud.data_dir"
+HASH, _DATA_DIR = "minicloud.hash", "minicloud.data_dir"
 
-_IMAGE_WAIT = 3600.0
+_IMAGE_WAIT, _MOMENT = 3600.0, 0.05
 
 
 class LxdImages:
@@ -39,20 +39,30 @@ class LxdImages:
 
     def have(self, image: Image) -> str:
         """The fingerprint that LXD knows an image by; imported if it is not there yet, by one run of many."""
-        with self.scope.data.lock(
-            f"{self.scope.name}-image-{image.hash[:16]}", Deadline(_IMAGE_WAIT), self.runtime.report
-        ):
-            images = self.client.call(
-                "get", "images", f"the images of {self.product} could not be listed", query={"recursion": "1"}
-            )
+        with self._turn(image.hash, _IMAGE_WAIT):
+            images = self._listed()
             for known in images:
-                if known["properties"].get(_HASH) == image.hash:
+                if known["properties"].get(HASH) == image.hash:
                     return str(known["fingerprint"])
             self.runtime.report.step("lxd_image")
             fingerprint = self._import(image)
             self.runtime.report.step("lxd_image_imported")
             self._remove_unused(images)
         return fingerprint
+
+    def tidy(self) -> None:
+        """Take those images away that the vault has no more."""
+        self._remove_unused(self._listed())
+
+    def _turn(self, hash_: str, seconds: float) -> t.ContextManager[None]:
+        """Hold the lock of what the server has of an image; SECONDS -- to wait for it."""
+        return self.scope.data.lock(f"{self.scope.name}-image-{hash_[:16]}", Deadline(seconds), self.runtime.report)
+
+    def _listed(self) -> list[dict[str, t.Any]]:
+        found: list[dict[str, t.Any]] = self.client.call(
+            "get", "images", f"the images of {self.product} could not be listed", query={"recursion": "1"}
+        )
+        return found
 
     def _import(self, image: Image) -> str:
         doing = f"{self.product} could not import the image {image.name}"
@@ -61,7 +71,7 @@ class LxdImages:
             "os": image.os,
             "release": image.release,
             "version": image.version,
-            _HASH: image.hash,
+            HASH: image.hash,
             _DATA_DIR: self.scope.data.path,
         }
         headers = {
@@ -96,12 +106,17 @@ class LxdImages:
 
     def _remove_unused(self, images: t.Iterable[t.Mapping[str, t.Any]]) -> None:
         """Take those images from LXD that came from this vault, which has them no more. No instance needs them."""
-        vault = self.scope.data.vault
         for known in images:
-            hash_, origin = (known["properties"].get(key, "") for key in (_HASH, _DATA_DIR))
-            if self.scope.data.is_at(origin) and hash_ and not os.path.isdir(os.path.join(vault, hash_)):
-                with contextlib.suppress(HypervisorError, NotFound):
+            hash_, origin = (known["properties"].get(key, "") for key in (HASH, _DATA_DIR))
+            if not (hash_ and self.scope.data.is_at(origin)) or self._in_vault(hash_):
+                continue
+            # Whoever has just got it into the vault anew finds it here, or not, but never half gone.
+            with contextlib.suppress(HypervisorError, NotFound, Busy), self._turn(hash_, _MOMENT):
+                if not self._in_vault(hash_):
                     self.client.call("delete", f"images/{known['fingerprint']}", "an image could not be removed")
+
+    def _in_vault(self, hash_: str) -> bool:
+        return os.path.isdir(os.path.join(self.scope.data.vault, hash_))
 
 
 def _vm_metadata(image: Image) -> bytes:

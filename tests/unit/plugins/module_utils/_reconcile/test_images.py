@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import subprocess
 import types
@@ -13,9 +15,12 @@ import types
 import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd.driver import LxdDriver
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.lxd_family.act import LxdActs
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import drivers_that_can
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     ChecksumMismatch,
+    HypervisorError,
     ImageError,
     InUse,
     InvalidOption,
@@ -25,7 +30,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._images import bootstrap
 from ansible_collections.minicloud.local.plugins.module_utils._images.reference import parse_reference
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import Vault
-from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, parse_age
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, Observed, parse_age
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile import images
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.image_listing import (
     list_images,
@@ -38,7 +43,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images 
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
 from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.modules import image_info
-from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import unified
+from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._images.archives import tar, unified
 
 
 @pytest.fixture
@@ -291,6 +296,107 @@ def test_a_container_is_another_image_of_the_same_name(go, disk, runtime, data, 
     assert go(name=disk, state="absent").removed[0]["kind"] == "disk"
 
 
-def test_only_disks_are_published():
-    with pytest.raises(InvalidOption, match="container does not go with instance"):
-        parse_image_wish({"state": "present", "name": "x", "instance": "web", "instance_type": "container"})
+@pytest.mark.parametrize("how", [{"name": "base"}, {"name": None, "prune_older_than": "0"}])
+def test_servers_let_go_what_they_have_of_images_that_are_gone(how, go, data, disk, monkeypatch):
+    """Those of the task, and those at which instances and networks were made; one that does not answer is no error."""
+    asked = []
+    lxd = {"handles": {"lxd": {"endpoint": "/srv/one/unix.socket", "project": "mine"}}}
+    made = ("id", "lxd", "lxd", "now", "x86_64", 1, 1 << 28, 1 << 30)
+    data.scope("lxd").write(Instance("one", *made, **lxd))
+    data.scope("lxd").write(Instance("two", *made, **lxd))
+    data.scope("incus").write(Instance("web", "id", "incus", "incus", *made[3:]))
+
+    def tidy(self):
+        assert not vault_of(data).images()[0]
+        asked.append((self.product.name, self.place.endpoint, self.place.project))
+        raise HypervisorError("it does not answer")
+
+    monkeypatch.setattr(LxdActs, "tidy_images", tidy)
+    go(name=disk, alias="base")
+    assert not asked
+    images = {"driver": "lxd", "driver_options": {"endpoint": "/srv/two/unix.socket"}, "state": "absent"}
+    wish = parse_image_wish({**images, **how, "name": disk if how["name"] else None, "arch": "x86_64"})
+    reconcile_image(wish, Runtime(run), data, check_mode=True)
+    assert not asked
+    assert reconcile_image(wish, Runtime(run), data).actions == ["remove_image"]
+    assert [each for each in asked if each[0] == "LXD"] == [
+        ("LXD", "/srv/two/unix.socket", "minicloud"),
+        ("LXD", "/srv/one/unix.socket", "mine"),
+    ]
+    assert [each[0] for each in asked].count("Incus") == 1
+
+
+def vault_of(data):
+    return Vault(data, Runtime(run))
+
+
+class _Root:
+    """How a driver hands out a container."""
+
+    def __init__(self, content):
+        self._content = content
+
+    @contextlib.contextmanager
+    def content(self, instance, snapshots):
+        assert not snapshots
+        yield types.SimpleNamespace(pieces=[types.SimpleNamespace(blocks=lambda: iter(self._content))])
+
+
+@pytest.fixture
+def publish(data, runtime, monkeypatch):
+    """Publishes a stopped container whose server hands out some blocks."""
+    instance = Instance(
+        "web", "id", "lxd", "lxd", "now", "x86_64", 1, 1 << 28, 1 << 30, phase="ready", instance_type="container",
+        image={"os": "debian", "hash": "ab" * 32}, user="debian",
+    )  # fmt: skip
+    data.scope("lxd").write(instance)
+    monkeypatch.setattr(LxdDriver, "observe", lambda self, instances: [Observed("stopped") for each in instances])
+
+    def go(content, check=False, **params):
+        monkeypatch.setattr(LxdDriver, "export", lambda self: _Root(content))
+        wish = parse_image_wish({"state": "present", "name": "base", "instance": "web", "driver": "lxd", **params})
+        return reconcile_image(wish, runtime, data, check)
+
+    return go
+
+
+def test_a_container_is_published_as_an_image_of_one(publish, data, runtime):
+    content = [unified(seed=3)]
+    foreseen = publish(content, check=True)
+    done = publish(content, clean=False)
+    assert (foreseen.actions, done.actions) == (["publish_image"], ["publish_image"])
+    different = {"hash", "path", "size", "created"}
+    assert {key: value for key, value in foreseen.view.items() if key not in different} == {
+        key: value for key, value in done.view.items() if key not in different
+    }
+    assert (done.view["kind"], done.view["format"], done.view["virtual_size"]) == ("container", "tar", 0)
+    with open(done.view["path"], "rb") as stream:
+        assert stream.read() == content[0]
+    assert done.view["hash"] == hashlib.sha256(content[0]).hexdigest()
+    data.scope("lxd").remove("web")
+    for given in ({}, {"instance_type": "container"}):
+        assert publish([], **given).view["hash"] == done.view["hash"]
+    asked = parse_image_wish({"state": "present", "name": "base", "instance_type": "container", "arch": "x86_64"})
+    assert reconcile_image(asked, runtime, data).view["hash"] == done.view["hash"]
+
+
+def test_a_container_is_cleaned_unless_that_is_not_wanted(publish):
+    image = tar({"metadata.yaml": b"{}", "rootfs/etc/machine-id": b"0123", "rootfs/usr/x": b""})
+    with open(publish([image]).view["path"], "rb") as stream:
+        assert b"0123" not in stream.read()
+    with open(publish([image], clean=False, force=True).view["path"], "rb") as stream:
+        assert b"0123" in stream.read()
+
+
+def test_what_a_server_cuts_short_is_not_published(publish, data):
+    content = unified(seed=3)[:20_000]
+    for clean in (True, False):
+        with pytest.raises(ImageError, match="cut short"):
+            publish([content], clean=clean)
+    assert not [name for name in os.listdir(data.vault) if name.startswith("work-") or len(name) == 64]
+
+
+def test_the_type_of_what_is_published_is_that_of_the_instance(publish):
+    for check in (True, False):
+        with pytest.raises(InvalidOption, match="web is a container, and instance_type says something else"):
+            publish([], check=check, instance_type="vm")

@@ -319,6 +319,19 @@ class TestImages:
         assert lxd.objects["images"].keys() >= {"f2", "f3"}
         assert len(lxd.objects["images"]) == 3
 
+    def test_they_go_when_that_is_asked_for_unless_they_are_just_fetched_anew(self, driver, lxd, data):
+        hashes = {"f1": "cd" * 32, "f2": "ef" * 32, "f3": "01" * 32}
+        lxd.objects["images"] = {
+            name: {"fingerprint": name, "properties": {"minicloud.hash": hash_, "minicloud.data_dir": data.path}}
+            for name, hash_ in hashes.items()
+        }
+        os.makedirs(os.path.join(data.vault, hashes["f2"]))
+        with data.lock(f"lxd-image-{hashes['f3'][:16]}"):
+            driver.acts.tidy_images()
+        assert set(lxd.objects["images"]) == {"f2", "f3"}
+        driver.acts.tidy_images()
+        assert set(lxd.objects["images"]) == {"f2"}
+
     def test_one_that_came_another_way(self, driver, lxd, web, image):
         """Its fingerprint is that of its content."""
         fingerprint = lxd_images._fingerprint(image)
@@ -493,20 +506,28 @@ class TestChanges:
         driver.acts.delete(dataclasses.replace(made, uuid=""))
         assert lxd.objects["instances"] == {}
 
-    def test_it_cannot_be_published(self, driver):
-        assert not driver.about.can("publish")
+    def test_its_disk_is_not_handed_out(self, driver):
+        assert not driver.about.can("publish", "vm")
         with pytest.raises(NotSupported):
             driver.export().export_disk(None, "", "")
 
     def test_it_is_exported_as_an_image_that_goes_again(self, driver, lxd, made):
         lxd.objects["images"]["left"] = {"fingerprint": "left", "properties": {"minicloud.export": made.uuid}}
         lxd.objects["images"]["other"] = {"fingerprint": "other", "properties": {"minicloud.export": "else"}}
+        # An image that was made of what was exported has what is in its metadata, too.
+        properties = {"minicloud.export": made.uuid, "minicloud.hash": "f" * 64}
+        lxd.objects["images"]["copy"] = {"fingerprint": "copy", "properties": properties}
         before = {name for name in lxd.objects["images"] if name != "left"}
+        made.image.update(os="debian", release="bookworm")
         export = driver.export()
         stamp = export.stamp(made)
         with export.content(made, []) as content:
             # What a run that was killed had left is gone first.
             assert set(lxd.objects["images"]) == {*before, "made"}
+            told = {**lxd.objects["images"]["made"]["properties"], "minicloud.export": ""}
+            assert told == {
+                "description": "web", "os": "debian", "release": "bookworm", "minicloud.export": "",
+            }  # fmt: skip
             (piece,) = content.pieces
             assert (piece.name, piece.size, b"".join(piece.blocks())) == ("container.tar", 4, b"root")
         assert set(lxd.objects["images"]) == before
