@@ -205,6 +205,10 @@ class Acts(abc.ABC):
     def create(self, instance: Instance, image: Image, seed: t.Mapping[str, bytes]) -> None:
         """Make the disk, backed by the image, and the seed (NoCloud file name to content). May be called again."""
 
+    def tidy_images(self) -> None:
+        """Take away the copies that the hypervisor has of images which the vault has no more: nothing needs those."""
+        return
+
     @abc.abstractmethod
     def grow_disk(self, instance: Instance) -> None:
         """Grow the disk of an instance to its record's size. With the capability live_resize it may be running."""

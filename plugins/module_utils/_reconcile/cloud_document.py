@@ -17,6 +17,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._dataclass import 
 from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption, MinicloudError
 from ansible_collections.minicloud.local.plugins.module_utils._model import (
     ABSENT,
+    DEFAULT_TYPE,
     DELETED,
     STOPPED,
     SUSPENDED,
@@ -44,7 +45,8 @@ DEFAULTS: dict[str, t.Any] = _INSTANCE
 ENTRY: dict[str, t.Any] = {**_INSTANCE, "count": {"type": "int"}, "after": {"type": "list", "elements": "str"}}
 NETWORK_ENTRY: dict[str, t.Any] = {key: about for key, about in NETWORK.items() if key not in ("name", "state")}
 IMAGE_ENTRY: dict[str, t.Any] = {
-    **{key: IMAGE[key] for key in ("checksum", "arch", "instance_type", "alias", "image_hosts")},
+    **{key: IMAGE[key] for key in ("checksum", "arch", "alias", "image_hosts")},
+    "instance_type": {**IMAGE["instance_type"], "default": DEFAULT_TYPE},
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "latest"], "default": "present"},
 }

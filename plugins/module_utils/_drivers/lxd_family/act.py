@@ -164,6 +164,9 @@ class LxdActs(Acts):
             self.nic_places(instance)
         self.runtime.report.step("lxd_instance_made")
 
+    def tidy_images(self) -> None:
+        self.images.tidy()
+
     def make_room(self, instance: Instance) -> None:
         """Room for an instance: what a killed run has begun of it goes, and what is somebody else's is not touched."""
         self.client.await_operations(instance.name)
