@@ -219,8 +219,8 @@ class Download:
                 return None
             self._flow.finish()
         except MinicloudError as exc:
-            # A full disk is relieved; bytes that mean nothing will not mean more the next time.
-            if isinstance(exc, NoSpace) or self._flow.failed:
+            # A full disk is relieved; bytes that mean nothing, or none at all, will not mean more the next time.
+            if isinstance(exc, NoSpace) or self._flow.failed or not self._flow.size:
                 self.discard()
             raise
         finally:

@@ -276,6 +276,7 @@ def test_no_server_is_a_clear_error(server, tmp_path):
     server.close()
     with pytest.raises(ImageError, match=r"refused.*Check the network"):
         job.run()
+    assert left(tmp_path) == []
 
 
 def test_redirects_are_followed(server, tmp_path):
