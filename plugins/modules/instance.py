@@ -310,6 +310,7 @@ options:
     description:
       - Whether to replace an instance that was made with other options than those of the task, its data included.
         One that was made with the same options stays.
+      - It is also replaced for a smaller O(disk).
     type: bool
     default: false
   force:

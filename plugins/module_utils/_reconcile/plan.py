@@ -479,6 +479,9 @@ def drift_of(wish: Wish, current: Instance, image: Image | None) -> list[str]:
         wanted, actual = getattr(wish, option), getattr(current, option)
         if wanted is not None and wanted != actual:
             found.append(f"{option} is {actual or 'unknown'}, not {wanted}")
+    if wish.recreate and wish.disk is not None and wish.disk < current.disk:
+        # Any other change of the disk is made without losing it.
+        found.append(f"disk is {format_size(current.disk)}, not {format_size(wish.disk)}")
     for option, fingerprint in wish.origin.items():
         if current.origin.get(option) != fingerprint:
             found.append(f"{option} differs from what the instance was made with")
@@ -560,7 +563,8 @@ def _changes(wish: Wish, current: Instance, after: Instance, observed: Observed)
             raise InvalidOption(
                 f"the disk of {after.name} cannot shrink from {format_size(actual)} to {format_size(wanted)}",
                 "that would cut off data",
-                "Ask for more, or leave the option out.",
+                "Ask for more, or leave the option out; or have the instance replaced, its data included, with"
+                " recreate: true.",
             )
         if wanted != actual or option in observed.differs:
             setattr(after, option, wanted)

@@ -682,8 +682,14 @@ class TestDrift:
         with pytest.raises(RestartRequired):
             plan_for("ready", cpus=4, recreate=True)
 
-    def test_recreate_lets_a_disk_be_smaller(self):
-        assert plan_for("ready", user="ann", recreate=True, disk=4 * GIB).after.disk == 4 * GIB
+    @pytest.mark.parametrize("differs", [{"user": "ann"}, {}])
+    def test_recreate_lets_a_disk_be_smaller(self, differs):
+        plan = plan_for("ready", recreate=True, disk=4 * GIB, **differs)
+        assert plan.steps == ["delete", "create", "start", "wait_ready"]
+        assert plan.after.disk == 4 * GIB
+
+    def test_recreate_lets_a_disk_grow_in_place(self):
+        assert "delete" not in plan_for("ready", recreate=True, disk=20 * GIB, allow_restart=True).steps
 
     @pytest.mark.parametrize("wishes", [{"image": "24.04"}, {"user": "ubuntu"}, {"arch": "x86_64"}, {"origin": {}}])
     def test_what_is_the_same_is_no_drift(self, wishes):
