@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import tarfile
 import tempfile
@@ -16,7 +17,11 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.text.converters import to_native
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import active_driver, scope_of
+from ansible_collections.minicloud.local.plugins.module_utils._errors import MinicloudError
+from ansible_collections.minicloud.local.plugins.module_utils._model import key_of
 from ansible_collections.minicloud.local.plugins.module_utils._module import common_arguments
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 from ansible_collections.minicloud.local.plugins.modules.transfer import ARGUMENTS
 
 # Runs in the guest. $1: where to; $2: the name of what comes; $3: the directory that has it; $4: file or directory.
@@ -50,6 +55,9 @@ fi
 """
 
 
+_IN_INSTANCE = re.compile(r"([A-Za-z][A-Za-z0-9-]*):")
+
+
 class ActionModule(ActionBase):
     """See the module's documentation."""
 
@@ -61,11 +69,28 @@ class ActionModule(ActionBase):
         dummy, options = self.validate_argument_spec({**common_arguments(), **ARGUMENTS})
         if not options["source"]:
             raise AnsibleActionFail("source names nothing.")
+        self._given = options
         move = self._fetch if options["fetch"] else self._put
         several = len(options["source"]) > 1
         self._warnings: list[str] = []
         moved = [move(source, options["target"], options["recursive"], several) for source in options["source"]]
         return {**result, "changed": True, "transferred": moved, "warnings": self._warnings}
+
+    def _whose(self, path: str) -> str:
+        """What is to be said of a path that may have been meant as one in an instance, INSTANCE:PATH."""
+        match = _IN_INSTANCE.match(path)
+        if not match:
+            return ""
+        try:
+            data = DataDirectory(self._given["data_dir"])
+            scope = data.scope(scope_of(self._given["driver"] or active_driver(data)))
+            names = sorted(each.name for each in scope.instances()[0])
+        except MinicloudError:
+            return ""
+        known = next((name for name in names if key_of(name) == key_of(match[1])), "")
+        if known:
+            return f" Have the instance {known} as the task's host (delegate_to), and leave {match[0]} out."
+        return f" Nor is there an instance {match[1]}. There are: {', '.join(names) or 'none'}."
 
     def _shell(self, what: str, script: str, *arguments: str) -> str:
         """What a script in the guest says; AnsibleActionFail where it fails."""
@@ -83,7 +108,7 @@ class ActionModule(ActionBase):
         path = os.path.realpath(source) if os.path.islink(source) else os.path.abspath(source)
         what = f"{source} could not be copied"
         if not os.path.exists(path):
-            raise AnsibleActionFail(f"{what}: there is no such file on this host.")
+            raise AnsibleActionFail(f"{what}: there is no such file on this host.{self._whose(source)}")
         is_directory = os.path.isdir(path)
         if is_directory and not recursive:
             raise AnsibleActionFail(f"{what}: it is a directory. Add recursive: true.")
@@ -125,7 +150,7 @@ class ActionModule(ActionBase):
         if os.path.isdir(path):
             path = os.path.join(path, name)
         elif several or target.endswith("/"):
-            raise AnsibleActionFail(f"{what}: there is no directory {target} on this host.")
+            raise AnsibleActionFail(f"{what}: there is no directory {target} on this host.{self._whose(target)}")
         if name in (".", ".."):
             raise AnsibleActionFail(f"{what}: name what it is called, not {name}.")
         place = self._place()

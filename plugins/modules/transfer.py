@@ -42,12 +42,12 @@ options:
     default: false
   driver:
     description:
-      - Not used, nor are the next two. The connection tells which instance it is. They are accepted so that defaults
-        for the action group may contain them.
+      - The connection tells which instance it is, and neither this nor O(driver_options). They are accepted so that
+        defaults for the action group may contain them. With O(data_dir), this tells whose instances an error names.
   driver_options:
     description: Not used.
   data_dir:
-    description: Not used.
+    description: As O(driver).
 extends_documentation_fragment:
   - minicloud.local._attributes
   - minicloud.local._attributes.minicloud

@@ -16,6 +16,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.minicloud.local.plugins.action.transfer import ActionModule
+from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._scope import DataDirectory
 
 
 class Guest:
@@ -56,6 +58,22 @@ def transfer(places, source, target="", **options):
         {**{name: about.get("default") for name, about in spec.items()}, **args},
     )
     return action.run()
+
+
+def test_a_path_that_names_an_instance_is_told_which_there_are(places, tmp_path):
+    data = DataDirectory(str(tmp_path / "data"))
+    data.scope("lxd").write(Instance("Web", "id", "lxd", "lxd", "now", "x86_64", 1, 1 << 28, 1 << 30))
+    where = {"data_dir": data.path, "driver": "lxd"}
+    with pytest.raises(AnsibleActionFail, match=r"no such file on this host. Nor is there an instance db. .*: Web.$"):
+        transfer(places, "db:/etc/motd", **where)
+    with pytest.raises(AnsibleActionFail, match=r"Nor is there an instance db. There are: none.$"):
+        transfer(places, "db:/etc/motd", data_dir=data.path, driver="incus")
+    with pytest.raises(AnsibleActionFail, match=r"on this host. Have the instance Web as the task's host"):
+        transfer(places, "web:/etc/motd", **where)
+    with pytest.raises(AnsibleActionFail, match=r"no directory db:/tmp/ on this host. Nor is there an instance db."):
+        transfer(places, "/etc/motd", "db:/tmp/", fetch=True, **where)
+    with pytest.raises(AnsibleActionFail, match=r"there is no such file on this host.$"):
+        transfer(places, "./db:file", **where)
 
 
 HOSTILE = ("-n", "--", "*", "$(touch hit)", "a b", "'q' \"w\"", "grüße", "new\nline")
