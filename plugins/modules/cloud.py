@@ -34,7 +34,8 @@ options:
   state:
     description:
       - V(present) has each instance in the O(minicloud.local.instance#module:state) that the document gives it, which
-        is V(running) unless it says otherwise.
+        is V(running) unless it says otherwise. With neither O(instances), O(networks), O(images) nor O(prune), it
+        starts all instances that the cloud has made and that are not deleted.
       - V(stopped) and V(suspended) have all instances in that state; those whose own state is V(deleted) or V(absent)
         stay so. V(suspended) needs a driver that can suspend. Without O(instances), they concern all instances that
         the cloud has made and that are not deleted.

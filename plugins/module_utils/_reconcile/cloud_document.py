@@ -80,7 +80,7 @@ class Member:
 class CloudWish:
     """What a task asks of a cloud.
 
-    of_all -- whether the document names no instances, and the state is that of all that there are
+    of_all -- whether the task names no instances, and the state is that of all that there are; present has them run
     parallel -- how many instances at once, None: as many as the host carries
     """
 
@@ -104,8 +104,11 @@ class CloudWish:
 def parse_cloud(params: t.Mapping[str, t.Any], checked: Checked) -> CloudWish:
     """A wish from a task's options. InvalidOption where one of them cannot be meant, or two exclude each other."""
     wish = CloudWish(check_name(params["name"]), params["state"])
-    wish.of_all = wish.state in (STOPPED, SUSPENDED) and params["instances"] is None
     wish.prune, wish.force = bool(params["prune"]), bool(params["force"])
+    wish.of_all = wish.state in (STOPPED, SUSPENDED) and params["instances"] is None
+    if wish.state == "present" and not wish.prune:
+        # By its name alone a cloud is brought down, and so also up again.
+        wish.of_all = all(params[option] is None for option in ("instances", "networks", "images"))
     if wish.of_all and wish.prune:
         raise InvalidOption(
             f"prune cannot go with state: {wish.state} here",

@@ -35,7 +35,13 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     MinicloudError,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._files import explained
-from ansible_collections.minicloud.local.plugins.module_utils._model import ABSENT, Instance, format_size, key_of
+from ansible_collections.minicloud.local.plugins.module_utils._model import (
+    ABSENT,
+    RUNNING,
+    Instance,
+    format_size,
+    key_of,
+)
 from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.cloud_document import CloudWish, Member
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.images import (
@@ -52,6 +58,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._reconcile.instanc
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.networks import (
     NetworkOutcome,
     NetworkWish,
+    comparable,
     reconcile_network,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._reconcile.wish import Wish
@@ -214,7 +221,8 @@ class _CloudTask:
 
     def _member_that_is(self, instance: Instance) -> Member:
         """An instance that the document does not name, and that is to have the state of all."""
-        wish = Wish(name=instance.name, state=self.wish.state, cloud=self.wish.name, timeout=self.wish.timeout)
+        state = RUNNING if self.wish.state == "present" else self.wish.state
+        wish = Wish(name=instance.name, state=state, cloud=self.wish.name, timeout=self.wish.timeout)
         return Member(instance.name, wish)
 
     def _foresee_network(self, wish: NetworkWish, gone: bool = False) -> None:
@@ -365,7 +373,8 @@ class _CloudTask:
             if part.result is None and part.kind == "image":
                 self._carry_out(part, check_mode=True)
             elif part.result is None:
-                part.result = NetworkOutcome(True, ["remove"], None, {}, {"state": ABSENT})
+                there = comparable(self.driver.scope.networks.read(part.name))
+                part.result = NetworkOutcome(True, ["remove"], None, there, comparable(None))
         wishes = {member.name: member.wish for member in self.wish.members}
         fetched: set[tuple[str, str | None, str | None]] = set()
         for part in self.members:

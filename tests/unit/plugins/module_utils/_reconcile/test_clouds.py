@@ -263,7 +263,10 @@ def test_networks_come_before_the_instances_on_them_and_go_after_them(world):
     assert done.view["networks"][0]["cloud"] == "shop"
     assert done.view["instances"][0]["networks"][0]["address"] == "10.1.2.9"
     assert not world.cloud(**document).changed
+    foretold = world.cloud(check=True, state="absent")
     gone = world.cloud(state="absent")
+    assert (foretold.actions, foretold.before, foretold.after) == (gone.actions, gone.before, gone.after)
+    assert gone.before["networks"]["lab"]["subnet"] == "10.1.2.0/24"
     assert [(each["kind"], each["name"]) for each in gone.view["removed"]] == [("instance", "web"), ("network", "lab")]
     assert (world.there(), world.scope.networks.names()) == ([], [])
     assert not world.cloud(state="absent", **document).changed
@@ -441,6 +444,24 @@ def test_without_instances_the_state_is_that_of_all_that_the_cloud_made(world):
     assert {each["state"] for each in world.cloud(state="suspended").view["instances"]} == {"suspended"}
     assert not world.cloud(name="other", state="stopped").changed
     assert world.running() == ["qemu/alone"]
+
+
+def test_by_its_name_alone_a_cloud_is_brought_up_again(world):
+    world.run(name="alone", state="stopped")
+    world.cloud(instances=THREE)
+    world.run(name="web-1", state="deleted")
+    world.cloud(state="stopped")
+    for document in ({"networks": {}}, {"images": []}, {"instances": {}}):
+        assert not world.cloud(**document).changed
+    told = world.cloud(check=True)
+    done = world.cloud()
+    assert told.actions == done.actions
+    assert {each.partition(":")[0] for each in done.actions} == {"instance db", "instance web-2"}
+    assert world.running() == ["qemu/db", "qemu/web-2"]
+    assert world.scope.read("web-1").deleted
+    assert not world.cloud().changed
+    assert world.cloud(prune=True).changed
+    assert world.there() == ["alone"]
 
 
 def test_one_that_does_not_stop_does_not_keep_the_others_running(world):
