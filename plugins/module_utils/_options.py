@@ -124,9 +124,7 @@ def _check_version(label: str, value: float) -> None:
     hint = "Put it in quotes."
     if isinstance(value, float) and 0 < value < 1000:
         hint = f'Put it in quotes: "{text}0" or "{text}", whichever you mean.'
-    raise InvalidOption(
-        f"{label} is the number {text}, and the name of an image is meant", "YAML leaves out zeros at the end", hint
-    )
+    raise InvalidOption(f"{label} is the number {text}, and a name is meant", "YAML leaves out zeros at the end", hint)
 
 
 def _check_port(label: str, value: float) -> None:

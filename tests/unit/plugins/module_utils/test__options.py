@@ -65,6 +65,7 @@ def checked(text: str, module: str = "instance") -> dict[str, t.Any]:
         ("{name: a, image: [24.04]}", "instance", ["image is a list, and text is meant"]),
         ("{name: a, image: {{ x }: }}", "instance", ["image is a mapping", "template"]),
         ("{name: 24.10}", "image", ['"24.10" or "24.1"']),
+        ("{instance: a, name: 1.10}", "snapshot", ["name is the number 1.1, and a name is meant", '"1.10" or "1.1"']),
         ("{query: 24.10}", "image_info", ['"24.10" or "24.1"']),
         ("{name: no}", "instance", ["name is false", "yes, no, on, off"]),
         ("{name: a, user: 0644}", "instance", ["user is the number 420", "in quotes"]),
@@ -167,7 +168,7 @@ def test_so_few_bytes_are_told_with_their_likely_unit(value, hint):
 
 def test_values_of_templates_are_treated_alike():
     """Ansible's templates give values of any type."""
-    with pytest.raises(InvalidOption, match=r"24.1, and the name of an image"):
+    with pytest.raises(InvalidOption, match=r"24.1, and a name is meant"):
         check_options({"image": 24.1}, spec_of("instance"))
     with pytest.raises(InvalidOption, match="has a character in it that is none"):
         check_options({"tags": {"a": "\ud800"}}, spec_of("instance"))
