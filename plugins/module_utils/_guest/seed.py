@@ -183,7 +183,8 @@ def given_host_keys(options: SeedOptions) -> GivenHostKeys | None:
     for document in (options.vendor_data, options.cloud_init):
         keys = document.config.get("ssh_keys")
         if isinstance(keys, dict):
-            given.update(keys)
+            # YAML has numbers as keys, too.
+            given.update((str(name), key) for name, key in keys.items())
         elif isinstance(document.value, str) and not document.config and _SSH_KEYS.search(document.value):
             unread.append(document.value)
     if not given and not unread:
@@ -438,7 +439,7 @@ def _listed_users(users: t.Any) -> list[dict[str, t.Any]]:
     found = []
     for user in users if isinstance(users, list) else []:
         if isinstance(user, dict):
-            plain = {key.replace("-", "_"): value for key, value in user.items()}
+            plain = {str(key).replace("-", "_"): value for key, value in user.items()}
             found.append({**plain, "name": str(plain.get("name") or plain.get("snapuser") or "default")})
         else:
             for name in user if isinstance(user, list) else [user]:

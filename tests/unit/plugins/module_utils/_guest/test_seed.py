@@ -157,6 +157,9 @@ def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
         [], []
     )
     assert given_host_keys(wishes_of(cloud_init="#cloud-config\npackages: [ssh_keys]\n")) is None
+    # Keys that YAML reads as numbers.
+    text = "#cloud-config\nssh_keys: {5: x, null: y, rsa_private: PEM}\n"
+    assert given_host_keys(wishes_of(cloud_init=text)) == GivenHostKeys([], ["PEM"])
 
 
 @pytest.mark.parametrize(
@@ -165,6 +168,7 @@ def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
         ({}, Login("")),
         ({"user": "anna"}, Login("anna")),
         ({"cloud_init": {"users": ["default", {"name": "bob"}]}}, Login("")),
+        ({"cloud_init": {"users": ["default", {0: "ann", "name": "bob"}]}}, Login("")),
         ({"cloud_init": {"users": "bob,default"}}, Login("")),
         ({"cloud_init": {"users": {"default": True, "bob": {}}}}, Login("")),
         ({"cloud_init": {"users": [["bob", "default"]]}}, Login("")),
