@@ -149,6 +149,11 @@ def test_own_host_keys_replace_ours() -> None:
     assert given_host_keys(wishes_of(vendor_data=config)) == GivenHostKeys([f"ssh-rsa {LONG}"], ["PEM2"])
 
 
+def test_own_host_keys_beside_what_yaml_reads_as_numbers():
+    config = {"ssh_keys": {5: "x", None: "y", "rsa_private": "PEM"}}
+    assert given_host_keys(wishes_of(cloud_init=config)) == GivenHostKeys([], ["PEM"])
+
+
 def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     text = f"#cloud-config\nssh_keys:\n  ed25519_private: |\n    PEM\n  ed25519_public: ssh-ed25519 {LONG} me\n"
@@ -157,9 +162,6 @@ def test_own_host_keys_in_text_that_cannot_be_read(monkeypatch) -> None:
         [], []
     )
     assert given_host_keys(wishes_of(cloud_init="#cloud-config\npackages: [ssh_keys]\n")) is None
-    # Keys that YAML reads as numbers.
-    text = "#cloud-config\nssh_keys: {5: x, null: y, rsa_private: PEM}\n"
-    assert given_host_keys(wishes_of(cloud_init=text)) == GivenHostKeys([], ["PEM"])
 
 
 @pytest.mark.parametrize(
