@@ -17,11 +17,12 @@ import json
 import re
 import secrets
 import shlex
+import struct
 import time
 import typing as t
 import uuid
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError, InvalidOption
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import (
     MIME,
     CloudConfig,
@@ -34,6 +35,8 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import Nic
 from ansible_collections.minicloud.local.plugins.module_utils._options import TRUE_WORDS
 
 VOLUME_ID = "cidata"
+# Bytes, far above what cloud-init is given.
+_LARGEST_SEED = 64 << 20
 
 _BOUNDARY = "===============minicloud-vendor-data=="
 _SSH_KEYS = re.compile(r"""^\s*["']?ssh_keys["']?\s*:""", re.MULTILINE)
@@ -263,6 +266,22 @@ def _meta_data(name: str, instance_id: str, keys: list[str], given: Settings) ->
     data = {"instance-id": instance_id, "local-hostname": name, **theirs}
     data["public-keys"] = _unique([*keys, *_public_keys(theirs.get("public-keys"))])
     return f"{to_json(data)}\n".encode()
+
+
+def read_seed(path: str, name: str) -> dict[str, bytes]:
+    """The files in the seed of the instance NAME; HostError where there is none, or it is damaged."""
+    from ansible_collections.minicloud.local.plugins.module_utils._files import explained, read_file
+    from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files
+
+    doing = f"the seed of {name} could not be read"
+    with explained(doing):
+        image = read_file(path, _LARGEST_SEED)
+    try:
+        files = iso_files(image)
+        json.loads(files["meta-data"])
+    except (ValueError, LookupError, struct.error) as exc:
+        raise HostError(doing, f"{path} is damaged", "Make the instance anew (recreate: true), or restore it.") from exc
+    return files
 
 
 def renamed(meta_data: bytes, before: str, name: str) -> bytes:

@@ -55,9 +55,6 @@ if t.TYPE_CHECKING:
 # The remedy where a suspended instance cannot be resumed.
 DROPPING = "To start it anew, without what it was doing, add force: true."
 
-# Bytes of a seed.
-_LARGEST_SEED = 64 << 20
-
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
 
@@ -110,12 +107,11 @@ class FamilyActs(Acts):
         write_file(os.path.join(directory, SEED), iso_image(seed, "cidata"))
 
     def follow_name(self, instance: Instance) -> None:
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files, iso_image
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import renamed
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import read_seed, renamed
 
         path = self.look.path(instance, SEED)
-        with explained(f"the seed of {instance.name} could not be read"), open(path, "rb") as stream:
-            files = iso_files(stream.read(_LARGEST_SEED))
+        files = read_seed(path, instance.name)
         after = {**files, "meta-data": renamed(files["meta-data"], instance.renamed_from, instance.name)}
         if after != files:
             write_file(path, iso_image(after, "cidata"))

@@ -94,11 +94,9 @@ class FamilyExport(Export):
 
     def _seed(self, instance: Instance) -> list[archive.Piece]:
         """The files of the seed, but for the private keys of the host that are in one of them."""
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import read_seed
 
-        with explained(f"the seed of {instance.name} could not be read"):
-            with open(self.look.path(instance, SEED), "rb") as stream:
-                files = iso_files(stream.read())
+        files = read_seed(self.look.path(instance, SEED), instance.name)
         names = ("meta-data", "user-data", "network-config")
         return [
             archive.Piece(f"seed/{name}", len(files[name]), lambda name=name: [files[name]])  # type: ignore[misc]

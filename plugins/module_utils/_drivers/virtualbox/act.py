@@ -67,7 +67,6 @@ _CONTROLLER = "SATA"
 # In the directory of an instance while its disk is made larger: the size that it had.
 _GROWING = "growing"
 _LOG_KEPT = 16 << 10
-_LARGEST_SEED = 64 << 20
 # Earlier consoles that are kept.
 _KEPT_CONSOLES = 3
 
@@ -386,14 +385,13 @@ class VirtualBoxActs(Acts):
         self._unregister(instance, doing)
 
     def follow_name(self, instance: Instance) -> None:
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_files, iso_image
-        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import renamed
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
+        from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import read_seed, renamed
 
         doing = f"VirtualBox did not take on the new name of {instance.name}"
         machine = self._registered(instance, doing)
         path = os.path.join(os.path.dirname(machine.settings), SEED)
-        with explained(f"the seed of {instance.name} could not be read"):
-            files = iso_files(read_file(path, _LARGEST_SEED))
+        files = read_seed(path, instance.name)
         after = {**files, "meta-data": renamed(files["meta-data"], instance.renamed_from, instance.name)}
         if after != files:
             write_file(path, iso_image(after, "cidata"))

@@ -13,8 +13,10 @@ import typing as t
 
 import pytest
 
-from ansible_collections.minicloud.local.plugins.module_utils._errors import InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._errors import HostError, InvalidOption
+from ansible_collections.minicloud.local.plugins.module_utils._guest import seed
 from ansible_collections.minicloud.local.plugins.module_utils._guest.cloud_config import CloudConfig, Settings
+from ansible_collections.minicloud.local.plugins.module_utils._guest.iso9660 import iso_image
 from ansible_collections.minicloud.local.plugins.module_utils._guest.keys import HostKey
 from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import (
     GivenHostKeys,
@@ -26,6 +28,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._guest.seed import
     given_host_keys,
     goes_down,
     network_config,
+    read_seed,
     renamed,
     seed_files,
 )
@@ -399,3 +402,32 @@ class TestClones:
 
     def test_no_two_get_the_same(self):
         assert self.parts()[1] != self.parts()[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "is damaged"),
+        (b"x" * 100_000, "is damaged"),
+        (iso_image({"user-data": b"x"}, "cidata"), "is damaged"),
+        (iso_image({"meta-data": b"x"}, "cidata"), "is damaged"),
+        (iso_image({"meta-data": b"{}"}, "cidata")[: 18 * 2048], "is damaged"),
+    ],
+)
+def test_a_seed_that_is_damaged_is_said_to_be(tmp_path, content, said):
+    path = tmp_path / "seed.iso"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(HostError, match=said) as caught:
+        read_seed(str(path), "web")
+    assert "web" in str(caught.value)
+
+
+def test_a_seed_is_read_up_to_a_bound(tmp_path, monkeypatch):
+    path = tmp_path / "seed.iso"
+    path.write_bytes(iso_image({"meta-data": b"{}"}, "cidata"))
+    assert read_seed(str(path), "web") == {"meta-data": b"{}"}
+    monkeypatch.setattr(seed, "_LARGEST_SEED", 1000)
+    with pytest.raises(HostError, match="more than 1000"):
+        read_seed(str(path), "web")
