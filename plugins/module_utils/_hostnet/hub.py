@@ -557,7 +557,9 @@ class Hub:
         """In the form that dnsmasq has them in."""
         lines = [f"{until} {mac} {address} {name} *\n" for mac, (until, address, name) in self._leases.items()]
         with contextlib.suppress(OSError):  # a full disk: guests have their addresses all the same
-            with open(f"{LEASES}.tmp", "w", encoding="ascii") as stream:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{LEASES}.tmp")
+            with open(f"{LEASES}.tmp", "x", encoding="ascii") as stream:
                 stream.writelines(lines)
             os.rename(f"{LEASES}.tmp", LEASES)
 

@@ -37,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._errors import (
 from ansible_collections.minicloud.local.plugins.module_utils._images import lxd_metadata
 from ansible_collections.minicloud.local.plugins.module_utils._model import DISK, normal_arch
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import LONG_COMMAND_TIMEOUT, find_program
+from ansible_collections.minicloud.local.plugins.module_utils._writing import made_anew
 
 if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
@@ -589,7 +590,7 @@ def _make_disk(runtime: Runtime, tools: _Tools, work: str, tree: str) -> str:
 
     runtime.report.step("file system")
     _write(os.path.join(work, "mke2fs.conf"), _MKE2FS_CONFIG)
-    with open(raw, "wb") as file:
+    with open(made_anew(raw), "wb") as file:
         file.truncate(_DISK_SIZE)
     offset = _FIRST_SECTOR * _SECTOR
     argv = [
@@ -831,7 +832,7 @@ def _write(path: str, text: str, mode: int = 0o644) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.lexists(path):
         os.unlink(path)
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "x", encoding="utf-8") as file:
         file.write(text)
     os.chmod(path, mode)
     return path
