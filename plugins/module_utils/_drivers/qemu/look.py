@@ -32,11 +32,14 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     Instance,
     Observed,
 )
+from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
 
 # In the directory of an instance.
 LOCK, MONITOR = "run.lock", "monitor.sock"
 # What a suspended instance was doing: there as long as it is suspended; and its memory.
 SAVED, MEMORY = "saved.json", "saved.memory"
+# Seconds in which a machine of which all is saved ends.
+_MOMENT = 5.0
 
 
 class QemuLooks(FamilyLooks):
@@ -55,12 +58,25 @@ class QemuLooks(FamilyLooks):
             )
 
             told = statuses([self.path(instance, MONITOR) for instance in up])
-            states.update(
-                (instance.uuid, Observed(PAUSED, reason=PAUSES[status]))
-                for instance, status in zip(up, told)
-                if status in PAUSES
-            )
+            for instance, status in zip(up, told):
+                if not status and os.path.lexists(self.path(instance, SAVED)):
+                    status = self._settled(instance)
+                    states[instance.uuid] = Observed(RUNNING if status else SUSPENDED)
+                if status in PAUSES:
+                    states[instance.uuid] = Observed(PAUSED, reason=PAUSES[status])
         return self.located(instances, [states.get(instance.uuid, Observed(STOPPED)) for instance in instances])
+
+    def _settled(self, instance: Instance) -> str:
+        """The status of a machine that was saved and ends, or is being loaded; empty once it has ended, or is to."""
+        from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import statuses
+
+        for dummy in Deadline(_MOMENT).pauses(first=0.02, longest=0.2):
+            if not self.alive(instance):
+                break
+            status = statuses([self.path(instance, MONITOR)])[0]
+            if status:
+                return status
+        return ""
 
     def alive(self, instance: Instance) -> bool:
         try:

@@ -26,12 +26,14 @@ from ansible_collections.minicloud.local.plugins.module_utils import _runtime
 from ansible_collections.minicloud.local.plugins.module_utils._command import run
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.bridges import HostNetworks
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import act as qemu_act
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu import look as qemu_look
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.act import Identity, identity_for
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu.driver import QemuDriver
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import act as family_act
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import look as family_look
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import machine as qemu_machine
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import recorder
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import status as family_status
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.registry import ABOUT
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
@@ -194,6 +196,27 @@ class TestAlive:
             assert driver.observe([instance]) == [Observed("running", ("127.0.0.1",))]
         assert not driver.alive(instance)
         assert driver.observe([instance]) == [Observed("stopped")]
+
+    def test_one_that_has_been_saved_and_ends_is_suspended(self, driver, instance, monkeypatch):
+        # Nobody answers any more at its monitor.
+        write_file(path_of(driver, "saved.json"), b"{}")
+        alive = iter([True, True, True, False])
+        monkeypatch.setattr(type(driver), "alive", lambda self, instance: next(alive))
+        assert driver.observe([instance])[0].state == "suspended"
+        assert not list(alive)
+
+    def test_one_that_is_being_loaded_says_so_in_a_moment(self, driver, instance, monkeypatch):
+        write_file(path_of(driver, "saved.json"), b"{}")
+        told = iter(["", "", "inmigrate"])
+        monkeypatch.setattr(type(driver), "alive", lambda self, instance: True)
+        monkeypatch.setattr(family_status, "statuses", lambda paths: [next(told)])
+        assert driver.observe([instance])[0].state == "paused"
+
+    def test_one_that_neither_answers_nor_ends_is_not_waited_for_without_end(self, driver, instance, monkeypatch):
+        write_file(path_of(driver, "saved.json"), b"{}")
+        monkeypatch.setattr(qemu_look, "_MOMENT", 0.1)
+        monkeypatch.setattr(type(driver), "alive", lambda self, instance: True)
+        assert driver.observe([instance])[0].state == "suspended"
 
     def test_a_file_alone_says_nothing(self, driver, instance):
         for name in ("run.lock", "qemu.pid", "monitor.sock"):
