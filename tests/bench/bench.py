@@ -27,6 +27,7 @@ import traceback
 import typing as t
 
 import clones
+import life
 import nets
 import peers
 from frame import (
@@ -517,6 +518,9 @@ SECTIONS: dict[str, t.Callable[[Bench], list[Row]]] = {
     "fetch": fetch,
     "index": index,
     "clones": clones.clones,
+    "snapshots": life.snapshots,
+    "clouds": life.clouds,
+    "mounts": life.mounts,
     "networks": nets.networks,
     "libvirt": peers.libvirt,
     "lxd": peers.lxd,
