@@ -138,7 +138,7 @@ def snapshots(bench: Bench) -> list[Row]:
         try:
             found = in_turns(
                 _REPETITIONS,
-                {"savevm": lambda pulse=pulse: pulse.longest(by_hand), "snapshot": ours_pause},  # type: ignore[misc]
+                {"savevm": lambda pulse=pulse: pulse.longest(by_hand), "snapshot": ours_pause},
             )
         finally:
             pulse.end()
@@ -271,7 +271,7 @@ def mounts(bench: Bench) -> list[Row]:
     for what, command in works.items():
         found = in_turns(
             1,
-            {kind: lambda command=command, kind=kind: timed(command, kind) for kind in places},  # type: ignore[misc]
+            {kind: lambda command=command, kind=kind: timed(command, kind) for kind in places},
         )
         rows += [
             ratio_row(f"{what}, {kind}", found[kind], max(found["own disk"], 0.01), "s", "the guest's own disk", 10)
