@@ -53,6 +53,8 @@ SYSTEM_PATH = "/var/lib/minicloud"
 # No record comes near these: how many bytes it may have, and how many lists and objects inside each other.
 _LARGEST = 4 << 20
 _DEEPEST = 64
+# In the directory of an instance: what it is told at its first boot.
+_SEED = "seed.iso"
 
 # Beside the records of snapshots: what a driver notes of their files.
 LAYERS = "layers.json"
@@ -357,8 +359,11 @@ class Records(t.Generic[Record]):
         record = os.path.basename(self._record(name))
         with explained(f"{directory} could not be removed"):
             entries = os.listdir(directory) if os.path.isdir(directory) else []
-            # The largest first: should it refuse to go, nothing is lost yet.
-            for entry in sorted(entries, key=lambda entry: -os.lstat(os.path.join(directory, entry)).st_size):
+            # The largest first: should it refuse to go, nothing is lost yet. The seed last: as long as a disk is
+            # there, a removal that was cut off can be taken back, and the seed cannot be made again.
+            for entry in sorted(
+                entries, key=lambda entry: (entry == _SEED, -os.lstat(os.path.join(directory, entry)).st_size)
+            ):
                 if entry != record:
                     remove_path(os.path.join(directory, entry))
 

@@ -578,6 +578,7 @@ class TestScopes:
             write_file(os.path.join(directory, name), b"")
         make_dir(os.path.join(directory, "sub"))
 
+        write_file(os.path.join(scope.directory("web"), "seed.iso"), b"x" * 100_000)
         removed = []
         unlink, rmdir = os.unlink, os.rmdir
 
@@ -591,8 +592,9 @@ class TestScopes:
         monkeypatch.setattr(os, "unlink", recorded(unlink))
         monkeypatch.setattr(os, "rmdir", recorded(rmdir))
         scope.remove("web")
-        assert sorted(removed[:-2]) == ["a", "disk.qcow2", "sub", "zzz"]
-        assert removed[-2:] == ["instance.json", "web"]
+        assert sorted(removed[:-3]) == ["a", "disk.qcow2", "sub", "zzz"]
+        # The largest of all, but what is kept of an instance cannot be started without it.
+        assert removed[-3:] == ["seed.iso", "instance.json", "web"]
 
     def test_a_removal_that_fails_says_so_and_keeps_the_record(self, scope, monkeypatch):
         scope.write(an_instance())
