@@ -54,7 +54,7 @@ SYSTEM_PATH = "/var/lib/minicloud"
 _LARGEST = 4 << 20
 _DEEPEST = 64
 # In the directory of an instance: what it is told at its first boot.
-_SEED = "seed.iso"
+SEED = "seed.iso"
 
 # Beside the records of snapshots: what a driver notes of their files.
 LAYERS = "layers.json"
@@ -362,7 +362,7 @@ class Records(t.Generic[Record]):
             # The largest first: should it refuse to go, nothing is lost yet. The seed last: as long as a disk is
             # there, a removal that was cut off can be taken back, and the seed cannot be made again.
             for entry in sorted(
-                entries, key=lambda entry: (entry == _SEED, -os.lstat(os.path.join(directory, entry)).st_size)
+                entries, key=lambda entry: (entry == SEED, -os.lstat(os.path.join(directory, entry)).st_size)
             ):
                 if entry != record:
                     remove_path(os.path.join(directory, entry))

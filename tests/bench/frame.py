@@ -316,15 +316,19 @@ class Guest:
     def __init__(self, data: DataDirectory) -> None:
         self.key = os.path.join(data.keys, LOGIN_KEY)
 
-    def run(self, port: int, command: str, host: str = "127.0.0.1") -> Completed:
-        """Run a command in the guest."""
+    def argv(self, port: int, host: str = "127.0.0.1") -> list[str]:
+        """The command that logs in to the guest."""
         argv = ["ssh", "-F", "/dev/null", "-T", "-i", self.key, "-p", str(port), "-l", USER]
         for option in (
             *("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR"),
             *("IdentitiesOnly=yes", "ConnectTimeout=30"),
         ):
             argv += ["-o", option]
-        return run([*argv, host, command])
+        return [*argv, host]
+
+    def run(self, port: int, command: str, host: str = "127.0.0.1") -> Completed:
+        """Run a command in the guest."""
+        return run([*self.argv(port, host), command])
 
     def ssh(self, port: int, command: str, host: str = "127.0.0.1") -> bool:
         """Whether a command succeeds in the guest."""

@@ -94,12 +94,6 @@ class Pulse:
         self.process.wait()
 
 
-def _argv(guest: Guest, view: dict[str, t.Any]) -> list[str]:
-    options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "IdentitiesOnly=yes")
-    argv = ["ssh", "-F", "/dev/null", "-T", "-i", guest.key, "-p", str(view["ssh"]["port"]), "-l", USER]
-    return [*argv, *(word for option in options for word in ("-o", option)), view["ssh"]["host"]]
-
-
 def snapshots(bench: Bench) -> list[Row]:
     """Snapshots of QEMU: of what runs, with its memory, and of what is stopped."""
     rows = []
@@ -114,7 +108,7 @@ def snapshots(bench: Bench) -> list[Row]:
             view["ssh"]["host"],
         )
         place = os.path.join(data.scope("qemu").directory("live"), "monitor.sock")
-        pulse = Pulse(_argv(guest, view))
+        pulse = Pulse(guest.argv(view["ssh"]["port"], view["ssh"]["host"]))
 
         def by_hand(place: str = place) -> None:
             monitor = Monitor(place)

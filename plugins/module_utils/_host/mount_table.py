@@ -36,15 +36,16 @@ def mounted() -> list[Mounted]:
     return found
 
 
-def mounted_below(path: str) -> list[Mounted]:
-    """What is mounted in a folder of this host."""
+def mounted_below(path: str, table: t.Sequence[Mounted] | None = None) -> list[Mounted]:
+    """What is mounted in a folder of this host. table -- all that is mounted, where it is known already"""
     top = os.path.join(os.fsencode(os.path.realpath(path)), b"")
-    return [each for each in mounted() if each.place.startswith(top)]
+    return [each for each in (mounted() if table is None else table) if each.place.startswith(top)]
 
 
 def obeys_setuid(path: str) -> bool:
     """Whether a setuid program in a folder, or in what is mounted in it, could be run as one by some way to it."""
-    device = os.stat(path).st_dev
-    devices = {f"{os.major(device)}:{os.minor(device)}".encode(), *(each.device for each in mounted_below(path))}
-    ways = [each for each in mounted() if each.device in devices]
+    table, device = mounted(), os.stat(path).st_dev
+    devices = {each.device for each in mounted_below(path, table)}
+    devices.add(f"{os.major(device)}:{os.minor(device)}".encode())
+    ways = [each for each in table if each.device in devices]
     return {each.device for each in ways} != devices or any(b"nosuid" not in each.options for each in ways)

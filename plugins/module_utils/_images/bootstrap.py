@@ -830,9 +830,7 @@ def _last_errors(output: str, most: int = 6) -> str:
 
 def _write(path: str, text: str, mode: int = 0o644) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.lexists(path):
-        os.unlink(path)
-    with open(path, "x", encoding="utf-8") as file:
+    with open(made_anew(path), "w", encoding="utf-8") as file:
         file.write(text)
     os.chmod(path, mode)
     return path

@@ -42,7 +42,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     DISK,
     NVRAM,
     NVRAM_COPY,
-    SEED,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._errors import (
     HypervisorError,
@@ -53,6 +52,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._files import expl
 from ansible_collections.minicloud.local.plugins.module_utils._hostnet import ports
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SEED
 from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 # The first libvirt that takes the files of a domain open.

@@ -37,7 +37,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.consoles import recorded_pipe
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import (
     NVRAM,
-    SEED,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.qmp import Qmp
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.status import PAUSES, short_path
@@ -56,6 +55,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline, Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SEED
 from ansible_collections.minicloud.local.plugins.module_utils._writing import remove_path
 
 _PID, _LOG = "qemu.pid", "qemu.log"

@@ -22,7 +22,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     DISK,
     NVRAM,
     NVRAM_COPY,
-    SEED,
     UNPLUGGED,
     FamilyLooks,
 )
@@ -47,6 +46,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.confined i
 from ansible_collections.minicloud.local.plugins.module_utils._model import USER_NETWORK, Instance, Nic, PortForward
 from ansible_collections.minicloud.local.plugins.module_utils._network import Network
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Runtime
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SEED
 from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 if t.TYPE_CHECKING:

@@ -24,7 +24,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_fami
     DISK,
     NVRAM,
     NVRAM_COPY,
-    SEED,
     FamilyLooks,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.nvram import copy_sparse, fetch_nvram
@@ -38,6 +37,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._images.confined i
 from ansible_collections.minicloud.local.plugins.module_utils._images.origin import Layered
 from ansible_collections.minicloud.local.plugins.module_utils._images.vault import file_stamp
 from ansible_collections.minicloud.local.plugins.module_utils._model import Instance
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SEED
 from ansible_collections.minicloud.local.plugins.module_utils._snapshot import UUID, Snapshot
 from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir
 

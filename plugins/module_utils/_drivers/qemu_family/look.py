@@ -34,7 +34,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.minicloud.local.plugins.module_utils._drivers.host_networks.segments import SegmentNetworks
 
 # Files in the directory of an instance.
-DISK, SEED, NVRAM, CONSOLE = "disk.qcow2", "seed.iso", "nvram.fd", "console.log"
+DISK, NVRAM, CONSOLE = "disk.qcow2", "nvram.fd", "console.log"
 # A link to the copy of NVRAM that a hypervisor works on, where it wants one in a place of its own.
 NVRAM_COPY = "nvram.copy"
 # There while an interface is unplugged; it has that one's MAC.

@@ -28,7 +28,6 @@ from ansible_collections.minicloud.local.plugins.module_utils._drivers.virtualbo
     DISK,
     LOST,
     MACHINES,
-    SEED,
     VirtualBoxLooks,
     in_mib,
 )
@@ -56,6 +55,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
     PortForward,
 )
 from ansible_collections.minicloud.local.plugins.module_utils._runtime import Deadline
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SEED
 from ansible_collections.minicloud.local.plugins.module_utils._writing import make_dir, remove_path, write_file
 
 # The oldest version whose options are used here.

@@ -44,7 +44,7 @@ from ansible_collections.minicloud.local.plugins.module_utils._model import (
 # In the directory of an instance: where VirtualBox has its folder of the machine, and what the guest says.
 MACHINES, CONSOLE = "virtualbox", "console.log"
 # In the folder of the machine.
-DISK, SEED = "disk.vdi", "seed.iso"
+DISK = "disk.vdi"
 
 _HOST = "127.0.0.1"
 

@@ -16,8 +16,9 @@ import pytest
 
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family import snapshots as family
 from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.layers import is_shared
-from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import DISK, SEED
+from ansible_collections.minicloud.local.plugins.module_utils._drivers.qemu_family.look import DISK
 from ansible_collections.minicloud.local.plugins.module_utils._errors import HypervisorError, ImageError, NoSpace
+from ansible_collections.minicloud.local.plugins.module_utils._scope import SEED
 from ansible_collections.minicloud.local.tests.unit.plugins.module_utils._drivers.qemu_family.test_snapshots import (
     SIZE,
     Killed,
